@@ -1,0 +1,243 @@
+// One evaluation from positions to energies, forces and virial.
+#include "mfmd.hpp"
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/neighbors.hpp"
+#include "kernels/stages.hpp"
+#include "packing.hpp"
+#include "threads.hpp"
+
+namespace mfmd {
+
+namespace generic { template <class T> const Stages<T>& table(); }
+#if defined(MFMD_X86)
+namespace avx2 { template <class T> const Stages<T>& table(); }
+namespace avx512 { template <class T> const Stages<T>& table(); }
+#endif
+
+template <class T> const Stages<T>& stages() {
+#if defined(MFMD_X86)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw"))
+    return avx512::table<T>();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::table<T>();
+#endif
+  return generic::table<T>();
+}
+template const Stages<float>& stages<float>();
+template const Stages<double>& stages<double>();
+
+namespace {
+
+constexpr double kClosest = 0.5;  // Å; below it nothing was ever trained
+constexpr int kGrain = 16;        // atoms that are worth a thread
+
+const char* const kSymbols[] = {
+    "X",  "H",  "He", "Li", "Be", "B",  "C",  "N",  "O",  "F",  "Ne", "Na", "Mg", "Al", "Si", "P",  "S",  "Cl", "Ar", "K",
+    "Ca", "Sc", "Ti", "V",  "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As", "Se", "Br", "Kr", "Rb", "Sr", "Y",
+    "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In", "Sn", "Sb", "Te", "I",  "Xe", "Cs", "Ba", "La", "Ce", "Pr",
+    "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W",  "Re", "Os", "Ir", "Pt", "Au",
+    "Hg", "Tl", "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U",  "Np", "Pu", "Am", "Cm", "Bk", "Cf", "Es",
+    "Fm", "Md", "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn", "Nh", "Fl", "Mc", "Lv", "Ts", "Og"};
+
+std::string symbol(int z) { return z >= 1 && z <= 118 ? kSymbols[z] : "element " + std::to_string(z); }
+
+}  // namespace
+
+struct Workspace::Data {
+  virtual ~Data() = default;
+  virtual const Result& evaluate(const Structure& structure, const Request& request) = 0;
+  virtual std::int64_t rebuilds() const = 0;
+};
+
+namespace {
+
+template <class T> class Evaluation final : public Workspace::Data {
+ public:
+  Evaluation(std::shared_ptr<const Model> model, const Options& options)
+      : model_(std::move(model)), w_(model_->weights<T>()), pool_(options.threads), list_(w_.cutoff, options.skin) {
+    for (int k = 0; k < pool_.threads(); ++k) scratch_.emplace_back().resize(scratch_size(w_));
+  }
+  std::int64_t rebuilds() const override { return list_.rebuilds(); }
+
+  const Result& evaluate(const Structure& s, const Request& request) override {
+    if (s.atoms < 0 || s.ghosts < 0) throw InputError("a structure cannot have fewer than no atoms");
+    if (s.ghosts > 0 && (!s.pairs || !s.fill_ghosts)) throw InputError("ghost atoms need the host's pairs and fill_ghosts");
+    plan(request);
+    find_slots(s);
+    list_.update(s, kClosest, pool_);
+    round_pairs();
+    const bool reverse = request.forces || request.virial;
+    run(s, reverse);
+    collect(s, request);
+    return result_;
+  }
+
+ private:
+  // Terms are heads with weights; a relative head drags in what it is relative to. Seeds are the heads themselves.
+  void plan(const Request& request) {
+    const auto& levels = model_->levels();
+    std::vector<double> weight(levels.size(), 0.0);
+    std::vector<bool> used(levels.size(), false);
+    terms_ = request.terms;
+    if (terms_.empty()) throw InputError("no term to evaluate: name a head");
+    for (const Term& term : terms_) {
+      if (term.head < 0 || term.head >= static_cast<int>(levels.size())) throw InputError("there is no head number " + std::to_string(term.head));
+      if (!std::isfinite(term.weight)) throw InputError("the weight of head " + levels[static_cast<std::size_t>(term.head)].name + " is not finite");
+      for (int h = term.head; h >= 0; h = levels[static_cast<std::size_t>(h)].relative_to)
+        weight[static_cast<std::size_t>(h)] += term.weight, used[static_cast<std::size_t>(h)] = true;
+    }
+    seeds_.clear();
+    seed_of_.assign(levels.size(), -1);
+    for (std::size_t h = 0; h < levels.size(); ++h)
+      if (used[h]) {
+        seed_of_[h] = static_cast<int>(seeds_.size());
+        seeds_.push_back({static_cast<int>(h), static_cast<T>(weight[h]), nullptr});
+      }
+  }
+
+  void find_slots(const Structure& s) {
+    const auto& elements = model_->elements();
+    slot_.resize(static_cast<std::size_t>(s.atoms + s.ghosts));
+    std::vector<int> slot_of(119, -1);
+    for (std::size_t k = 0; k < elements.size(); ++k) slot_of[static_cast<std::size_t>(elements[k])] = static_cast<int>(k);
+    std::vector<bool> trained(119, false);
+    for (const Seed<T>& seed : seeds_) {
+      const Level& level = model_->levels()[static_cast<std::size_t>(seed.head)];
+      trained.assign(119, false);
+      for (const int z : level.elements) trained[static_cast<std::size_t>(z)] = true;
+      for (int i = 0; i < s.atoms + s.ghosts; ++i) {
+        const int z = s.numbers[i];
+        if (z >= 1 && z <= 118 && trained[static_cast<std::size_t>(z)]) continue;
+        std::string known;
+        for (const int e : level.elements) known += " " + symbol(e);
+        throw InputError("atom " + std::to_string(i) + " is " + symbol(z) + ", and head " + level.name + " was trained on" + known + " only");
+      }
+    }
+    for (int i = 0; i < s.atoms + s.ghosts; ++i) slot_[static_cast<std::size_t>(i)] = slot_of[static_cast<std::size_t>(s.numbers[i])];
+  }
+
+  void round_pairs() {
+    const std::size_t pairs = list_.neighbors().size();
+    T* d = distance_.resize(pairs);
+    T* u = direction_.resize(3 * pairs);
+    for (std::size_t p = 0; p < pairs; ++p) {
+      d[p] = static_cast<T>(list_.distances()[p]);
+      for (std::size_t a = 0; a < 3; ++a) u[3 * p + a] = static_cast<T>(list_.vectors()[3 * p + a] / list_.distances()[p]);
+    }
+  }
+
+  // The stages, forward then backward.
+  void run(const Structure& s, bool reverse) {
+    const Stages<T>& k = stages<T>();
+    const int n = s.atoms, L = w_.n_layers;
+    const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_.C * w_.F);
+    const std::size_t row = static_cast<std::size_t>(w_.C * w_.F) * sizeof(T);
+    const Pairs<T> pairs{list_.first().data(), list_.neighbors().data(), distance_.get(), direction_.get()};
+    const int* slot = slot_.data();
+
+    T* raw = raw_.resize(size);
+    while (x_.size() < static_cast<std::size_t>(L) + 1) x_.emplace_back();
+    while (y_.size() < static_cast<std::size_t>(L)) y_.emplace_back(), m_.emplace_back(), dx_.emplace_back();
+    std::vector<T*> x, y, m, dx;
+    for (auto& b : x_) x.push_back(b.resize(size));
+    for (auto& b : y_) y.push_back(b.resize(size));
+    for (auto& b : m_) m.push_back(b.resize(size));
+    for (auto& b : dx_) dx.push_back(b.resize(size));
+    head_energies_.assign(seeds_.size() * static_cast<std::size_t>(n), 0.0);
+    for (std::size_t q = 0; q < seeds_.size(); ++q) seeds_[q].energies = head_energies_.data() + q * static_cast<std::size_t>(n);
+
+    const auto over_atoms = [&](auto&& stage) {
+      pool_.loop(n, kGrain, [&](int begin, int end, int worker) { stage(begin, end, scratch_[static_cast<std::size_t>(worker)].get()); });
+    };
+    const auto fill = [&](T* rows) { if (s.ghosts) s.fill_ghosts(rows, row); };
+
+    over_atoms([&](int b, int e, T* t) { k.embedding_gather(w_, pairs, slot, raw, b, e, t); });
+    over_atoms([&](int b, int e, T* t) { k.embedding_mix(w_, raw, x[0], b, e, t); });
+    for (std::size_t l = 0; l < y.size(); ++l) {
+      const int layer = static_cast<int>(l);
+      over_atoms([&](int b, int e, T* t) { k.mixing(w_, layer, x[l], y[l], b, e, t); });
+      fill(y[l]);
+      over_atoms([&](int b, int e, T* t) { k.message(w_, layer, pairs, y[l], m[l], b, e, t); });
+      over_atoms([&](int b, int e, T* t) { k.product(w_, layer, x[l], y[l], m[l], dx[l], x[l + 1], b, e, t); });
+    }
+    T* ax = reverse ? ax_.resize(size) : nullptr;
+    over_atoms([&](int b, int e, T* t) { k.readout(w_, slot, x.back(), seeds_.data(), static_cast<int>(seeds_.size()), ax, b, e, t); });
+    if (!reverse) return;
+
+    T *am = am_.resize(size), *ay = ay_.resize(size);
+    slope_.assign(list_.neighbors().size(), 0.0);
+    gradient_.resize(3 * list_.neighbors().size());
+    for (std::size_t l = y.size(); l--;) {
+      const int layer = static_cast<int>(l);
+      over_atoms([&](int b, int e, T* t) { k.product_reverse(w_, layer, y[l], m[l], dx[l], ax, am, ay, b, e, t); });
+      fill(am);
+      over_atoms([&](int b, int e, T* t) { k.message_reverse(w_, layer, pairs, y[l], am, ay, slope_.data(), b, e, t); });
+      over_atoms([&](int b, int e, T* t) { k.mixing_reverse(w_, layer, x[l], ay, ax, b, e, t); });
+    }
+    T* araw = am;
+    over_atoms([&](int b, int e, T* t) { k.embedding_mix_reverse(w_, raw, ax, araw, b, e, t); });
+    fill(araw);
+    over_atoms([&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, slope_.data(), gradient_.data(), b, e, t); });
+  }
+
+  // Sums in atom order, in double.
+  void collect(const Structure& s, const Request& request) {
+    const std::size_t n = static_cast<std::size_t>(s.atoms);
+    const auto& levels = model_->levels();
+    result_ = Result();
+    result_.term_energies.assign(terms_.size(), 0.0);
+    if (request.atom_energies) result_.atom_energies.assign(n, 0.0);
+    for (std::size_t t = 0; t < terms_.size(); ++t) {
+      for (int h = terms_[t].head; h >= 0; h = levels[static_cast<std::size_t>(h)].relative_to) {
+        const double* energies = seeds_[static_cast<std::size_t>(seed_of_[static_cast<std::size_t>(h)])].energies;
+        for (std::size_t i = 0; i < n; ++i) {
+          result_.term_energies[t] += energies[i];
+          if (request.atom_energies) result_.atom_energies[i] += terms_[t].weight * energies[i];
+        }
+      }
+      result_.energy += terms_[t].weight * result_.term_energies[t];
+    }
+    if (!std::isfinite(result_.energy)) throw InputError("the energy is not finite; the structure is far outside what the model was trained on");
+    if (request.forces || request.virial) {
+      result_.forces.assign(3 * n, 0.0);
+      for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t p = static_cast<std::size_t>(list_.first()[i]); p < static_cast<std::size_t>(list_.first()[i + 1]); ++p)
+          for (std::size_t a = 0; a < 3; ++a) {
+            result_.forces[3 * i + a] += gradient_[3 * p + a];
+            for (std::size_t b = 0; b < 3; ++b) result_.virial[3 * a + b] -= 0.5 * list_.vectors()[3 * p + a] * gradient_[3 * p + b];
+          }
+      for (const double f : result_.forces)
+        if (!std::isfinite(f)) throw InputError("a force is not finite; the structure is far outside what the model was trained on");
+    }
+  }
+
+  const std::shared_ptr<const Model> model_;
+  const Weights<T>& w_;
+  Pool pool_;
+  SkinList list_;
+  std::vector<Buffer<T>> scratch_;
+  std::vector<Term> terms_;
+  std::vector<Seed<T>> seeds_;
+  std::vector<int> seed_of_, slot_;
+  std::vector<double> head_energies_, slope_, gradient_;
+  Buffer<T> distance_, direction_, raw_, ax_, am_, ay_;
+  std::vector<Buffer<T>> x_, y_, m_, dx_;
+  Result result_;
+};
+
+}  // namespace
+
+Workspace::Workspace(std::shared_ptr<const Model> model, Options options) {
+  if (options.threads < 1 || options.threads > 4096) throw InputError("threads must be from 1 to 4096, not " + std::to_string(options.threads));
+  if (!(options.skin >= 0.0) || !std::isfinite(options.skin)) throw InputError("the neighbour list's skin must be zero or a positive length");
+  if (options.precision == Precision::single_) data_.reset(new Evaluation<float>(std::move(model), options));
+  else data_.reset(new Evaluation<double>(std::move(model), options));
+}
+Workspace::~Workspace() = default;
+const Result& Workspace::evaluate(const Structure& structure, const Request& request) { return data_->evaluate(structure, request); }
+std::int64_t Workspace::rebuilds() const { return data_->rebuilds(); }
+
+}  // namespace mfmd

@@ -1,0 +1,131 @@
+// The compiled module mfmd._engine. Checks of meaning live in the core; here only shapes are checked.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+
+#include "../mfmd.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+using Ints = py::array_t<int, py::array::c_style | py::array::forcecast>;
+
+mfmd::Structure structure(const Doubles& positions, const Ints& numbers, const Doubles& cell, const std::vector<bool>& pbc) {
+  if (positions.ndim() != 2 || positions.shape(1) != 3) throw mfmd::InputError("positions must have the shape (atoms, 3)");
+  if (numbers.ndim() != 1 || numbers.shape(0) != positions.shape(0))
+    throw mfmd::InputError("numbers must hold one atomic number for each row of positions");
+  if (cell.ndim() != 2 || cell.shape(0) != 3 || cell.shape(1) != 3) throw mfmd::InputError("cell must have the shape (3, 3)");
+  if (pbc.size() != 3) throw mfmd::InputError("pbc must hold three booleans");
+  mfmd::Structure s;
+  s.atoms = static_cast<int>(positions.shape(0));
+  s.positions = positions.data();
+  s.numbers = numbers.data();
+  s.cell = cell.data();
+  for (std::size_t k = 0; k < 3; ++k) s.periodic[k] = pbc[k];
+  return s;
+}
+
+template <class T> py::array_t<T> array(const std::vector<T>& v, std::vector<py::ssize_t> shape) {
+  py::array_t<T> out(std::move(shape));
+  std::copy(v.begin(), v.end(), out.mutable_data());
+  return out;
+}
+
+py::dict evaluate(mfmd::Workspace& workspace, const Doubles& positions, const Ints& numbers, const Doubles& cell, const std::vector<bool>& pbc,
+                  const std::vector<std::pair<int, double>>& terms, bool forces, bool virial, bool atom_energies) {
+  const mfmd::Structure s = structure(positions, numbers, cell, pbc);
+  mfmd::Request request;
+  for (const auto& [head, weight] : terms) request.terms.push_back({head, weight});
+  request.forces = forces;
+  request.virial = virial;
+  request.atom_energies = atom_energies;
+  const mfmd::Result* r = nullptr;
+  {
+    py::gil_scoped_release free;
+    r = &workspace.evaluate(s, request);
+  }
+  py::dict out;
+  out["energy"] = r->energy;
+  out["term_energies"] = array(r->term_energies, {static_cast<py::ssize_t>(r->term_energies.size())});
+  if (forces) out["forces"] = array(r->forces, {s.atoms, 3});
+  if (virial) out["virial"] = array(std::vector<double>(r->virial, r->virial + 9), {3, 3});
+  if (atom_energies) out["atom_energies"] = array(r->atom_energies, {s.atoms});
+  return out;
+}
+
+// A host with ghosts and a list of its own, as LAMMPS is one: ghost g is a copy of atom owner[g].
+py::dict evaluate_with_ghosts(mfmd::Workspace& workspace, const Doubles& positions, const Ints& numbers, const Ints& owner, const Ints& first,
+                              const Ints& neighbors, int head) {
+  const int ghosts = static_cast<int>(owner.shape(0)), atoms = static_cast<int>(positions.shape(0)) - ghosts;
+  mfmd::Structure s;
+  s.atoms = atoms;
+  s.ghosts = ghosts;
+  s.positions = positions.data();
+  s.numbers = numbers.data();
+  const mfmd::HostPairs pairs{first.data(), neighbors.data()};
+  s.pairs = &pairs;
+  s.fill_ghosts = [&](void* rows, std::size_t width) {
+    char* data = static_cast<char*>(rows);
+    for (int g = 0; g < ghosts; ++g)
+      std::copy_n(data + static_cast<std::size_t>(owner.at(g)) * width, width, data + static_cast<std::size_t>(atoms + g) * width);
+  };
+  mfmd::Request request;
+  request.terms = {{head, 1.0}};
+  request.virial = true;
+  const mfmd::Result& r = workspace.evaluate(s, request);
+  py::dict out;
+  out["energy"] = r.energy;
+  out["forces"] = array(r.forces, {atoms, 3});
+  out["virial"] = array(std::vector<double>(r.virial, r.virial + 9), {3, 3});
+  return out;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_engine, m) {
+  const py::object base = py::module_::import("mfmd").attr("Error");
+  py::register_exception<mfmd::Error>(m, "EngineError", base);
+  py::register_exception<mfmd::ModelFileError>(m, "ModelFileError", base);
+  py::register_exception<mfmd::InputError>(m, "InputError", base);
+
+  py::class_<mfmd::Model, std::shared_ptr<mfmd::Model>>(m, "Model")
+      .def_static("load", [](const std::string& path) { return std::const_pointer_cast<mfmd::Model>(mfmd::Model::load(path)); })
+      .def_static("parse", [](const py::bytes& bytes, const std::string& origin) {
+        return std::const_pointer_cast<mfmd::Model>(mfmd::Model::parse(bytes, origin));
+      })
+      .def_property_readonly("levels", [](const mfmd::Model& model) {
+        std::vector<std::string> names;
+        for (const auto& level : model.levels()) names.push_back(level.name);
+        return names;
+      })
+      .def("level", &mfmd::Model::level)
+      .def_property_readonly("cutoff", &mfmd::Model::cutoff)
+      .def_property_readonly("metadata", &mfmd::Model::metadata)
+      .def_property_readonly("bytes", [](const mfmd::Model& model) { return py::bytes(model.bytes()); })
+      .def_property_readonly("sha256", &mfmd::Model::sha256);
+
+  py::class_<mfmd::Workspace>(m, "Workspace")
+      .def(py::init([](std::shared_ptr<mfmd::Model> model, bool single, int threads, double skin) {
+             mfmd::Options options;
+             options.precision = single ? mfmd::Precision::single_ : mfmd::Precision::double_;
+             options.threads = threads;
+             options.skin = skin;
+             return std::make_unique<mfmd::Workspace>(std::move(model), options);
+           }),
+           py::arg("model"), py::arg("single"), py::arg("threads"), py::arg("skin"))
+      .def_property_readonly("rebuilds", &mfmd::Workspace::rebuilds)
+      .def("evaluate", &evaluate, py::arg("positions"), py::arg("numbers"), py::arg("cell"), py::arg("pbc"), py::arg("terms"),
+           py::arg("forces"), py::arg("virial"), py::arg("atom_energies"))
+      .def("evaluate_with_ghosts", &evaluate_with_ghosts);
+
+  m.def("neighbor_list", [](const Doubles& positions, const Doubles& cell, const std::vector<bool>& pbc, double cutoff) {
+    const Ints numbers(positions.ndim() ? positions.shape(0) : 0);
+    const mfmd::NeighborList list = mfmd::neighbor_list(structure(positions, numbers, cell, pbc), cutoff);
+    const auto n = static_cast<py::ssize_t>(list.i.size());
+    return py::make_tuple(array(list.i, {n}), array(list.j, {n}), array(list.shifts, {n, 3}), array(list.vectors, {n, 3}));
+  });
+}

@@ -1,0 +1,110 @@
+// The TorchScript host: torch.classes.mfmd.Model, whose state is (format, sha256, the bytes of mfmd.safetensors).
+#include <torch/custom_class.h>
+#include <torch/script.h>
+
+#include <mutex>
+#include <tuple>
+
+#include "../archive.hpp"
+#include "../mfmd.hpp"
+
+namespace {
+
+using State = std::tuple<int64_t, std::string, torch::Tensor>;
+
+class Model final : public torch::CustomClassHolder {
+ public:
+  Model(int64_t state_format, const std::string& sha256, const torch::Tensor& bytes) {
+    TORCH_CHECK(state_format == 1, "mfmd: the archive's engine state is of version ", state_format, "; install a newer mfmd");
+    const torch::Tensor flat = bytes.to(torch::kCPU, torch::kUInt8).contiguous();
+    std::string content(static_cast<const char*>(flat.data_ptr()), static_cast<std::size_t>(flat.numel()));
+    TORCH_CHECK(mfmd::sha256(content) == sha256, "mfmd: the weights in the archive do not match their sha256; the file is damaged");
+    model_ = mfmd::Model::parse(std::move(content), "the archive");
+  }
+
+  // positions [atoms, 3] in Å; numbers [atoms]; cell [3, 3] in Å; pbc [3]; heads and weights: the terms.
+  // Returns the energies of the heads (double, eV), the forces of the weighted sum [atoms, 3] in eV/Å, and its virial [3, 3] in eV,
+  // both of the type of positions. A host that stays on one thread keeps its workspace and with it its neighbour list.
+  std::tuple<torch::Tensor, torch::Tensor, torch::Tensor> evaluate(const torch::Tensor& positions, const torch::Tensor& numbers,
+                                                                   const torch::Tensor& cell, const torch::Tensor& pbc,
+                                                                   const std::vector<int64_t>& heads, const std::vector<double>& weights,
+                                                                   bool single, int64_t threads) {
+    TORCH_CHECK(positions.is_cpu(), "mfmd: this build of the engine runs on the CPU; move the positions there");
+    TORCH_CHECK(positions.dim() == 2 && positions.size(1) == 3, "mfmd: positions must have the shape (atoms, 3)");
+    TORCH_CHECK(numbers.dim() == 1 && numbers.size(0) == positions.size(0), "mfmd: numbers must hold one atomic number an atom");
+    TORCH_CHECK(cell.numel() == 9 && pbc.numel() == 3, "mfmd: cell must have the shape (3, 3) and pbc the shape (3,)");
+    TORCH_CHECK(heads.size() == weights.size(), "mfmd: a weight for each head is needed");
+    const torch::Tensor r = positions.detach().to(torch::kFloat64).contiguous(), z = numbers.to(torch::kInt32).contiguous();
+    const torch::Tensor c = cell.detach().to(torch::kCPU, torch::kFloat64).contiguous(), p = pbc.to(torch::kCPU, torch::kBool).contiguous();
+    mfmd::Structure s;
+    s.atoms = static_cast<int>(r.size(0));
+    s.positions = r.data_ptr<double>();
+    s.numbers = z.data_ptr<int>();
+    s.cell = c.data_ptr<double>();
+    for (int k = 0; k < 3; ++k) s.periodic[k] = p.data_ptr<bool>()[k];
+    mfmd::Request request;
+    for (std::size_t k = 0; k < heads.size(); ++k) request.terms.push_back({static_cast<int>(heads[k]), weights[k]});
+    request.virial = true;
+
+    auto workspace = borrow(single, threads);
+    torch::Tensor energies, forces = torch::empty({s.atoms, 3}, torch::kFloat64), virial = torch::empty({3, 3}, torch::kFloat64);
+    try {
+      const mfmd::Result& result = workspace->evaluate(s, request);
+      energies = torch::tensor(result.term_energies, torch::kFloat64);
+      std::copy(result.forces.begin(), result.forces.end(), forces.data_ptr<double>());
+      std::copy(result.virial, result.virial + 9, virial.data_ptr<double>());
+    } catch (const mfmd::Error& error) {
+      TORCH_CHECK(false, "mfmd: ", error.what());
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    idle_.push_back({single, threads, std::move(workspace)});
+    return {energies, forces.to(positions.scalar_type()), virial.to(positions.scalar_type())};
+  }
+
+  int64_t level(const std::string& name) const { return model_->level(name); }
+  std::string metadata() const { return model_->metadata(); }
+  std::string sha256() const { return model_->sha256(); }
+  State state() const {
+    const std::string& bytes = model_->bytes();
+    torch::Tensor tensor = torch::empty({static_cast<int64_t>(bytes.size())}, torch::kUInt8);
+    std::copy(bytes.begin(), bytes.end(), static_cast<char*>(tensor.data_ptr()));
+    return {1, model_->sha256(), tensor};
+  }
+
+ private:
+  struct Idle {
+    bool single;
+    int64_t threads;
+    std::unique_ptr<mfmd::Workspace> workspace;
+  };
+  std::unique_ptr<mfmd::Workspace> borrow(bool single, int64_t threads) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (std::size_t k = idle_.size(); k--;)
+      if (idle_[k].single == single && idle_[k].threads == threads) {
+        auto workspace = std::move(idle_[k].workspace);
+        idle_.erase(idle_.begin() + static_cast<long>(k));
+        return workspace;
+      }
+    mfmd::Options options;
+    options.precision = single ? mfmd::Precision::single_ : mfmd::Precision::double_;
+    options.threads = static_cast<int>(threads);
+    return std::make_unique<mfmd::Workspace>(model_, options);
+  }
+
+  std::shared_ptr<const mfmd::Model> model_;
+  std::mutex mutex_;
+  std::vector<Idle> idle_;  // one for each caller that is not evaluating now
+};
+
+}  // namespace
+
+TORCH_LIBRARY(mfmd, m) {
+  m.class_<Model>("Model")
+      .def(torch::init<int64_t, const std::string&, const torch::Tensor&>())
+      .def("evaluate", &Model::evaluate)
+      .def("level", &Model::level)
+      .def("metadata", &Model::metadata)
+      .def("sha256", &Model::sha256)
+      .def_pickle([](const c10::intrusive_ptr<Model>& self) -> State { return self->state(); },
+                  [](State state) { return c10::make_intrusive<Model>(std::get<0>(state), std::get<1>(state), std::get<2>(state)); });
+}

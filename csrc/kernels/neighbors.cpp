@@ -1,0 +1,279 @@
+#include "neighbors.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <climits>
+#include <cstdio>
+
+namespace mfmd {
+
+namespace {
+
+double dot(const double* a, const double* b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+void cross(const double* a, const double* b, double* c) {
+  c[0] = a[1] * b[2] - a[2] * b[1];
+  c[1] = a[2] * b[0] - a[0] * b[2];
+  c[2] = a[0] * b[1] - a[1] * b[0];
+}
+
+}  // namespace
+
+Lattice lattice(const double* cell, const bool periodic[3]) {
+  Lattice l;
+  std::copy_n(periodic, 3, l.periodic);
+  // Gram-Schmidt over the periodic vectors gives the directions that are still free.
+  double basis[3][3];
+  int found = 0;
+  const auto remainder = [&](const double* v, double* out) {
+    std::copy_n(v, 3, out);
+    for (int pass = 0; pass < 2; ++pass)
+      for (int b = 0; b < found; ++b) {
+        const double along = dot(out, basis[b]);
+        for (int a = 0; a < 3; ++a) out[a] -= along * basis[b][a];
+      }
+    return std::sqrt(dot(out, out));
+  };
+  for (int k = 0; k < 3; ++k) {
+    if (!periodic[k]) continue;
+    const double* v = cell + 3 * k;
+    const double length = std::sqrt(dot(v, v));
+    if (!std::isfinite(length)) throw InputError("cell vector " + std::to_string(k) + " is not finite");
+    const double left = remainder(v, basis[found]);
+    if (length == 0.0 || left < 1e-6 * length)
+      throw InputError("the cell is flat: periodic cell vector " + std::to_string(k) +
+                       " is zero or lies in the plane of the others; give a cell with a volume or set pbc to false");
+    for (int a = 0; a < 3; ++a) basis[found][a] /= left, l.cell[3 * k + a] = v[a];
+    ++found;
+  }
+  for (int k = 0; k < 3; ++k) {
+    if (periodic[k]) continue;
+    // The axis that sticks out most of what is spanned so far.
+    double best[3] = {}, longest = -1.0;
+    for (int axis = 0; axis < 3; ++axis) {
+      const double unit[3] = {axis == 0 ? 1.0 : 0.0, axis == 1 ? 1.0 : 0.0, axis == 2 ? 1.0 : 0.0};
+      double out[3];
+      const double left = remainder(unit, out);
+      if (left > longest) longest = left, std::copy_n(out, 3, best);
+    }
+    for (int a = 0; a < 3; ++a) l.cell[3 * k + a] = basis[found][a] = best[a] / longest;
+    ++found;
+  }
+  double normal[3][3];
+  for (int k = 0; k < 3; ++k) cross(l.cell + 3 * ((k + 1) % 3), l.cell + 3 * ((k + 2) % 3), normal[k]);
+  const double volume = dot(l.cell, normal[0]);
+  for (int k = 0; k < 3; ++k) {
+    l.height[k] = std::fabs(volume) / std::sqrt(dot(normal[k], normal[k]));
+    for (int a = 0; a < 3; ++a) l.inverse[3 * a + k] = normal[k][a] / volume;
+  }
+  return l;
+}
+
+bool SkinList::stale(const Structure& s) const {
+  const std::size_t n = 3 * static_cast<std::size_t>(s.atoms + s.ghosts);
+  if (s.pairs || rebuilds_ == 0 || built_positions_.size() != n) return true;
+  for (std::size_t k = 0; k < 3; ++k) {
+    if (built_periodic_[k] != s.periodic[k]) return true;
+    if (s.periodic[k] && !std::equal(s.cell + 3 * k, s.cell + 3 * k + 3, built_cell_.begin() + 3 * static_cast<long>(k))) return true;
+  }
+  double farthest = 0.0;
+  for (std::size_t i = 0; i < n; i += 3) {
+    double d[3];
+    for (std::size_t a = 0; a < 3; ++a) d[a] = s.positions[i + a] - built_positions_[i + a];
+    farthest = std::max(farthest, dot(d, d));
+  }
+  return 4.0 * farthest > skin_width_ * skin_width_;
+}
+
+void SkinList::build(const Structure& s, Pool& pool) {
+  const int n = s.atoms;
+  const double reach = cutoff_ + skin_width_;
+  rows_.resize(static_cast<std::size_t>(n));
+  if (s.pairs) {
+    pool.loop(n, 256, [&](int begin, int end, int) {
+      for (int i = begin; i < end; ++i) {
+        auto& row = rows_[static_cast<std::size_t>(i)];
+        row.clear();
+        for (int p = s.pairs->first[i]; p < s.pairs->first[i + 1]; ++p) row.push_back({s.pairs->j[p], {0, 0, 0}});
+        std::sort(row.begin(), row.end(), [](const Entry& a, const Entry& b) { return a.j < b.j; });
+      }
+    });
+  } else {
+    const Lattice l = lattice(s.cell, s.periodic);
+    // Fractional coordinates, wrapped along periodic directions: frac - wrap lies in [low, low + extent].
+    std::vector<double> frac(3 * static_cast<std::size_t>(n));
+    std::vector<int> wrap(frac.size(), 0);
+    double low[3] = {0, 0, 0}, high[3] = {1, 1, 1};
+    for (int k = 0; k < 3; ++k)
+      if (!s.periodic[k]) low[k] = HUGE_VAL, high[k] = -HUGE_VAL;
+    for (int i = 0; i < n; ++i)
+      for (int k = 0; k < 3; ++k) {
+        const double* r = s.positions + 3 * static_cast<std::size_t>(i);
+        const std::size_t at = 3 * static_cast<std::size_t>(i) + static_cast<std::size_t>(k);
+        double f = r[0] * l.inverse[k] + r[1] * l.inverse[3 + k] + r[2] * l.inverse[6 + k];
+        if (s.periodic[k]) {
+          const double turns = std::floor(f);
+          if (std::fabs(turns) > 1e8)
+            throw InputError("atom " + std::to_string(i) + " is more than 1e8 cells away from the origin; wrap the positions");
+          wrap[at] = static_cast<int>(turns);
+          f -= turns;
+        } else {
+          low[k] = std::min(low[k], f);
+          high[k] = std::max(high[k], f);
+        }
+        frac[at] = f;
+      }
+    // Bins at least as wide as the reach where the cell allows it; `span` of them to look at on either side.
+    int bins[3], span[3];
+    double extent[3];
+    for (int k = 0; k < 3; ++k) {
+      extent[k] = s.periodic[k] ? 1.0 : high[k] - low[k];
+      bins[k] = static_cast<int>(std::min(1024.0, std::max(1.0, std::floor(extent[k] * l.height[k] / reach))));
+    }
+    while (static_cast<double>(bins[0]) * bins[1] * bins[2] > 8.0 + n) {  // a sparse box needs no more bins than atoms
+      int* most = std::max_element(bins, bins + 3);
+      *most = (*most + 1) / 2;
+    }
+    for (int k = 0; k < 3; ++k) {
+      const double ratio = reach * bins[k] / (extent[k] * l.height[k]);
+      if (s.periodic[k]) span[k] = 1 + static_cast<int>(ratio * (1 + 1e-12));
+      else span[k] = bins[k] == 1 ? 0 : 1 + static_cast<int>(ratio * (1 + 1e-12));
+    }
+    const auto bin_of = [&](std::size_t at, int k) {
+      const double f = extent[k] > 0.0 ? (frac[at + static_cast<std::size_t>(k)] - low[k]) / extent[k] : 0.0;
+      return std::min(bins[k] - 1, static_cast<int>(f * bins[k]));
+    };
+    std::vector<int> start(static_cast<std::size_t>(bins[0] * bins[1] * bins[2]) + 1, 0), home(static_cast<std::size_t>(n)), order(home.size());
+    for (int i = 0; i < n; ++i) {
+      const std::size_t at = 3 * static_cast<std::size_t>(i);
+      home[static_cast<std::size_t>(i)] = (bin_of(at, 0) * bins[1] + bin_of(at, 1)) * bins[2] + bin_of(at, 2);
+      ++start[static_cast<std::size_t>(home[static_cast<std::size_t>(i)]) + 1];
+    }
+    for (std::size_t b = 1; b < start.size(); ++b) start[b] += start[b - 1];
+    std::vector<int> cursor(start.begin(), start.end() - 1);
+    for (int i = 0; i < n; ++i)
+      order[static_cast<std::size_t>(cursor[static_cast<std::size_t>(home[static_cast<std::size_t>(i)])]++)] = i;
+
+    const auto floor_div = [](int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); };
+    pool.loop(n, 64, [&](int begin, int end, int) {
+      for (int i = begin; i < end; ++i) {
+        auto& row = rows_[static_cast<std::size_t>(i)];
+        row.clear();
+        const std::size_t at = 3 * static_cast<std::size_t>(i);
+        const int own = home[static_cast<std::size_t>(i)];
+        const int b[3] = {own / (bins[1] * bins[2]), own / bins[2] % bins[1], own % bins[2]};
+        int step[3];
+        for (step[0] = -span[0]; step[0] <= span[0]; ++step[0])
+          for (step[1] = -span[1]; step[1] <= span[1]; ++step[1])
+            for (step[2] = -span[2]; step[2] <= span[2]; ++step[2]) {
+              int target[3], image[3];
+              bool inside = true;
+              for (int k = 0; k < 3; ++k) {
+                image[k] = floor_div(b[k] + step[k], bins[k]);
+                target[k] = b[k] + step[k] - image[k] * bins[k];
+                inside = inside && (s.periodic[k] || image[k] == 0);
+              }
+              if (!inside) continue;
+              const std::size_t bin = static_cast<std::size_t>((target[0] * bins[1] + target[1]) * bins[2] + target[2]);
+              for (int q = start[bin]; q < start[bin + 1]; ++q) {
+                const int j = order[static_cast<std::size_t>(q)];
+                Entry entry{j, {0, 0, 0}};
+                for (std::size_t k = 0; k < 3; ++k)
+                  entry.s[k] = image[k] - wrap[3 * static_cast<std::size_t>(j) + k] + wrap[at + k];
+                if (j == i && !entry.s[0] && !entry.s[1] && !entry.s[2]) continue;
+                double shift[3], d[3];
+                shift_vector(l.cell, entry.s, shift);
+                pair_vector(s.positions + at, s.positions + 3 * static_cast<std::size_t>(j), shift, d);
+                if (dot(d, d) < reach * reach) row.push_back(entry);
+              }
+            }
+        std::sort(row.begin(), row.end(), [](const Entry& a, const Entry& c) {
+          return a.j != c.j ? a.j < c.j : std::lexicographical_compare(a.s, a.s + 3, c.s, c.s + 3);
+        });
+      }
+    });
+  }
+  skin_first_.assign(static_cast<std::size_t>(n) + 1, 0);
+  std::size_t total = 0;
+  for (int i = 0; i < n; ++i) {
+    total += rows_[static_cast<std::size_t>(i)].size();
+    if (total > static_cast<std::size_t>(INT_MAX) / 4) throw InputError("the structure has more than half a billion neighbour pairs");
+    skin_first_[static_cast<std::size_t>(i) + 1] = static_cast<int>(total);
+  }
+  entries_.resize(total);
+  for (int i = 0; i < n; ++i)
+    std::copy(rows_[static_cast<std::size_t>(i)].begin(), rows_[static_cast<std::size_t>(i)].end(),
+              entries_.begin() + skin_first_[static_cast<std::size_t>(i)]);
+  built_positions_.assign(s.positions, s.positions + 3 * static_cast<std::size_t>(s.atoms + s.ghosts));
+  built_periodic_.assign(s.periodic, s.periodic + 3);
+  built_cell_.assign(9, 0.0);
+  for (long k = 0; k < 3; ++k)
+    if (s.periodic[k]) std::copy_n(s.cell + 3 * k, 3, built_cell_.begin() + 3 * k);
+  ++rebuilds_;
+}
+
+void SkinList::update(const Structure& s, double closest, Pool& pool) {
+  for (int k = 0; k < 3 * (s.atoms + s.ghosts); ++k)
+    if (!std::isfinite(s.positions[k])) throw InputError("the position of atom " + std::to_string(k / 3) + " is not finite");
+  if (stale(s)) build(s, pool);
+
+  const int n = s.atoms;
+  const auto each_close_pair = [&](int i, const auto& body) {
+    for (int q = skin_first_[static_cast<std::size_t>(i)]; q < skin_first_[static_cast<std::size_t>(i) + 1]; ++q) {
+      const Entry& e = entries_[static_cast<std::size_t>(q)];
+      double shift[3] = {0, 0, 0}, d[3];
+      if (e.s[0] || e.s[1] || e.s[2]) shift_vector(built_cell_.data(), e.s, shift);
+      pair_vector(s.positions + 3 * static_cast<std::size_t>(i), s.positions + 3 * static_cast<std::size_t>(e.j), shift, d);
+      const double square = dot(d, d);
+      if (square < cutoff_ * cutoff_) body(e, d, square);
+    }
+  };
+  first_.assign(static_cast<std::size_t>(n) + 1, 0);
+  pool.loop(n, 256, [&](int begin, int end, int) {
+    for (int i = begin; i < end; ++i) each_close_pair(i, [&](const Entry&, const double*, double) { ++first_[static_cast<std::size_t>(i) + 1]; });
+  });
+  for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) first_[i + 1] += first_[i];
+  const std::size_t pairs = static_cast<std::size_t>(first_.back());
+  j_.resize(pairs), shift_.resize(3 * pairs), vector_.resize(3 * pairs), distance_.resize(pairs);
+  std::atomic<int> too_close{INT_MAX};
+  pool.loop(n, 256, [&](int begin, int end, int) {
+    for (int i = begin; i < end; ++i) {
+      std::size_t p = static_cast<std::size_t>(first_[static_cast<std::size_t>(i)]);
+      each_close_pair(i, [&](const Entry& e, const double* d, double square) {
+        j_[p] = e.j;
+        std::copy_n(e.s, 3, shift_.begin() + 3 * static_cast<long>(p));
+        std::copy_n(d, 3, vector_.begin() + 3 * static_cast<long>(p));
+        distance_[p] = std::sqrt(square);
+        if (distance_[p] < closest) {
+          int seen = too_close.load();
+          while (i < seen && !too_close.compare_exchange_weak(seen, i)) {}
+        }
+        ++p;
+      });
+    }
+  });
+  if (const int i = too_close.load(); i != INT_MAX)
+    for (std::size_t p = static_cast<std::size_t>(first_[static_cast<std::size_t>(i)]);; ++p)
+      if (distance_[p] < closest) {
+        char text[160];
+        std::snprintf(text, sizeof text, "atoms %d and %d overlap: they are %.3f Å apart, and the model holds from %.1f Å up", i, j_[p],
+                      distance_[p], closest);
+        throw InputError(text);
+      }
+}
+
+NeighborList neighbor_list(const Structure& structure, double cutoff) {
+  if (!(cutoff > 0.0) || !std::isfinite(cutoff)) throw InputError("the cutoff must be a positive length");
+  Pool pool(1);
+  SkinList list(cutoff, 0.0);
+  list.update(structure, 0.0, pool);
+  NeighborList out;
+  out.j = list.neighbors();
+  out.shifts = list.shifts();
+  out.vectors = list.vectors();
+  out.i.reserve(out.j.size());
+  for (int i = 0; i < structure.atoms; ++i)
+    out.i.insert(out.i.end(), static_cast<std::size_t>(list.first()[static_cast<std::size_t>(i) + 1] - list.first()[static_cast<std::size_t>(i)]), i);
+  return out;
+}
+
+}  // namespace mfmd

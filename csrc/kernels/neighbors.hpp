@@ -1,0 +1,67 @@
+// Neighbour pairs (i, j, S): D = R[j] - R[i] + S @ cell, as in ASE. The lattice arithmetic is shared with the CUDA twin.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../mfmd.hpp"
+#include "../threads.hpp"
+#include "tensor.hpp"
+
+namespace mfmd {
+
+// The cell with its non-periodic directions replaced by unit vectors normal to the periodic ones, so that a cell
+// with missing vectors can be inverted, and fractional coordinates along these are lengths in Å.
+struct Lattice {
+  double cell[9], inverse[9];  // rows; inverse: fractional = position @ inverse
+  double height[3];            // distance between opposite faces, Å
+  bool periodic[3];
+};
+Lattice lattice(const double* cell, const bool periodic[3]);  // InputError for a flat cell
+
+MFMD_HD void shift_vector(const double* cell, const int s[3], double out[3]) {
+  for (int a = 0; a < 3; ++a) out[a] = s[0] * cell[a] + s[1] * cell[3 + a] + s[2] * cell[6 + a];
+}
+// (R[j] - R[i]) + S @ cell: in this order the reversed pair is the exact negative.
+MFMD_HD void pair_vector(const double* ri, const double* rj, const double shift[3], double d[3]) {
+  for (int a = 0; a < 3; ++a) d[a] = (rj[a] - ri[a]) + shift[a];
+}
+
+// All pairs within the cutoff plus a skin, reused until an atom has moved half the skin or the cell has changed;
+// compacted every step to d < cutoff in (i, j, S) order, so that its age never shows in a sum.
+class SkinList {
+ public:
+  SkinList(double cutoff, double skin) : cutoff_(cutoff), skin_width_(skin) {}
+
+  // Brings the list up to date; afterwards rows, neighbours and vectors are those of `s`. InputError for atoms closer
+  // than `closest` (Å).
+  void update(const Structure& s, double closest, Pool& pool);
+
+  std::int64_t rebuilds() const { return rebuilds_; }
+  const std::vector<int>& first() const { return first_; }          // [atoms + 1]
+  const std::vector<int>& neighbors() const { return j_; }          // [pairs]
+  const std::vector<int>& shifts() const { return shift_; }         // [pairs][3]
+  const std::vector<double>& vectors() const { return vector_; }    // [pairs][3]
+  const std::vector<double>& distances() const { return distance_; }  // [pairs]
+
+ private:
+  struct Entry {
+    int j, s[3];
+  };
+  bool stale(const Structure& s) const;
+  void build(const Structure& s, Pool& pool);
+
+  const double cutoff_, skin_width_;
+  std::int64_t rebuilds_ = 0;
+  std::vector<double> built_positions_, built_cell_;
+  std::vector<bool> built_periodic_;
+  std::vector<int> skin_first_;
+  std::vector<Entry> entries_;
+  std::vector<std::vector<Entry>> rows_;
+  std::vector<int> first_, j_, shift_;
+  std::vector<double> vector_, distance_;
+};
+
+}  // namespace mfmd

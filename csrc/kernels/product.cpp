@@ -1,0 +1,112 @@
+// The O(3)-equivariant product of an atom's tensor with its message, and the update of its features
+// (Simeon & De Fabritiis 2023, eqs. 9-11).
+#include "simd.hpp"
+
+namespace mfmd {
+namespace MFMD_ISA {
+
+namespace {
+
+// One vector of channels, all components.
+template <int RANK, class T> inline void load(const T* x, int F, Vec<T>* v) {
+  for (int k = 0; k < tensor::components(RANK); ++k) v[k] = at(x + k * F);
+}
+template <int RANK, class T> inline Vec<T> norm1(const Vec<T>* v) {
+  Vec<T> sum = Vec<T>{} + T(1);
+  for (int k = 0; k < tensor::components(RANK); ++k) sum += v[k] * v[k];
+  return sum;
+}
+
+template <int RANK, class T>
+void forward(const Weights<T>& w, int l, const T* x, const T* y, const T* m, T* dx, T* next, int begin, int end, T* scratch) {
+  constexpr int W = Simd<T>::width, C = tensor::components(RANK);
+  const int F = w.F;
+  for (int i = begin; i < end; i += kAtomBlock) {
+    const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
+    for (int a = 0; a < atoms; ++a)
+      for (int f = 0; f < F; f += W) {
+        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + f;
+        Vec<T> vm[C], vy[C], p[C];
+        load<RANK, T>(m + row, F, vm);
+        load<RANK, T>(y + row, F, vy);
+        tensor::anticommutator<RANK, T>(vm, vy, p);
+        const Vec<T> inverse = T(1) / norm1<RANK, T>(p);
+        for (int k = 0; k < C; ++k) at(scratch + (a * C + k) * F + f) = p[k] * inverse;
+      }
+    mix<T>(w, w.layers[l].mix_out, scratch, dx + static_cast<std::size_t>(i) * C * F, atoms);
+    for (int a = 0; a < atoms; ++a)
+      for (int f = 0; f < F; f += W) {
+        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + f;
+        Vec<T> vx[C], d[C], square[C];
+        load<RANK, T>(x + row, F, vx);
+        load<RANK, T>(dx + row, F, d);
+        tensor::anticommutator<RANK, T>(d, d, square);
+        const Vec<T> inverse = T(1) / norm1<RANK, T>(vx);
+        for (int k = 0; k < C; ++k) at(next + row + k * F) = vx[k] * inverse + d[k] + T(0.5) * square[k];
+      }
+  }
+}
+
+template <int RANK, class T>
+void reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int begin, int end,
+             T* scratch) {
+  constexpr int W = Simd<T>::width, C = tensor::components(RANK);
+  const int F = w.F;
+  T* adx = scratch;
+  T* ap = scratch + static_cast<std::size_t>(kAtomBlock) * C * F;
+  for (int i = begin; i < end; i += kAtomBlock) {
+    const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
+    for (int a = 0; a < atoms; ++a)
+      for (int f = 0; f < F; f += W) {
+        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + f;
+        Vec<T> adjoint[C], d[C], through[C];
+        load<RANK, T>(ax + row, F, adjoint);
+        load<RANK, T>(dx + row, F, d);
+        tensor::transpose<RANK>(d);
+        tensor::anticommutator<RANK, T>(adjoint, d, through);
+        for (int k = 0; k < C; ++k) at(adx + (a * C + k) * F + f) = adjoint[k] + through[k];
+      }
+    mix<T, true>(w, w.layers[l].mix_out, adx, ap, atoms);
+    for (int a = 0; a < atoms; ++a)
+      for (int f = 0; f < F; f += W) {
+        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + f;
+        Vec<T> vm[C], vy[C], p[C], back[C], out[C];
+        load<RANK, T>(m + row, F, vm);
+        load<RANK, T>(y + row, F, vy);
+        load<RANK, T>(ap + a * C * F + f, F, back);
+        tensor::anticommutator<RANK, T>(vm, vy, p);
+        const Vec<T> inverse = T(1) / norm1<RANK, T>(p);
+        Vec<T> dot{};
+        for (int k = 0; k < C; ++k) dot += back[k] * p[k];
+        dot *= 2 * inverse * inverse;
+        for (int k = 0; k < C; ++k) back[k] = back[k] * inverse - p[k] * dot;
+        tensor::transpose<RANK>(vy);
+        tensor::transpose<RANK>(vm);
+        tensor::anticommutator<RANK, T>(back, vy, out);
+        for (int k = 0; k < C; ++k) at(am + row + k * F) = out[k];
+        tensor::anticommutator<RANK, T>(back, vm, out);
+        for (int k = 0; k < C; ++k) at(ay + row + k * F) = out[k];
+      }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void product(const Weights<T>& w, int l, const T* x, const T* y, const T* m, T* dx, T* next, int begin, int end, T* scratch) {
+  with_rank(w.rank, [&](auto rank) { forward<decltype(rank)::value, T>(w, l, x, y, m, dx, next, begin, end, scratch); });
+}
+template <class T>
+void product_reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int begin, int end,
+                     T* scratch) {
+  with_rank(w.rank, [&](auto rank) { reverse<decltype(rank)::value, T>(w, l, y, m, dx, ax, am, ay, begin, end, scratch); });
+}
+
+#define MFMD_INSTANTIATE(T)                                                                                        \
+  template void product<T>(const Weights<T>&, int, const T*, const T*, const T*, T*, T*, int, int, T*);            \
+  template void product_reverse<T>(const Weights<T>&, int, const T*, const T*, const T*, const T*, T*, T*, int, int, T*);
+MFMD_INSTANTIATE(float)
+MFMD_INSTANTIATE(double)
+
+}  // namespace MFMD_ISA
+}  // namespace mfmd

@@ -1,0 +1,78 @@
+// Radial functions of distance, exactly: exponential normal basis (Unke & Meuwly 2019) under a cosine cutoff,
+// a linear map for the embedding, three SiLU layers for a message layer. Slopes by forward differentiation,
+// since there is one distance in and 3F functions out.
+#include "simd.hpp"
+
+namespace mfmd {
+namespace MFMD_ISA {
+
+namespace {
+
+// y = silu(x w + b) and its slope along dx, for n rows.
+template <class T> void silu_layer(const Dense<T>& d, const T* x, const T* dx, int n, T* y, T* dy) {
+  dense(x, d, y, n);
+  if (dx) {
+    Dense<T> linear = d;
+    linear.b = nullptr;
+    dense(dx, linear, dy, n);
+  }
+  for (int k = 0; k < n * d.out; ++k) {
+    T value, slope;
+    silu_slope(y[k], value, slope);
+    y[k] = value;
+    if (dx) dy[k] *= slope;
+  }
+}
+
+}  // namespace
+
+template <class T> void radial(const Weights<T>& w, int l, const T* d, int n, T* value, T* slope, T* scratch) {
+  const int F = w.F, K = w.K, RF = w.R * F, Ks = (K + 15) / 16 * 16;
+  T* phi = scratch;
+  T* dphi = phi + kPairBlock * Ks;
+  T* h1 = dphi + kPairBlock * Ks;
+  T* dh1 = h1 + kPairBlock * F;
+  T* h2 = dh1 + kPairBlock * F;
+  T* dh2 = h2 + kPairBlock * 2 * F;
+
+  T cut[kPairBlock], dcut[kPairBlock];
+  const double alpha = 5.0 / w.cutoff, pi_rc = 3.14159265358979323846 / w.cutoff;
+  for (int p = 0; p < n; ++p) {
+    const double r = d[p], c = 0.5 * (std::cos(pi_rc * r) + 1.0), dc = -0.5 * pi_rc * std::sin(pi_rc * r);
+    cut[p] = static_cast<T>(c);
+    dcut[p] = static_cast<T>(dc);
+    const double x = std::exp(-alpha * r);
+    for (int k = 0; k < K; ++k) {
+      const double t = x - w.means[k], g = std::exp(-w.betas[k] * t * t);
+      phi[p * K + k] = static_cast<T>(c * g);
+      dphi[p * K + k] = static_cast<T>(dc * g + c * g * 2.0 * w.betas[k] * t * alpha * x);
+    }
+  }
+
+  const T* dx = slope ? dphi : nullptr;
+  if (l < 0) {
+    Dense<T> linear = w.embedding_radial;
+    dense(phi, linear, value, n);
+    if (slope) {
+      linear.b = nullptr;
+      dense(dphi, linear, slope, n);
+    }
+  } else {
+    const LayerWeights<T>& layer = w.layers[l];
+    silu_layer(layer.radial[0], phi, dx, n, h1, dh1);
+    silu_layer(layer.radial[1], h1, slope ? dh1 : nullptr, n, h2, dh2);
+    silu_layer(layer.radial[2], h2, slope ? dh2 : nullptr, n, value, slope);
+  }
+  for (int p = 0; p < n; ++p)
+    for (int f = 0; f < RF; ++f) {
+      const T v = value[p * RF + f];
+      value[p * RF + f] = v * cut[p];
+      if (slope) slope[p * RF + f] = slope[p * RF + f] * cut[p] + v * dcut[p];
+    }
+}
+
+template void radial<float>(const Weights<float>&, int, const float*, int, float*, float*, float*);
+template void radial<double>(const Weights<double>&, int, const double*, int, double*, double*, double*);
+
+}  // namespace MFMD_ISA
+}  // namespace mfmd

@@ -1,0 +1,75 @@
+// Invariants of the last features, the heads' energies, and the start of the reverse pass.
+#include "simd.hpp"
+
+namespace mfmd {
+namespace MFMD_ISA {
+
+template <class T>
+void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, int begin, int end, T* scratch) {
+  const int F = w.F, RF = w.R * F, C = w.C;
+  T* next = scratch;
+  const auto take = [&](int width) { T* p = next; next += static_cast<std::size_t>(kAtomBlock) * width; return p; };
+  T *norm = take(RF), *normal = take(RF), *scaled = take(RF), *z = take(F), *feature = take(F), *az = take(F);
+  T *a = take(F), *h = take(F), *ah = take(F), *ascaled = take(RF);
+  T inverse[kAtomBlock];
+  for (int i = begin; i < end; i += kAtomBlock) {
+    const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
+    for (int q = 0; q < atoms; ++q) {
+      const T* xi = x + static_cast<std::size_t>(i + q) * C * F;
+      for (int part = 0; part < w.R; ++part)
+        for (int f = 0; f < F; ++f) {
+          T sum = 0;
+          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum += xi[k * F + f] * xi[k * F + f];
+          norm[q * RF + part * F + f] = sum;
+        }
+      inverse[q] = layer_norm(w.readout_norm, norm + q * RF, RF, normal + q * RF, scaled + q * RF);
+    }
+    dense(scaled, w.readout, z, atoms);
+    for (int k = 0; k < atoms * F; ++k) {
+      feature[k] = silu(z[k]);
+      az[k] = 0;
+    }
+    for (int s = 0; s < n_seeds; ++s) {
+      const HeadWeights<T>& head = w.heads[seeds[s].head];
+      const int H = head.hidden.out;
+      dense(feature, head.hidden, a, atoms);
+      for (int q = 0; q < atoms; ++q) {
+        double sum = head.out.b[0];
+        for (int k = 0; k < H; ++k) {
+          T value, slope;
+          silu_slope(a[q * H + k], value, slope);
+          sum += static_cast<double>(value) * head.out.w[k];
+          ah[q * H + k] = static_cast<T>(seeds[s].weight * head.scale * head.out.w[k] * slope);
+        }
+        seeds[s].energies[i + q] = head.scale * sum + head.e0[slot[i + q]];
+      }
+      if (ax && seeds[s].weight != T(0)) {
+        dense_reverse(ah, head.hidden, h, atoms);
+        for (int k = 0; k < atoms * F; ++k) az[k] += h[k];
+      }
+    }
+    if (!ax) continue;
+    for (int k = 0; k < atoms * F; ++k) {
+      T value, slope;
+      silu_slope(z[k], value, slope);
+      az[k] *= slope;
+    }
+    dense_reverse(az, w.readout, ascaled, atoms);
+    for (int q = 0; q < atoms; ++q) {
+      T* anorm = norm + q * RF;
+      layer_norm_reverse(w.readout_norm, normal + q * RF, inverse[q], ascaled + q * RF, RF, anorm);
+      const std::size_t row = static_cast<std::size_t>(i + q) * C * F;
+      for (int part = 0; part < w.R; ++part)
+        for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
+          for (int f = 0; f < F; ++f) ax[row + k * F + f] = 2 * x[row + k * F + f] * anorm[part * F + f];
+    }
+  }
+}
+
+#define MFMD_INSTANTIATE(T) \
+  template void readout<T>(const Weights<T>&, const int*, const T*, const Seed<T>*, int, T*, int, int, T*);
+MFMD_INSTANTIATE(float)
+MFMD_INSTANTIATE(double)
+
+}  // namespace MFMD_ISA
+}  // namespace mfmd

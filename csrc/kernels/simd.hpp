@@ -1,0 +1,157 @@
+// What the CPU kernels share: vectors of channels, and the small dense products at the heart of every stage.
+// Each kernel file is compiled once per instruction set into a namespace of its own (MFMD_ISA); nothing here may
+// have external linkage outside it, so no code for a newer machine can be linked into an older path.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+
+#include "stages.hpp"
+#include "tensor.hpp"
+
+#ifndef MFMD_ISA
+#error "compile the kernels through CMakeLists.txt, which names the instruction set"
+#endif
+
+namespace mfmd {
+namespace MFMD_ISA {
+
+template <class T> struct Simd;
+template <> struct Simd<float> {
+  typedef float type __attribute__((vector_size(MFMD_VBYTES), may_alias));
+  static constexpr int width = MFMD_VBYTES / sizeof(float);
+};
+template <> struct Simd<double> {
+  typedef double type __attribute__((vector_size(MFMD_VBYTES), may_alias));
+  static constexpr int width = MFMD_VBYTES / sizeof(double);
+};
+template <class T> using Vec = typename Simd<T>::type;
+
+template <class T> inline Vec<T>& at(T* p) { return *reinterpret_cast<Vec<T>*>(p); }
+template <class T> inline const Vec<T>& at(const T* p) { return *reinterpret_cast<const Vec<T>*>(p); }
+template <class T> inline T total(const Vec<T>& v) {
+  T sum = v[0];
+  for (int k = 1; k < Simd<T>::width; ++k) sum += v[k];
+  return sum;
+}
+
+template <class T> inline T silu(T x) { return x / (T(1) + std::exp(-x)); }
+template <class T> inline void silu_slope(T x, T& value, T& slope) {
+  const T s = T(1) / (T(1) + std::exp(-x));
+  value = x * s;
+  slope = s * (T(1) + x * (T(1) - s));
+}
+
+// `rows` rows times w[in][out]; row r of x is at x[r], of y at y[r]. ADD accumulates into y.
+template <class T, int ROWS, int COLS, bool ADD>
+inline void tile(const T* const* x, const T* w, const T* b, T* const* y, int in, int out, int column) {
+  constexpr int W = Simd<T>::width;
+  Vec<T> sum[ROWS][COLS];
+  for (int r = 0; r < ROWS; ++r)
+    for (int c = 0; c < COLS; ++c) {
+      if (b) sum[r][c] = at(b + column + c * W);
+      else sum[r][c] = Vec<T>{};
+    }
+  for (int k = 0; k < in; ++k) {
+    const T* row = w + static_cast<std::size_t>(k) * out + column;
+    for (int r = 0; r < ROWS; ++r)
+      for (int c = 0; c < COLS; ++c) sum[r][c] += x[r][k] * at(row + c * W);
+  }
+  for (int r = 0; r < ROWS; ++r)
+    for (int c = 0; c < COLS; ++c) {
+      if (ADD) at(y[r] + column + c * W) += sum[r][c];
+      else at(y[r] + column + c * W) = sum[r][c];
+    }
+}
+template <class T, int ROWS, bool ADD>
+inline void strip(const T* const* x, const T* w, const T* b, T* const* y, int in, int out) {
+  constexpr int W = Simd<T>::width, WIDE = MFMD_VBYTES == 64 ? 4 : 2;
+  int column = 0;
+  for (; column + WIDE * W <= out; column += WIDE * W) tile<T, ROWS, WIDE, ADD>(x, w, b, y, in, out, column);
+  for (; column + W <= out; column += W) tile<T, ROWS, 1, ADD>(x, w, b, y, in, out, column);
+}
+template <class T, bool ADD = false>
+inline void dense(const T* const* x, const T* w, const T* b, T* const* y, int rows, int in, int out) {
+  int r = 0;
+  for (; r + 6 <= rows; r += 6) strip<T, 6, ADD>(x + r, w, b, y + r, in, out);
+  for (; r + 3 <= rows; r += 3) strip<T, 3, ADD>(x + r, w, b, y + r, in, out);
+  for (; r < rows; ++r) strip<T, 1, ADD>(x + r, w, b, y + r, in, out);
+}
+// Rows that lie one behind the other.
+template <class T> inline void dense(const T* x, const Dense<T>& d, T* y, int rows) {
+  const T* xs[64] = {};
+  T* ys[64] = {};
+  for (int r = 0; r < rows; ++r) xs[r] = x + static_cast<std::size_t>(r) * d.in, ys[r] = y + static_cast<std::size_t>(r) * d.out;
+  dense<T>(xs, d.w, d.b, ys, rows, d.in, d.out);
+}
+template <class T> inline void dense_reverse(const T* ay, const Dense<T>& d, T* ax, int rows) {
+  const T* ys[64] = {};
+  T* xs[64] = {};
+  for (int r = 0; r < rows; ++r) ys[r] = ay + static_cast<std::size_t>(r) * d.out, xs[r] = ax + static_cast<std::size_t>(r) * d.in;
+  dense<T>(ys, d.wt, nullptr, xs, rows, d.out, d.in);
+}
+// y[a][k] = x[a][k] mix[part of k], for features [atoms][C][F]; REVERSE takes the transposed matrices.
+template <class T, bool REVERSE = false, bool ADD = false>
+inline void mix(const Weights<T>& w, const Dense<T>* m, const T* x, T* y, int atoms) {
+  const T* xs[kAtomBlock * 5] = {};
+  T* ys[kAtomBlock * 5] = {};
+  for (int part = 0; part < w.R; ++part) {
+    int rows = 0;
+    for (int a = 0; a < atoms; ++a)
+      for (int k = tensor::first(part); k < tensor::first(part + 1); ++k, ++rows) {
+        xs[rows] = x + (static_cast<std::size_t>(a) * w.C + k) * w.F;
+        ys[rows] = y + (static_cast<std::size_t>(a) * w.C + k) * w.F;
+      }
+    dense<T, ADD>(xs, REVERSE ? m[part].wt : m[part].w, nullptr, ys, rows, w.F, w.F);
+  }
+}
+
+// LayerNorm of one row; statistics in double. normal: [n], the row before weight and bias; returns 1 / sigma.
+template <class T> inline T layer_norm(const Norm<T>& p, const T* x, int n, T* normal, T* y) {
+  double mean = 0.0, square = 0.0;
+  for (int k = 0; k < n; ++k) mean += x[k];
+  mean /= n;
+  for (int k = 0; k < n; ++k) square += (x[k] - mean) * (x[k] - mean);
+  const double inverse = 1.0 / std::sqrt(square / n + 1e-5);
+  for (int k = 0; k < n; ++k) {
+    normal[k] = static_cast<T>((x[k] - mean) * inverse);
+    y[k] = normal[k] * p.weight[k] + p.bias[k];
+  }
+  return static_cast<T>(inverse);
+}
+template <class T> inline void layer_norm_reverse(const Norm<T>& p, const T* normal, T inverse, const T* ay, int n, T* ax) {
+  double mean = 0.0, along = 0.0;
+  for (int k = 0; k < n; ++k) {
+    const double a = static_cast<double>(ay[k]) * p.weight[k];
+    mean += a;
+    along += a * normal[k];
+  }
+  mean /= n;
+  along /= n;
+  for (int k = 0; k < n; ++k)
+    ax[k] = static_cast<T>(inverse * (static_cast<double>(ay[k]) * p.weight[k] - mean - along * normal[k]));
+}
+
+// Calls body with the rank as a compile-time constant.
+template <int RANK> struct Rank { static constexpr int value = RANK; };
+template <class Body> inline void with_rank(int rank, const Body& body) {
+  if (rank == 0) body(Rank<0>{});
+  else if (rank == 1) body(Rank<1>{});
+  else body(Rank<2>{});
+}
+
+template <class T> void radial(const Weights<T>&, int, const T*, int, T*, T*, T*);
+template <class T> void embedding_gather(const Weights<T>&, const Pairs<T>&, const int*, T*, int, int, T*);
+template <class T> void embedding_mix(const Weights<T>&, const T*, T*, int, int, T*);
+template <class T> void mixing(const Weights<T>&, int, const T*, T*, int, int, T*);
+template <class T> void message(const Weights<T>&, int, const Pairs<T>&, const T*, T*, int, int, T*);
+template <class T> void product(const Weights<T>&, int, const T*, const T*, const T*, T*, T*, int, int, T*);
+template <class T> void readout(const Weights<T>&, const int*, const T*, const Seed<T>*, int, T*, int, int, T*);
+template <class T> void product_reverse(const Weights<T>&, int, const T*, const T*, const T*, const T*, T*, T*, int, int, T*);
+template <class T> void message_reverse(const Weights<T>&, int, const Pairs<T>&, const T*, const T*, T*, double*, int, int, T*);
+template <class T> void mixing_reverse(const Weights<T>&, int, const T*, const T*, T*, int, int, T*);
+template <class T> void embedding_mix_reverse(const Weights<T>&, const T*, const T*, T*, int, int, T*);
+template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<T>&, const int*, const T*, const double*, double*, int, int, T*);
+
+}  // namespace MFMD_ISA
+}  // namespace mfmd

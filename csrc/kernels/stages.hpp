@@ -1,0 +1,102 @@
+// The stages of one evaluation: packed weights, arrays and their shapes, and the functions that work on a range of atoms.
+//
+// F channels, C = (rank + 1)^2 components, R = rank + 1 parts, K radial functions. Features are [atom][C][F].
+// Every function gathers: it writes only rows of the atoms in [begin, end), whatever it reads.
+#pragma once
+
+#include <cstddef>
+
+namespace mfmd {
+
+constexpr int kMaxParts = 3, kMaxComponents = 9;
+constexpr int kAtomBlock = 8;   // atoms whose matrix products run together
+constexpr int kPairBlock = 32;  // neighbours whose radial functions are evaluated together
+
+template <class T> struct Dense {  // y = x w + b
+  int in = 0, out = 0;
+  const T* w = nullptr;   // [in][out]
+  const T* wt = nullptr;  // [out][in], for the reverse pass
+  const T* b = nullptr;   // [out], or null
+};
+template <class T> struct Norm {
+  const T *weight = nullptr, *bias = nullptr;
+};
+template <class T> struct LayerWeights {
+  Dense<T> radial[3];        // K -> F -> 2F -> RF
+  Dense<T> mix_in[kMaxParts], mix_out[kMaxParts];
+  const T* self = nullptr;   // [R][F], radial functions of the self pair (d = 0)
+};
+template <class T> struct HeadWeights {
+  Dense<T> hidden, out;          // F -> H -> 1
+  double scale = 1.0;
+  const double* e0 = nullptr;    // [slots], eV; head(isolated atom) is folded in
+};
+template <class T> struct Weights {
+  int F = 0, K = 0, rank = 2, R = 3, C = 9, slots = 0;
+  double cutoff = 0.0;
+  const T *means = nullptr, *betas = nullptr;  // [K]
+  const T* pair = nullptr;                     // [slots][slots][F], of ordered element pairs
+  const T* self_embedding = nullptr;           // [slots][F], the self pair's share of component I
+  Dense<T> embedding_radial;                   // K -> RF
+  Norm<T> embedding_norm;
+  Dense<T> gate[2];                            // F -> 2F -> RF
+  Dense<T> embedding_mix[kMaxParts];
+  int n_layers = 0;
+  const LayerWeights<T>* layers = nullptr;
+  Norm<T> readout_norm;
+  Dense<T> readout;                            // RF -> F
+  const HeadWeights<T>* heads = nullptr;
+};
+
+template <class T> struct Pairs {  // d < cutoff, in (i, j, S) order
+  const int* first;  // [atoms + 1]
+  const int* j;      // [pairs]
+  const T* d;        // [pairs]
+  const T* u;        // [pairs][3], D / d
+};
+
+template <class T> struct Seed {  // what the read-out does with one head
+  int head = 0;
+  T weight = 0;               // of its energy in the sum
+  double* energies = nullptr;  // [atoms], its own, E0 included
+};
+
+// Scratch of one worker, in elements of T: the largest any stage takes.
+template <class T> inline std::size_t scratch_size(const Weights<T>& w) {
+  const std::size_t F = static_cast<std::size_t>(w.F), K = static_cast<std::size_t>(w.K) + 15;
+  const std::size_t pairs = kPairBlock * (2 * K + 6 * F + 2 * kMaxParts * F);
+  const std::size_t atoms = kAtomBlock * F * (3 + 2 + 2 + 3 + 3 + 9 + 3 + 2 + 1);
+  return pairs > atoms ? pairs : atoms;
+}
+
+// One table per instruction set; `stages<T>()` picks the best the machine has.
+template <class T> struct Stages {
+  const char* name;
+  // Radial functions of layer l (embedding: -1) at n <= kPairBlock distances: value and slope, [n][R][F]; slope may be null.
+  void (*radial)(const Weights<T>&, int l, const T* d, int n, T* value, T* slope, T* scratch);
+
+  // raw[i] = sum over neighbours of element-pair weights, radial functions and I, A(u), S(u).
+  void (*embedding_gather)(const Weights<T>&, const Pairs<T>&, const int* slot, T* raw, int begin, int end, T* scratch);
+  // x[i] = gates(|raw|^2) * mix(raw).
+  void (*embedding_mix)(const Weights<T>&, const T* raw, T* x, int begin, int end, T* scratch);
+  // y[i] = mix_in(x / (|x|^2 + 1)).
+  void (*mixing)(const Weights<T>&, int l, const T* x, T* y, int begin, int end, T* scratch);
+  // m[i] = sum over neighbours and self of radial * y[j].
+  void (*message)(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, int begin, int end, T* scratch);
+  // p = {m, y}, dx = mix_out(p / (|p|^2 + 1)), next = x / (|x|^2 + 1) + dx + dx^2.
+  void (*product)(const Weights<T>&, int l, const T* x, const T* y, const T* m, T* dx, T* next, int begin, int end, T* scratch);
+  // Energies of the heads, and where ax is given their weighted gradient with respect to x.
+  void (*readout)(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, int begin, int end, T* scratch);
+
+  // The reverse, stage by stage. ax is updated in place from d/d next to d/d x over the last two.
+  void (*product_reverse)(const Weights<T>&, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int begin, int end, T* scratch);
+  void (*message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, double* slope, int begin, int end, T* scratch);
+  void (*mixing_reverse)(const Weights<T>&, int l, const T* x, const T* ay, T* ax, int begin, int end, T* scratch);
+  void (*embedding_mix_reverse)(const Weights<T>&, const T* raw, const T* ax, T* araw, int begin, int end, T* scratch);
+  // gradient[p] = dE/dD of the unordered pair, both directions counted; slope[p] holds the layers' dE/dd.
+  void (*embedding_gather_reverse)(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, const double* slope, double* gradient, int begin, int end, T* scratch);
+};
+
+template <class T> const Stages<T>& stages();
+
+}  // namespace mfmd

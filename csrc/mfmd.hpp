@@ -1,0 +1,130 @@
+// The contract between the engine and its hosts: what a host gives, what it gets.
+// No torch, no Python, no OpenMM. Units: Å, eV; cell vectors are rows.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace mfmd {
+
+struct Error : std::runtime_error {  // every refusal is one of the two kinds below, one sentence each
+  using std::runtime_error::runtime_error;
+};
+struct ModelFileError : Error {  // the model file is missing, damaged, newer than this engine, inconsistent
+  using Error::Error;
+};
+struct InputError : Error {  // the structure, the head or an option cannot be evaluated
+  using Error::Error;
+};
+
+struct Level {
+  std::string name;
+  std::string kind;           // "mlp"
+  int relative_to = -1;       // index of the level this head is a difference to (delta_of), or -1
+  std::vector<int> elements;  // atomic numbers it was trained on
+};
+
+template <class T> struct Weights;  // packed for the kernels, kernels/stages.hpp
+
+// Immutable, shared between workspaces and threads.
+class Model {
+ public:
+  // A model.pt; the weights are read from its entry `mfmd.safetensors`, without torch.
+  static std::shared_ptr<const Model> load(const std::string& path);
+  // The bytes of such an entry. `origin` names them in messages.
+  static std::shared_ptr<const Model> parse(std::string bytes, const std::string& origin);
+  ~Model();
+
+  const std::vector<Level>& levels() const;
+  int level(const std::string& name) const;  // index; InputError naming the levels there are
+  const std::vector<int>& elements() const;  // atomic numbers known to any level, ascending; a position in it is a slot
+  double cutoff() const;                     // Å
+  const std::string& metadata() const;       // JSON text
+  const std::string& bytes() const;          // the safetensors file itself
+  const std::string& sha256() const;         // of bytes(), hexadecimal
+  template <class T> const Weights<T>& weights() const;
+
+ private:
+  Model();
+  struct Data;
+  std::unique_ptr<Data> data_;
+};
+
+template <> const Weights<float>& Model::weights<float>() const;
+template <> const Weights<double>& Model::weights<double>() const;
+
+// A host with a neighbour list of its own (LAMMPS) gives it in rows: neighbours of atom i are
+// j[first[i]] ... j[first[i + 1] - 1], indices into atoms and ghosts; at least every pair within the cutoff, both ways.
+struct HostPairs {
+  const int* first;  // [atoms + 1]
+  const int* j;      // [first[atoms]]
+};
+
+struct Structure {
+  int atoms = 0;                      // those whose energies and forces are wanted
+  const double* positions = nullptr;  // [atoms + ghosts][3], Å, wrapped or not
+  const int* numbers = nullptr;       // [atoms + ghosts], atomic numbers
+  const double* cell = nullptr;       // [3][3], Å; read only in periodic directions
+  bool periodic[3] = {false, false, false};
+
+  // Set only by a host that owns the periodic images itself:
+  int ghosts = 0;                     // copies of atoms, behind the atoms
+  const HostPairs* pairs = nullptr;   // then cell and periodic are not read
+  // Copies the rows of the owners into the rows of the ghosts: rows is [atoms + ghosts][width bytes].
+  std::function<void(void* rows, std::size_t width)> fill_ghosts;
+};
+
+struct Term {  // the engine evaluates the sum of weight * E_head
+  int head = 0;
+  double weight = 1.0;  // a weight of zero asks for the head's energy alone
+};
+
+struct Request {
+  std::vector<Term> terms;
+  bool forces = true;
+  bool virial = false;         // implies the reverse pass, as forces do
+  bool atom_energies = false;
+};
+
+struct Result {
+  double energy = 0.0;                 // eV, the weighted sum
+  std::vector<double> term_energies;   // eV, [terms], each head's own energy
+  std::vector<double> atom_energies;   // eV, [atoms], of the weighted sum
+  std::vector<double> forces;          // eV/Å, [atoms][3]
+  double virial[9] = {};               // eV, -dE/dstrain; stress = -virial / volume
+};
+
+enum class Precision { single_, double_ };
+
+struct Options {
+  Precision precision = Precision::single_;
+  int threads = 1;
+  double skin = 1.0;  // Å; a list is rebuilt when an atom has moved more than half of it
+};
+
+// Buffers and neighbour list of one caller. Not for two threads at once; results never depend on its history.
+class Workspace {
+ public:
+  Workspace(std::shared_ptr<const Model> model, Options options);
+  ~Workspace();
+  const Result& evaluate(const Structure& structure, const Request& request);
+  std::int64_t rebuilds() const;  // neighbour lists built so far
+
+  struct Data;
+
+ private:
+  std::unique_ptr<Data> data_;
+};
+
+// All pairs with |D| < cutoff, D = R[j] - R[i] + S @ cell, in (i, j, S) order; full and symmetric.
+struct NeighborList {
+  std::vector<int> i, j, shifts;  // [pairs], [pairs], [pairs][3]
+  std::vector<double> vectors;    // [pairs][3]
+};
+NeighborList neighbor_list(const Structure& structure, double cutoff);
+
+}  // namespace mfmd

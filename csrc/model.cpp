@@ -1,0 +1,249 @@
+// The weights: validated against the header's sizes, derived once in double, packed for the kernels.
+#include "mfmd.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <new>
+
+#include "archive.hpp"
+#include "kernels/stages.hpp"
+#include "kernels/tensor.hpp"
+#include "packing.hpp"
+
+namespace mfmd {
+
+namespace {
+
+constexpr int kFormat = 1;  // of the model file; a file with a higher number is refused
+
+using Values = std::vector<double>;
+
+// Weights of one precision, in one aligned block that only grows.
+template <class T> struct Packed {
+  Weights<T> weights;
+  std::vector<LayerWeights<T>> layers;
+  std::vector<HeadWeights<T>> heads;
+  std::vector<std::vector<double>> e0;
+  std::vector<Buffer<T>> blocks;
+
+  const T* keep(const Values& v) {
+    blocks.emplace_back();
+    T* p = blocks.back().resize(v.size());
+    for (std::size_t k = 0; k < v.size(); ++k) p[k] = static_cast<T>(v[k]);
+    return p;
+  }
+  // From torch's [out][in]; rows and columns beyond are padded with zeros.
+  Dense<T> dense(const Values& w, const Values* b, int in, int out, int padded_in, int padded_out) {
+    Values forward(static_cast<std::size_t>(padded_in) * padded_out, 0.0), back = forward, bias(static_cast<std::size_t>(padded_out), 0.0);
+    for (int o = 0; o < out; ++o)
+      for (int i = 0; i < in; ++i)
+        forward[static_cast<std::size_t>(i) * padded_out + o] = back[static_cast<std::size_t>(o) * padded_in + i] =
+            w[static_cast<std::size_t>(o) * in + i];
+    if (b) std::copy(b->begin(), b->end(), bias.begin());
+    Dense<T> d;
+    d.in = padded_in, d.out = padded_out, d.w = keep(forward), d.wt = keep(back), d.b = b ? keep(bias) : nullptr;
+    return d;
+  }
+  Dense<T> dense(const Values& w, const Values* b, int in, int out) { return dense(w, b, in, out, in, out); }
+};
+
+}  // namespace
+
+struct Model::Data {
+  std::string origin, bytes, hash, metadata;
+  std::vector<Level> levels;
+  std::vector<int> elements;  // slot -> atomic number
+  double cutoff = 0.0;
+  int F = 0, K = 0, rank = 0, layers = 0;
+  std::map<std::string, Tensor> tensors;
+  std::vector<int> hidden;  // per head
+  mutable std::once_flag once_single, once_double;
+  mutable Packed<float> packed_single;
+  mutable Packed<double> packed_double;
+
+  const Values& tensor(const std::string& name, std::vector<std::int64_t> shape) const {
+    const auto hit = tensors.find(name);
+    if (hit == tensors.end()) throw ModelFileError(origin + ": tensor " + name + " is missing");
+    if (hit->second.shape != shape) {
+      const auto text = [](const std::vector<std::int64_t>& s) {
+        std::string t = "(";
+        for (std::size_t k = 0; k < s.size(); ++k) t += (k ? ", " : "") + std::to_string(s[k]);
+        return t + ")";
+      };
+      throw ModelFileError(origin + ": tensor " + name + " has shape " + text(hit->second.shape) + " where its header asks for " + text(shape));
+    }
+    return hit->second.values;
+  }
+  template <class T> void pack(Packed<T>& p) const;
+};
+
+template <class T> void Model::Data::pack(Packed<T>& p) const {
+  Weights<T>& w = p.weights;
+  const int R = rank + 1, RF = R * F, slots = static_cast<int>(elements.size());
+  w.F = F, w.K = K, w.rank = rank, w.R = R, w.C = R * R, w.slots = slots, w.cutoff = cutoff;
+  const Values &means = tensor("backbone.radial.means", {K}), &betas = tensor("backbone.radial.betas", {K});
+  w.means = p.keep(means);
+  w.betas = p.keep(betas);
+
+  const std::string e = "backbone.embedding.";
+  const Values& table = tensor(e + "elements.weight", {119, F});
+  const Values &pair_w = tensor(e + "pair.weight", {F, 2 * F}), &pair_b = tensor(e + "pair.bias", {F});
+  const Values &rad_w = tensor(e + "radial.weight", {RF, K}), &rad_b = tensor(e + "radial.bias", {RF});
+  // The self pair sees the basis at d = 0, where the cutoff function is 1.
+  Values at_zero(static_cast<std::size_t>(K));
+  for (std::size_t k = 0; k < at_zero.size(); ++k) at_zero[k] = std::exp(-betas[k] * (1.0 - means[k]) * (1.0 - means[k]));
+  const auto affine = [](const Values& m, const Values& b, const Values& x) {
+    Values y(b);
+    for (std::size_t o = 0; o < y.size(); ++o)
+      for (std::size_t i = 0; i < x.size(); ++i) y[o] += m[o * x.size() + i] * x[i];
+    return y;
+  };
+  const Values radial_zero = affine(rad_w, rad_b, at_zero);
+  Values pair, self;
+  for (int a = 0; a < slots; ++a)
+    for (int b = 0; b < slots; ++b) {
+      Values both(table.begin() + static_cast<long>(elements[static_cast<std::size_t>(a)]) * F, table.begin() + (static_cast<long>(elements[static_cast<std::size_t>(a)]) + 1) * F);
+      both.insert(both.end(), table.begin() + static_cast<long>(elements[static_cast<std::size_t>(b)]) * F, table.begin() + (static_cast<long>(elements[static_cast<std::size_t>(b)]) + 1) * F);
+      const Values z = affine(pair_w, pair_b, both);
+      pair.insert(pair.end(), z.begin(), z.end());
+      if (a == b)
+        for (std::size_t f = 0; f < static_cast<std::size_t>(F); ++f) self.push_back(tensor::kSqrt3 * z[f] * radial_zero[f]);
+    }
+  w.pair = p.keep(pair);
+  w.self_embedding = p.keep(self);
+  w.embedding_radial = p.dense(rad_w, &rad_b, K, RF);
+  w.embedding_norm = {p.keep(tensor(e + "norm.weight", {F})), p.keep(tensor(e + "norm.bias", {F}))};
+  w.gate[0] = p.dense(tensor(e + "gate.0.weight", {2 * F, F}), &tensor(e + "gate.0.bias", {2 * F}), F, 2 * F);
+  w.gate[1] = p.dense(tensor(e + "gate.1.weight", {RF, 2 * F}), &tensor(e + "gate.1.bias", {RF}), 2 * F, RF);
+  const auto mixers = [&](const std::string& name, Dense<T>* out) {
+    const Values& all = tensor(name, {R, F, F});
+    for (int part = 0; part < R; ++part) {
+      const auto from = all.begin() + static_cast<long>(part) * F * F;
+      out[part] = p.dense(Values(from, from + static_cast<long>(F) * F), nullptr, F, F);
+    }
+  };
+  mixers(e + "mixing", w.embedding_mix);
+
+  for (int l = 0; l < layers; ++l) {
+    const std::string name = "backbone.layers." + std::to_string(l) + ".";
+    LayerWeights<T> layer;
+    const int width[4] = {K, F, 2 * F, RF};
+    Values x = at_zero;
+    for (int k = 0; k < 3; ++k) {
+      const std::string r = name + "radial." + std::to_string(k);
+      const Values &m = tensor(r + ".weight", {width[k + 1], width[k]}), &b = tensor(r + ".bias", {width[k + 1]});
+      layer.radial[k] = p.dense(m, &b, width[k], width[k + 1]);
+      x = affine(m, b, x);
+      for (double& v : x) v /= 1.0 + std::exp(-v);
+    }
+    layer.self = p.keep(x);
+    mixers(name + "mixing_in", layer.mix_in);
+    mixers(name + "mixing_out", layer.mix_out);
+    p.layers.push_back(layer);
+  }
+  w.n_layers = layers;
+  w.layers = p.layers.data();
+  w.readout_norm = {p.keep(tensor("backbone.readout.norm.weight", {RF})), p.keep(tensor("backbone.readout.norm.bias", {RF}))};
+  w.readout = p.dense(tensor("backbone.readout.linear.weight", {F, RF}), &tensor("backbone.readout.linear.bias", {F}), RF, F);
+
+  for (std::size_t h = 0; h < levels.size(); ++h) {
+    const std::string name = "heads." + levels[h].name + ".";
+    const int H = hidden[h], padded = (H + 15) / 16 * 16;
+    HeadWeights<T> head;
+    head.hidden = p.dense(tensor(name + "hidden.weight", {H, F}), &tensor(name + "hidden.bias", {H}), F, H, F, padded);
+    head.out = p.dense(tensor(name + "out.weight", {1, H}), &tensor(name + "out.bias", {1}), H, 1, padded, 1);
+    head.scale = tensor(name + "scale", {})[0];
+    const Values& e0 = tensor(name + "e0", {119});
+    p.e0.emplace_back();
+    for (const int z : elements) p.e0.back().push_back(e0[static_cast<std::size_t>(z)]);
+    p.heads.push_back(head);
+  }
+  for (std::size_t h = 0; h < levels.size(); ++h) p.heads[h].e0 = p.e0[h].data();
+  w.heads = p.heads.data();
+}
+
+Model::Model() : data_(new Data) {}
+Model::~Model() = default;
+
+template <> const Weights<float>& Model::weights<float>() const {
+  std::call_once(data_->once_single, [&] { data_->pack(data_->packed_single); });
+  return data_->packed_single.weights;
+}
+template <> const Weights<double>& Model::weights<double>() const {
+  std::call_once(data_->once_double, [&] { data_->pack(data_->packed_double); });
+  return data_->packed_double.weights;
+}
+
+std::shared_ptr<const Model> Model::load(const std::string& path) { return parse(read_entry(path, "/extra/mfmd.safetensors"), path); }
+
+std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& origin) {
+  TensorFile file = read_tensors(bytes, origin);
+  std::shared_ptr<Model> model(new Model);
+  Data& d = *model->data_;
+  d.origin = origin;
+  const auto meta = file.metadata.find("mfmd");
+  if (meta == file.metadata.end()) throw ModelFileError(origin + ": not a model of mfmd (no `mfmd` in its metadata)");
+  d.metadata = meta->second;
+  d.tensors = std::move(file.tensors);
+
+  const Json json = Json::parse(d.metadata, origin);
+  const int format = json.integer("format", 0, 1 << 30, origin);
+  if (format > kFormat)
+    throw ModelFileError(origin + ": written in model format " + std::to_string(format) + ", and this mfmd reads up to " +
+                         std::to_string(kFormat) + "; install a newer mfmd");
+  if (format < 1) throw ModelFileError(origin + ": model format " + std::to_string(format) + " never existed");
+  const Json& size = json.get("backbone", Json::object_, origin);
+  d.F = size.integer("channels", 16, 256, origin);
+  if (d.F % 16) throw ModelFileError(origin + ": `channels` is " + std::to_string(d.F) + "; a multiple of 16 is needed");
+  d.layers = size.integer("layers", 0, 16, origin);
+  d.rank = size.integer("rank", 0, 2, origin);
+  d.K = size.integer("radial_functions", 1, 512, origin);
+  d.cutoff = size.get("cutoff", Json::number_, origin).number;
+  if (!(d.cutoff > 0.5) || !(d.cutoff < 100.0)) throw ModelFileError(origin + ": `cutoff` of " + std::to_string(d.cutoff) + " Å cannot be");
+  for (const Json& entry : json.get("levels", Json::array_, origin).array) {
+    Level level;
+    level.name = entry.get("name", Json::string_, origin).string;
+    level.kind = entry.get("kind", Json::string_, origin).string;
+    if (level.kind != "mlp")
+      throw ModelFileError(origin + ": level " + level.name + " has a head of kind " + level.kind + ", which this mfmd does not know; install a newer one");
+    d.hidden.push_back(entry.integer("hidden", 1, 4096, origin));
+    if (const auto parent = entry.object.find("delta_of"); parent != entry.object.end() && parent->second.kind == Json::string_) {
+      for (std::size_t k = 0; k < d.levels.size(); ++k)
+        if (d.levels[k].name == parent->second.string) level.relative_to = static_cast<int>(k);
+      if (level.relative_to < 0)
+        throw ModelFileError(origin + ": level " + level.name + " is relative to " + parent->second.string + ", which is not listed before it");
+    }
+    for (const Json& z : entry.get("elements", Json::array_, origin).array) {
+      if (z.kind != Json::number_ || z.number < 1 || z.number > 118) throw ModelFileError(origin + ": level " + level.name + " lists an element that is none");
+      level.elements.push_back(static_cast<int>(z.number));
+    }
+    d.elements.insert(d.elements.end(), level.elements.begin(), level.elements.end());
+    d.levels.push_back(level);
+  }
+  if (d.levels.empty()) throw ModelFileError(origin + ": the model has no level");
+  std::sort(d.elements.begin(), d.elements.end());
+  d.elements.erase(std::unique(d.elements.begin(), d.elements.end()), d.elements.end());
+  d.bytes = std::move(bytes);
+  d.hash = mfmd::sha256(d.bytes);
+  model->weights<double>();  // finds every tensor now, not in the middle of a run
+  return model;
+}
+
+const std::vector<Level>& Model::levels() const { return data_->levels; }
+double Model::cutoff() const { return data_->cutoff; }
+const std::string& Model::metadata() const { return data_->metadata; }
+const std::string& Model::bytes() const { return data_->bytes; }
+const std::string& Model::sha256() const { return data_->hash; }
+const std::vector<int>& Model::elements() const { return data_->elements; }
+
+int Model::level(const std::string& name) const {
+  std::string known;
+  for (std::size_t k = 0; k < data_->levels.size(); ++k) {
+    if (data_->levels[k].name == name) return static_cast<int>(k);
+    known += (k ? ", " : "") + data_->levels[k].name;
+  }
+  throw InputError(data_->origin + " has no head `" + name + "`; it has " + known);
+}
+
+}  // namespace mfmd

@@ -1,0 +1,31 @@
+"""mfmd: train on many cheap and a few expensive quantum-chemistry labels, run molecular dynamics at the expensive level.
+
+The way of the data, and where each step lives:
+
+    units  label  data, readers/  model  plan  train  fit  export     (training, in torch)
+    engine  hosts/  md  report  cli                                     (inference; no torch)
+
+Importing this package imports none of them; the public names below load theirs on first use.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {"Calculator": ("mfmd.hosts.ase", "Calculator"), "openmm": ("mfmd.hosts.openmm", None)}
+
+
+class Error(ValueError):
+    """Something the user gave cannot be used; the message is one sentence that says what, where and what to do."""
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'mfmd' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    loaded = import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded
+
+
+def __dir__():
+    return [*globals(), *_PUBLIC]
