@@ -1,4 +1,5 @@
 // The TorchScript host: torch.classes.mfmd.Model, whose state is (format, sha256, the bytes of mfmd.safetensors).
+#include <ATen/Parallel.h>
 #include <torch/custom_class.h>
 #include <torch/script.h>
 
@@ -6,6 +7,7 @@
 #include <tuple>
 
 #include "../archive.hpp"
+#include "../kernels/stages.hpp"
 #include "../mfmd.hpp"
 
 namespace {
@@ -96,9 +98,63 @@ class Model final : public torch::CustomClassHolder {
   std::vector<Idle> idle_;  // one for each caller that is not evaluating now
 };
 
+// Training ops (kernels/training.cpp), without gradients: mfmd/model.py composes these, since each is another's adjoint.
+torch::Tensor aligned(const torch::Tensor& t) {
+  const torch::Tensor c = t.contiguous();
+  return reinterpret_cast<std::uintptr_t>(c.data_ptr()) % 64 ? c.clone() : c;
+}
+int channels(const torch::Tensor& t) {
+  TORCH_CHECK(t.is_cpu() && t.dim() == 3 && t.size(2) % 16 == 0, "mfmd: features must be (n, components, channels) on the CPU, channels a multiple of 16");
+  return static_cast<int>(t.size(2));
+}
+int parts(const torch::Tensor& features) {
+  const int64_t c = features.size(1);
+  TORCH_CHECK(c == 1 || c == 4 || c == 9, "mfmd: features have 1, 4 or 9 components, not ", c);
+  return c == 1 ? 1 : c == 4 ? 2 : 3;
+}
+template <class Body> void over(int64_t n, const Body& body) {
+  at::parallel_for(0, n, 32, [&](int64_t b, int64_t e) { body(static_cast<int>(b), static_cast<int>(e)); });
+}
+
+torch::Tensor gather(const torch::Tensor& w, const torch::Tensor& y, const torch::Tensor& first, const torch::Tensor& neighbor, const torch::Tensor& pair) {
+  const torch::Tensor cw = aligned(w), cy = aligned(y), out = torch::empty_like(cy);
+  const int F = channels(y), R = parts(y);
+  AT_DISPATCH_FLOATING_TYPES(y.scalar_type(), "mfmd::gather", [&] {
+    over(y.size(0), [&](int b, int e) {
+      mfmd::stages<scalar_t>().training_gather(cw.data_ptr<scalar_t>(), cy.data_ptr<scalar_t>(), first.data_ptr<int>(), neighbor.data_ptr<int>(),
+                                               pair.data_ptr<int>(), out.data_ptr<scalar_t>(), R, F, b, e);
+    });
+  });
+  return out;
+}
+torch::Tensor dot(const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& i, const torch::Tensor& j) {
+  const int F = channels(a), R = parts(a);
+  const torch::Tensor ca = aligned(a), cb = aligned(b), out = torch::empty({i.size(0), R, F}, a.options());
+  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "mfmd::dot", [&] {
+    over(i.size(0), [&](int begin, int end) {
+      mfmd::stages<scalar_t>().training_dot(ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(), i.data_ptr<int>(), j.data_ptr<int>(),
+                                            out.data_ptr<scalar_t>(), R, F, begin, end);
+    });
+  });
+  return out;
+}
+torch::Tensor anticommutator(const torch::Tensor& a, const torch::Tensor& b) {
+  const torch::Tensor ca = aligned(a), cb = aligned(b), out = torch::empty_like(ca);
+  const int F = channels(a), R = parts(a);
+  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "mfmd::anticommutator", [&] {
+    over(a.size(0), [&](int begin, int end) {
+      mfmd::stages<scalar_t>().training_anticommutator(ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(), out.data_ptr<scalar_t>(), R, F, begin, end);
+    });
+  });
+  return out;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(mfmd, m) {
+  m.def("gather(Tensor w, Tensor y, Tensor first, Tensor neighbor, Tensor pair) -> Tensor", &gather);
+  m.def("dot(Tensor a, Tensor b, Tensor i, Tensor j) -> Tensor", &dot);
+  m.def("anticommutator(Tensor a, Tensor b) -> Tensor", &anticommutator);
   m.class_<Model>("Model")
       .def(torch::init<int64_t, const std::string&, const torch::Tensor&>())
       .def("evaluate", &Model::evaluate)

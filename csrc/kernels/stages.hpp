@@ -95,6 +95,11 @@ template <class T> struct Stages {
   void (*embedding_mix_reverse)(const Weights<T>&, const T* raw, const T* ax, T* araw, int begin, int end, T* scratch);
   // gradient[p] = dE/dD of the unordered pair, both directions counted; slope[p] holds the layers' dE/dd.
   void (*embedding_gather_reverse)(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, const double* slope, double* gradient, int begin, int end, T* scratch);
+
+  // For training, kernels/training.cpp.
+  void (*training_gather)(const T* w, const T* y, const int* first, const int* neighbor, const int* pair, T* out, int R, int F, int begin, int end);
+  void (*training_dot)(const T* a, const T* b, const int* i, const int* j, T* out, int R, int F, int begin, int end);
+  void (*training_anticommutator)(const T* a, const T* b, T* out, int R, int F, int begin, int end);
 };
 
 template <class T> const Stages<T>& stages();

@@ -1,0 +1,87 @@
+"""The commands: mfmd-train, and mfmd with its sub-commands. Each failure is one sentence and exit code 1."""
+
+import argparse
+import json
+import sys
+
+from mfmd import Error, __version__
+
+
+def _guard(action):
+    try:
+        action()
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def train():
+    """mfmd-train config.yaml [key=value …]"""
+    parser = argparse.ArgumentParser(prog="mfmd-train", description="Train one model on several levels of theory.")
+    parser.add_argument("config", help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=10 or resume=true")
+    arguments = parser.parse_args()
+
+    def action():
+        from mfmd import plan
+
+        config = plan.load(arguments.config, arguments.overrides)
+        from mfmd import train as training
+
+        training.run(config)
+
+    _guard(action)
+
+
+def main():
+    """mfmd info|export …"""
+    parser = argparse.ArgumentParser(prog="mfmd", description="Work with models that mfmd-train has made.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    info = commands.add_parser("info", help="what a model file holds")
+    info.add_argument("model")
+    info.add_argument("--json", action="store_true", help="the whole header as JSON")
+    host = commands.add_parser("export", help="write an archive for a host, from a model file")
+    host.add_argument("model")
+    host.add_argument("--for", dest="host", choices=["openmm"], required=True)
+    host.add_argument("--topology", required=True, help="PDB file with the atoms in the host's order")
+    host.add_argument("--head", help="level; by default the highest")
+    host.add_argument("--precision", choices=["single", "double"], default="single")
+    host.add_argument("-o", "--output", required=True)
+    arguments = parser.parse_args()
+    _guard(lambda: {"info": _info, "export": _export}[arguments.command](arguments))
+
+
+def _info(arguments):
+    from ase.data import chemical_symbols
+
+    from mfmd.engine import load_model
+
+    model = load_model(arguments.model)
+    header = json.loads(model.metadata)
+    if arguments.json:
+        print(json.dumps(header, indent=1, ensure_ascii=False))
+        return
+    size = header["backbone"]
+    print(f"{arguments.model}: format {header['format']}, sha256 {model.sha256[:16]}…")
+    print(f"backbone: {size['kind']}, {size['channels']} channels, {size['layers']} layers, rank {size['rank']}, cutoff {size['cutoff']} Å")
+    errors = header["provenance"].get("errors", {})
+    for level in header["levels"]:
+        relative = f", relative to {level['delta_of']}" if level["delta_of"] else ""
+        elements = " ".join(chemical_symbols[z] for z in level["elements"])
+        print(f"level {level['name']}: {level['kind']} head{relative}; elements {elements}")
+        for split, table in errors.items():
+            parts = []
+            for kind, unit in (("energy", "meV"), ("forces", "meV/Å")):
+                if row := table.get(f"{level['name']}.{kind}"):
+                    parts.append(f"{kind} MAE {1e3 * row['mae']:.1f} {unit}")
+            if parts:
+                print(f"  {split}: {', '.join(parts)}")
+    made = header["provenance"]
+    print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
+
+
+def _export(arguments):
+    from mfmd.hosts import openmm
+
+    openmm.write_archive(arguments.output, arguments.model, arguments.topology, head=arguments.head, precision=arguments.precision)

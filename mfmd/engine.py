@@ -1,0 +1,161 @@
+"""The compiled engine from Python: the only importer of `mfmd._engine`, and the place where its input is checked once.
+
+Needs numpy alone; torch is never imported here.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from mfmd import Error
+
+try:
+    from mfmd import _engine
+except ImportError as error:
+    raise Error(f"the compiled engine does not load ({error}); reinstall mfmd, for instance with `pip install mfmd`") from error
+
+ModelFileError = _engine.ModelFileError
+InputError = _engine.InputError
+LIBRARY_DIR = Path(_engine.__file__).parent
+
+
+class HostError(Error):
+    """A host's compiled part is missing or does not fit what is installed; the message names the command that mends it."""
+
+
+def load_torch_host():
+    """Load torch.classes.mfmd and torch.ops.mfmd, once; the one function here that imports torch.
+
+    Raises
+    ------
+    HostError : the library was built against another torch, or not at all.
+    """
+    import torch
+
+    library = LIBRARY_DIR / f"libmfmd_torch-{torch.__version__}.so"
+    if not library.exists():
+        built = ", ".join(p.stem.removeprefix("libmfmd_torch-") for p in LIBRARY_DIR.glob("libmfmd_torch-*.so"))
+        have = f"was built against torch {built}" if built else "was not built"
+        raise HostError(
+            f"the TorchScript host {have}, and torch {torch.__version__} is installed; build it anew from a checkout "
+            "with `pip install --no-build-isolation --force-reinstall --no-deps .`"
+        )
+    if str(library) not in torch.classes.loaded_libraries:
+        torch.classes.load_library(str(library))
+
+
+def load_model(source):
+    """The weights of a model file, shared by any number of engines.
+
+    Parameters
+    ----------
+    source : path of a `model.pt`, the bytes of its `mfmd.safetensors` entry, or a model already loaded.
+
+    Raises
+    ------
+    ModelFileError : the file is missing, truncated, damaged, newer than this mfmd, or no model of mfmd.
+    """
+    if isinstance(source, _engine.Model):
+        return source
+    if isinstance(source, bytes):
+        return _engine.Model.parse(source, "the embedded model")
+    return _engine.Model.load(os.fspath(source))
+
+
+def neighbor_list(positions, cell, pbc, cutoff):
+    """All pairs with |D| < cutoff, D = R[j] - R[i] + S @ cell, full and symmetric, in (i, j, S) order.
+
+    Parameters
+    ----------
+    positions : (atoms, 3) Å
+    cell : (3, 3) Å, vectors as rows; only periodic directions are read
+    pbc : three booleans
+    cutoff : Å
+
+    Returns
+    -------
+    i, j : (pairs,) int; S : (pairs, 3) int; D : (pairs, 3) Å
+
+    Raises
+    ------
+    InputError : a flat cell, a non-finite position, a wrong shape.
+    """
+    return _engine.neighbor_list(np.asarray(positions, float), np.asarray(cell, float), [bool(p) for p in pbc], float(cutoff))
+
+
+def default_threads():
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Engine:
+    """Energies, forces and virial of structures, from a weighted sum of heads.
+
+    Parameters
+    ----------
+    model : path, bytes or model (see `load_model`)
+    precision : "single" or "double"; E0 and total energies are double in both
+    device : "cpu"
+    threads : at most this many; None for every core of the process. Results do not depend on it.
+    skin : Å, by how much the neighbour list reaches beyond the cutoff
+
+    Raises
+    ------
+    ModelFileError : see `load_model`
+    InputError : an unknown precision or device, a number of threads below one
+
+    One engine serves one caller at a time; engines of the same model share its weights.
+    """
+
+    def __init__(self, model, precision="single", device="cpu", threads=None, skin=1.0):
+        if precision not in ("single", "double"):
+            raise InputError(f"precision is {precision!r}; it must be 'single' or 'double'")
+        if device != "cpu":
+            raise InputError(f"device is {device!r}; this build of the engine has only 'cpu'")
+        self.model = load_model(model)
+        self.precision, self.device, self.threads, self.skin = precision, device, threads or default_threads(), skin
+        self._workspace = _engine.Workspace(self.model, precision == "single", self.threads, skin)
+
+    @property
+    def levels(self):
+        """Names of the levels of theory, cheapest first."""
+        return self.model.levels
+
+    @property
+    def metadata(self):
+        return json.loads(self.model.metadata)
+
+    def terms(self, terms):
+        """(head, weight) pairs with heads by name, as the compiled engine takes them. InputError for an unknown head."""
+        return [(self.model.level(head), float(weight)) for head, weight in terms]
+
+    def compute(self, positions, numbers, cell=None, pbc=(False, False, False), *, terms, forces=True, virial=False, atom_energies=False):
+        """Evaluate sum_k weight_k E_head_k.
+
+        Parameters
+        ----------
+        positions : (atoms, 3) Å, wrapped or not
+        numbers : (atoms,) atomic numbers
+        cell : (3, 3) Å, vectors as rows; may be None without periodic directions
+        pbc : three booleans
+        terms : (head name, weight) pairs; a weight of zero asks for a head's energy only
+
+        Returns
+        -------
+        dict: energy (eV, the sum), term_energies (terms,) eV, and on request forces (atoms, 3) eV/Å,
+        virial (3, 3) eV (-dE/dstrain), atom_energies (atoms,) eV
+
+        Raises
+        ------
+        InputError : unknown head, untrained element, overlapping atoms, flat cell, non-finite input or result
+        """
+        if cell is None:
+            if any(pbc):
+                raise InputError("pbc is set, but there is no cell")
+            cell = np.zeros((3, 3))
+        return self._workspace.evaluate(
+            np.asarray(positions, float), np.asarray(numbers, np.int32), np.asarray(cell, float), [bool(p) for p in pbc],
+            self.terms(terms), forces, virial, atom_energies,
+        )  # fmt: skip

@@ -1,0 +1,121 @@
+"""From a trained model to the model file: `mfmd.safetensors` inside a TorchScript archive that the engine runs."""
+
+import copy
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from mfmd import Error
+from mfmd.engine import load_torch_host
+
+FORMAT = 1
+STATE = 1  # version of the engine's state inside the archive
+ENTRY = "mfmd.safetensors"
+
+
+class ExportError(Error):
+    """The model cannot be exported."""
+
+
+def serialize(model, elements, provenance):
+    """The bytes of mfmd.safetensors.
+
+    Parameters
+    ----------
+    model : mfmd.model.Model
+    elements : {level: atomic numbers it was trained on}
+    provenance : JSON-able; where the model comes from
+
+    head(isolated atom) is folded into E0, so that an isolated atom returns its reference energy.
+    """
+    exact = copy.deepcopy(model).double().eval()
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("heads.")}
+    levels = []
+    for level, head in exact.heads.items():
+        if head.kind != "mlp":
+            raise ExportError(f"level {level}: a head of kind {head.kind} cannot be exported")
+        z = torch.tensor(elements[level])
+        none = torch.zeros(0, dtype=torch.long)
+        with torch.no_grad():
+            x = exact.backbone(z, torch.zeros(len(z), 3, dtype=torch.float64), none, none, torch.zeros(0, 3, dtype=torch.float64))
+            isolated = head(x) * head.scale
+        e0 = torch.zeros_like(head.e0)
+        e0[z] = head.e0[z] - isolated
+        own = model.heads[level]
+        for name, tensor in own.state_dict().items():
+            state[f"heads.{level}.{name}"] = tensor
+        state[f"heads.{level}.scale"] = own.scale.double()
+        state[f"heads.{level}.e0"] = e0
+        reference = {int(k): float(head.e0[k]) for k in z}
+        levels.append(
+            {
+                "name": level,
+                "kind": head.kind,
+                "hidden": head.hidden.out_features,
+                "delta_of": model.delta_of.get(level),
+                "elements": [int(k) for k in z],
+                "e0": reference,
+            }
+        )
+    backbone = model.backbone
+    header = {
+        "format": FORMAT,
+        "backbone": {
+            "kind": "tensornet",
+            "channels": backbone.embedding.pair.out_features,
+            "layers": len(backbone.layers),
+            "cutoff": backbone.radial.cutoff,
+            "rank": backbone.embedding.algebra.rank,
+            "radial_functions": len(backbone.radial.means),
+        },
+        "levels": levels,
+        "units": {"energy": "eV", "length": "Å"},
+        "provenance": provenance,
+    }
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    return safetensors.torch.save(tensors, metadata={"mfmd": json.dumps(header)})
+
+
+class ModelFile(torch.nn.Module):
+    """`model.pt`: Å and eV. Precision follows the positions: float32 runs the engine in single, float64 in double."""
+
+    def __init__(self, engine, head: int):
+        super().__init__()
+        self.engine = engine
+        self.head = head
+
+    def forward(
+        self, positions: torch.Tensor, numbers: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy (double, eV), forces (atoms, 3) eV/Å and virial (3, 3) eV of the highest level's head."""
+        energies, forces, virial = self.engine.evaluate(
+            positions, numbers, cell, pbc, [self.head], [1.0], positions.dtype != torch.float64, 1
+        )
+        return energies[0], forces, virial
+
+
+def torch_engine(content):
+    """torch.classes.mfmd.Model from the bytes of mfmd.safetensors."""
+    load_torch_host()
+    data = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
+    return torch.classes.mfmd.Model(STATE, hashlib.sha256(content).hexdigest(), data)
+
+
+def write_archive(path, module, content):
+    """A scripted module as TorchScript archive with the weights beside it; the file appears whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    torch.jit.save(module, str(partial), _extra_files={ENTRY: content})
+    os.replace(partial, path)
+
+
+def write_model(path, model, elements, provenance):
+    """Write the model file of a mfmd.model.Model. HostError where the TorchScript host is missing."""
+    content = serialize(model, elements, provenance)
+    head = len(model.heads) - 1
+    write_archive(path, torch.jit.script(ModelFile(torch_engine(content), head)), content)

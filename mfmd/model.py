@@ -1,0 +1,373 @@
+"""The reference model in plain torch: a TensorNet backbone, a head per level, reference energies.
+
+    E_level = sum_i scale_level * (head_level(x_i) - head_level(x of an isolated atom)) + E0_level[Z_i]
+
+TensorNet: G. Simeon, G. De Fabritiis, NeurIPS 2023 (arXiv 2306.06482), the O(3) variant. Per atom and channel a 3x3
+tensor, kept as components of its irreducible parts I (1), A (3), S (5) in an orthonormal basis, so that the squared
+Frobenius norm is the sum of squares; features have the shape (atoms, components, channels).
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import silu
+
+from mfmd.engine import load_torch_host
+
+load_torch_host()
+
+TABLE = 119  # rows of per-element tables, indexed by atomic number
+
+
+def component_basis():
+    """(9, 3, 3): the matrices the components multiply, orthonormal under the Frobenius product."""
+    b = torch.zeros(9, 3, 3, dtype=torch.float64)
+    b[0] = torch.eye(3) / math.sqrt(3)
+    for a, (p, q) in enumerate(((1, 2), (2, 0), (0, 1))):  # the cross-product matrix of a vector
+        b[1 + a, q, p], b[1 + a, p, q] = 1 / math.sqrt(2), -1 / math.sqrt(2)
+    for m, (p, q) in enumerate(((0, 1), (0, 2), (1, 2))):
+        b[4 + m, p, q] = b[4 + m, q, p] = 1 / math.sqrt(2)
+    b[7] = torch.diag(torch.tensor([1.0, -1.0, 0.0])) / math.sqrt(2)
+    b[8] = torch.diag(torch.tensor([-1.0, -1.0, 2.0])) / math.sqrt(6)
+    return b
+
+
+class RadialBasis(nn.Module):
+    """Exponential normal functions under a cosine cutoff (Unke & Meuwly 2019, eqs. 7-9); (pairs,) -> (pairs, K)."""
+
+    def __init__(self, cutoff, size):
+        super().__init__()
+        self.cutoff = cutoff
+        start = math.exp(-cutoff)
+        self.register_buffer("means", torch.linspace(start, 1, size))
+        self.register_buffer("betas", torch.full((size,), (2 / size * (1 - start)) ** -2))
+
+    def envelope(self, d):
+        return 0.5 * (torch.cos(d * (math.pi / self.cutoff)) + 1)
+
+    def forward(self, d):
+        x = torch.exp(d * (-5 / self.cutoff))
+        return self.envelope(d)[:, None] * torch.exp(-self.betas * (x[:, None] - self.means) ** 2)
+
+
+class Tensors(nn.Module):
+    """Algebra on component features that every part of the backbone shares."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank = rank
+        basis = component_basis().to(torch.get_default_dtype())
+        self.register_buffer("symmetric", basis[4:], persistent=False)
+        sign = torch.tensor([1.0, -1, -1, -1, 1, 1, 1, 1, 1])[: (rank + 1) ** 2]
+        self.register_buffer("sign", sign, persistent=False)
+        self.register_buffer("part", torch.repeat_interleave(torch.arange(rank + 1), 2 * torch.arange(rank + 1) + 1), persistent=False)
+
+    def slices(self):
+        return [slice(k * k, (k + 1) * (k + 1)) for k in range(self.rank + 1)]
+
+    def norm(self, x):
+        """Squared Frobenius norm, (atoms, C, F) -> (atoms, F)."""
+        return (x * x).sum(1)
+
+    def norms(self, x):
+        """That of each part, (atoms, C, F) -> (atoms, R F)."""
+        return torch.cat([(x[:, s] * x[:, s]).sum(1) for s in self.slices()], dim=-1)
+
+    def mix(self, x, weight):
+        """Channel mixing with one matrix a part; weight (R, F, F)."""
+        return torch.cat([x[:, s] @ w.T for s, w in zip(self.slices(), weight, strict=True)], dim=1)
+
+    def spread(self, x):
+        """A value per part as a value per component, (n, R, F) -> (n, C, F)."""
+        return x[:, self.part]
+
+    def anticommutator(self, a, b):
+        """a b + b a, projected on the parts that are kept."""
+        return Anticommutator.apply(a, b, self.sign)
+
+
+# The three bilinear maps below are compiled (csrc/kernels/training.cpp). Each one's adjoint is one of them again, so
+# these definitions are differentiable as often as one likes.
+
+
+class Anticommutator(torch.autograd.Function):
+    """<g, {a, b}> = <{g, b^T}, a> = <{g, a^T}, b>; sign: of the components under transposition."""
+
+    @staticmethod
+    def forward(ctx, a, b, sign):
+        ctx.save_for_backward(a, b, sign)
+        return torch.ops.mfmd.anticommutator(a, b)
+
+    @staticmethod
+    def backward(ctx, g):
+        a, b, sign = ctx.saved_tensors
+        return Anticommutator.apply(g, b * sign[:, None], sign), Anticommutator.apply(g, a * sign[:, None], sign), None
+
+
+class Gather(torch.autograd.Function):
+    """Messages m_i = sum_j w_ij y_j; w (pairs, R, F), y (atoms, C, F). Symmetric pairs make it its own adjoint in y."""
+
+    @staticmethod
+    def forward(ctx, w, y, graph):
+        ctx.save_for_backward(w, y)
+        ctx.graph = graph
+        return torch.ops.mfmd.gather(w, y, graph.first, graph.neighbor, graph.pair)
+
+    @staticmethod
+    def backward(ctx, g):
+        w, y = ctx.saved_tensors
+        return Dot.apply(g, y, ctx.graph), Gather.apply(w, g, ctx.graph), None
+
+
+class Dot(torch.autograd.Function):
+    """Per pair and part, sum_k a_ik b_jk + a_jk b_ik; (pairs, R, F)."""
+
+    @staticmethod
+    def forward(ctx, a, b, graph):
+        ctx.save_for_backward(a, b)
+        ctx.graph = graph
+        return torch.ops.mfmd.dot(a, b, graph.i32, graph.j32)
+
+    @staticmethod
+    def backward(ctx, g):
+        a, b = ctx.saved_tensors
+        return Gather.apply(g, b, ctx.graph), Gather.apply(g, a, ctx.graph), None
+
+
+class Embedding(nn.Module):
+    """Elements, distances and directions of the neighbours -> first tensors (eqs. 5-8)."""
+
+    def __init__(self, channels, rank, radial_functions):
+        super().__init__()
+        parts = rank + 1
+        self.elements = nn.Embedding(TABLE, channels)
+        self.pair = nn.Linear(2 * channels, channels)
+        self.radial = nn.Linear(radial_functions, parts * channels)
+        self.norm = nn.LayerNorm(channels)
+        self.gate = nn.ModuleList([nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, parts * channels)])
+        self.mixing = mixing_parameter(parts, channels)
+        self.algebra = Tensors(rank)
+
+    def forward(self, numbers, graph):
+        t, parts = self.algebra, self.algebra.rank + 1
+        z = self.elements(numbers)
+        channels = z.shape[1]
+        # Of the matrix of a direction u: I = 1, A = the cross-product matrix of u, S = u u^T - 1/3.
+        u = graph.direction
+        directions = [math.sqrt(3) * torch.ones_like(u[:, :1]), math.sqrt(2) * u, torch.einsum("pi,pj,cij->pc", u, u, t.symmetric)]
+        # Cutoff times radial functions times element pair. The reverse of a pair has the same radial functions and -u.
+        w = (self.radial(graph.basis) * graph.envelope[:, None]).view(-1, parts, channels)
+        zi, zj = z.index_select(0, graph.i), z.index_select(0, graph.j)
+        there, back = self.pair(torch.cat([zi, zj], dim=1)), self.pair(torch.cat([zj, zi], dim=1))
+        sums = []
+        for part, direction in enumerate(directions[:parts]):
+            sign = -1.0 if part == 1 else 1.0
+            message = z.new_zeros(len(z), direction.shape[1], channels)
+            message = message.index_add(0, graph.i, (w[:, part] * there)[:, None] * direction[:, :, None])
+            sums.append(message.index_add(0, graph.j, (w[:, part] * back)[:, None] * (sign * direction)[:, :, None]))
+        # The self pair: distance zero, no direction.
+        own = self.radial(graph.basis_at_zero)[: channels] * self.pair(torch.cat([z, z], dim=1))
+        sums[0] = sums[0] + math.sqrt(3) * own[:, None]
+        x = torch.cat(sums, dim=1)
+
+        gate = self.norm(t.norm(x))
+        for linear in self.gate:
+            gate = silu(linear(gate))
+        return t.mix(x, self.mixing) * t.spread(gate.view(-1, parts, channels))
+
+
+class Layer(nn.Module):
+    """One message-passing layer (eqs. 9-11)."""
+
+    def __init__(self, channels, rank, radial_functions):
+        super().__init__()
+        parts = rank + 1
+        self.radial = nn.ModuleList(
+            [nn.Linear(radial_functions, channels), nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, parts * channels)]
+        )
+        self.mixing_in = mixing_parameter(parts, channels)
+        self.mixing_out = mixing_parameter(parts, channels)
+        self.algebra = Tensors(rank)
+
+    def weights(self, basis, envelope):
+        for linear in self.radial:
+            basis = silu(linear(basis))
+        return (basis * envelope[:, None]).view(len(basis), self.algebra.rank + 1, -1)
+
+    def forward(self, x, graph):
+        t = self.algebra
+        x = x / (t.norm(x) + 1)[:, None]
+        y = t.mix(x, self.mixing_in)
+        w = self.weights(graph.basis, graph.envelope)
+        own = self.weights(graph.basis_at_zero[None], torch.ones_like(graph.basis_at_zero[:1]))
+        message = t.spread(own) * y + Gather.apply(w, y, graph)
+        product = t.anticommutator(y, message)
+        dx = t.mix(product / (t.norm(product) + 1)[:, None], self.mixing_out)
+        return x + dx + 0.5 * t.anticommutator(dx, dx)
+
+
+class Readout(nn.Module):
+    """Invariants of the last tensors, (atoms, C, F) -> (atoms, F) (eq. 12)."""
+
+    def __init__(self, channels, rank):
+        super().__init__()
+        self.norm = nn.LayerNorm((rank + 1) * channels)
+        self.linear = nn.Linear((rank + 1) * channels, channels)
+        self.algebra = Tensors(rank)
+
+    def forward(self, x):
+        return silu(self.linear(self.norm(self.algebra.norms(x))))
+
+
+def mixing_parameter(parts, channels):
+    """(parts, out, in), as torch's Linear without bias starts."""
+    bound = 1 / math.sqrt(channels)
+    return nn.Parameter(torch.empty(parts, channels, channels).uniform_(-bound, bound))
+
+
+class Graph:
+    """One of each pair and its reverse: atoms, direction from i to j, functions of distance."""
+
+    def __init__(self, radial, positions, i, j, shifts):
+        vector = positions[j] - positions[i] + shifts
+        distance = torch.linalg.vector_norm(vector, dim=1)
+        unit = vector / distance[:, None]
+        self.i, self.j, self.direction = i, j, unit
+        # The pairs again in rows of atoms, for sums that are gathered.
+        both = torch.cat([i, j])
+        order = torch.argsort(both, stable=True)
+        count = torch.bincount(both, minlength=len(positions))
+        self.first = torch.cat([count.new_zeros(1), count.cumsum(0)]).int()
+        self.neighbor = torch.cat([j, i])[order].int()
+        self.pair = (order % len(i) if len(i) else order).int()
+        self.i32, self.j32 = i.int(), j.int()
+        self.basis, self.envelope = radial(distance), radial.envelope(distance)
+        self.basis_at_zero = radial(distance.new_zeros(1))[0]
+
+
+class TensorNet(nn.Module):
+    """The backbone.
+
+    Parameters
+    ----------
+    channels : a multiple of 16; layers : 0 and up; cutoff : Å; rank : highest tensor rank kept, 0, 1 or 2;
+    radial_functions : size of the radial basis
+    """
+
+    def __init__(self, channels, layers, cutoff, rank, radial_functions):
+        super().__init__()
+        self.radial = RadialBasis(cutoff, radial_functions)
+        self.embedding = Embedding(channels, rank, radial_functions)
+        self.layers = nn.ModuleList([Layer(channels, rank, radial_functions) for _ in range(layers)])
+        self.readout = Readout(channels, rank)
+
+    def forward(self, numbers, positions, i, j, shifts):
+        """Invariant features (atoms, channels). positions, shifts in Å; i, j, shifts: one of each pair and its reverse."""
+        graph = Graph(self.radial, positions, i, j, shifts)
+        x = self.embedding(numbers, graph)
+        for layer in self.layers:
+            x = layer(x, graph)
+        return self.readout(x)
+
+
+class MLPHead(nn.Module):
+    """Features -> energy of an atom; scale (eV) and e0 (eV, by atomic number) are double and not trained."""
+
+    kind = "mlp"
+
+    def __init__(self, channels, scale, e0, zero_start):
+        super().__init__()
+        self.hidden = nn.Linear(channels, channels // 2)
+        self.out = nn.Linear(channels // 2, 1)
+        if zero_start:  # a relative head starts as no difference at all
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.out(silu(self.hidden(x)))[:, 0]
+
+
+class Prediction:
+    """Of one level: network_energy (structures,) eV without E0, energy (structures,) eV double, forces, stress or None."""
+
+    def __init__(self, network_energy, energy):
+        self.network_energy, self.energy, self.forces, self.stress = network_energy, energy, None, None
+
+
+class Model(nn.Module):
+    """Backbone and heads.
+
+    Parameters
+    ----------
+    backbone : TensorNet
+    heads : {level: MLPHead}, cheapest level first
+    delta_of : {level: level before it}, for heads that are differences to another level
+    """
+
+    def __init__(self, backbone, heads, delta_of=None):
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+        self.delta_of = dict(delta_of or {})
+
+    @property
+    def levels(self):
+        return list(self.heads)
+
+    def chain(self, level):
+        """The heads whose energies add up to this level's."""
+        heads = []
+        while level is not None:
+            heads.append(level)
+            level = self.delta_of.get(level)
+        return heads
+
+    def features(self, numbers, positions, i, j, shifts):
+        """Features of the atoms (atoms, F), those of isolated atoms (kinds, F), and which of these each atom is of."""
+        kinds, kind = torch.unique(numbers, return_inverse=True)
+        # Isolated atoms ride along, without a pair.
+        x = self.backbone(torch.cat([numbers, kinds]), torch.cat([positions, positions.new_zeros(len(kinds), 3)]), i, j, shifts)
+        return x[: len(numbers)], x[len(numbers) :], kind
+
+    def forward(self, batch, forces=(), stress=()):
+        """Predictions {level: Prediction} of all levels for a data.Batch; forces and stress for the levels named.
+
+        Energies without forces or stress keep their graph only where gradients are enabled.
+        """
+        positions, shifts = batch.positions, batch.shifts
+        n = len(batch.sizes)
+        create_graph = torch.is_grad_enabled() and self.training
+        with torch.enable_grad() if forces or stress else torch.set_grad_enabled(torch.is_grad_enabled()):
+            strain = None
+            if forces or stress:
+                positions = positions.detach().requires_grad_()
+            moved, moved_shifts = positions, shifts
+            if stress:
+                strain = positions.new_zeros(n, 3, 3, requires_grad=True)
+                symmetric = 0.5 * (strain + strain.transpose(1, 2))
+                moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[batch.structure])
+                moved_shifts = shifts + torch.einsum("ni,nij->nj", shifts, symmetric[batch.structure[batch.i]])
+            x, isolated, kind = self.features(batch.numbers, moved, batch.i, batch.j, moved_shifts)
+            own, e0 = {}, {}
+            for level, head in self.heads.items():
+                atoms = (head(x) - head(isolated)[kind]) * head.scale.to(x.dtype)
+                own[level] = atoms.new_zeros(n).index_add(0, batch.structure, atoms)
+                e0[level] = torch.zeros(n, dtype=torch.float64, device=x.device).index_add(0, batch.structure, head.e0[batch.numbers])
+            out = {}
+            for level in self.heads:
+                network = sum(own[h] for h in self.chain(level))
+                out[level] = Prediction(network, network.double() + sum(e0[h] for h in self.chain(level)))
+            wanted = [level for level in self.heads if level in forces or level in stress]
+            for level in wanted:
+                inputs = [positions] + ([strain] if level in stress else [])
+                gradients = torch.autograd.grad(
+                    out[level].network_energy.sum(), inputs, create_graph=create_graph, retain_graph=create_graph or level != wanted[-1]
+                )
+                out[level].forces = -gradients[0]
+                if level in stress:
+                    g = gradients[1] / batch.volume[:, None, None]
+                    out[level].stress = torch.stack([g[:, 0, 0], g[:, 1, 1], g[:, 2, 2], g[:, 1, 2], g[:, 0, 2], g[:, 0, 1]], dim=1)
+        return out

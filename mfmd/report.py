@@ -1,0 +1,87 @@
+"""Tables and plots of training and of molecular dynamics."""
+
+import csv
+
+import matplotlib
+import numpy as np
+from rich.table import Table
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
+
+
+def print_counts(console, splits, levels):
+    """How many structures and labels each level has in each split."""
+    from mfmd.data import KINDS, count_labels
+
+    table = Table(title="Labels: energies / forces / stresses")
+    table.add_column("level")
+    for name, structures in splits.items():
+        table.add_column(f"{name} ({len(structures)} structures)", justify="right")
+    counts = {name: count_labels(structures, levels) for name, structures in splits.items()}
+    for level in levels:
+        table.add_row(level, *(" / ".join(str(counts[name][level][kind]) for kind in KINDS) for name in splits))
+    console.print(table)
+
+
+def print_errors(console, split, errors):
+    """MAE and RMSE per level and kind of label."""
+    table = Table(title=f"Errors on the {split} set")
+    for name in ("level", "label", "count", "MAE", "RMSE", "unit"):
+        table.add_column(name, justify="left" if name in ("level", "label", "unit") else "right")
+    for (level, kind), row in errors.items():
+        table.add_row(level, kind.replace("_", " "), str(row["count"]), f"{1e3 * row['mae']:.2f}", f"{1e3 * row['rmse']:.2f}", UNITS[kind])
+    console.print(table)
+
+
+def write_errors(path, tables):
+    """The same as CSV, in eV and Å."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["split", "level", "label", "count", "mae", "rmse"])
+        for split, table in tables.items():
+            for (level, kind), row in table.items():
+                writer.writerow([split, level, kind, row["count"], row["mae"], row["rmse"]])
+
+
+def learning_curve(path, metrics, levels):
+    """Validation MAE against epoch, energies and forces of every level."""
+    from mfmd.train import read_metrics
+
+    columns = read_metrics(metrics)
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for ax, kind in zip(axes, ("energy_per_atom", "forces"), strict=True):
+        for level in levels:
+            if f"val/{level}.{kind}" in columns:
+                epochs, values = columns[f"val/{level}.{kind}"]
+                ax.plot(np.array(epochs) + 1, 1e3 * np.array(values), label=level)
+        ax.set(xlabel="epoch", ylabel=f"validation MAE, {UNITS[kind]}", yscale="log", title=kind.replace("_", " "))
+        if ax.lines:
+            ax.legend()
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+def parity(path, points, split):
+    """Prediction against label, a panel per level and kind (energies per atom, without E0)."""
+    kinds = [k for k in ("energy", "forces", "stress") if any(kind == k for _, kind in points)]
+    levels = list(dict.fromkeys(level for level, _ in points))
+    fig, axes = plt.subplots(len(kinds), len(levels), figsize=(3.2 * len(levels), 3.0 * len(kinds)), layout="constrained", squeeze=False)
+    unit = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
+    for row, kind in zip(axes, kinds, strict=True):
+        for ax, level in zip(row, levels, strict=True):
+            if (level, kind) not in points:
+                ax.axis("off")
+                continue
+            label, prediction = points[level, kind]
+            ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
+            ax.plot(ends, ends, color="0.7", lw=1)
+            ax.plot(label, prediction, ".", ms=3)
+            mae = np.abs(label - prediction).mean()
+            ax.set(title=f"{level} {kind}, MAE {1e3 * mae:.1f} m{unit[kind]}", xlabel=f"label, {unit[kind]}", ylabel=f"model, {unit[kind]}")
+            ax.title.set_fontsize(9)
+    fig.suptitle(f"{split} set")
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
