@@ -193,7 +193,7 @@ class Layer(nn.Module):
     def weights(self, basis, envelope):
         for linear in self.radial:
             basis = silu(linear(basis))
-        return (basis * envelope[:, None]).view(len(basis), self.algebra.rank + 1, -1)
+        return (basis * envelope[:, None]).view(len(basis), len(self.mixing_in), self.mixing_in.shape[1])
 
     def forward(self, x, graph):
         t = self.algebra

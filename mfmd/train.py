@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import logging
 import math
 import warnings
 from pathlib import Path
@@ -233,8 +234,9 @@ def run(config, console=None):
     recent = ModelCheckpoint(out, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False)
     patience = EarlyStopping(monitor, patience=config.train.patience, check_finite=True)
     average = EMAWeightAveraging(decay=config.train.ema) if config.train.ema else None
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what devices there are, tips
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")  # hints on workers and logging intervals
+        warnings.filterwarnings("ignore", message=".*(num_workers|does not have many workers|LeafSpec|litlogger|Checkpoint directory).*")
         trainer = lightning.Trainer(
             default_root_dir=out,
             max_epochs=config.train.epochs,

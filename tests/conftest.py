@@ -1,0 +1,103 @@
+"""Models and structures the tests share."""
+
+from pathlib import Path
+
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.neighborlist import neighbor_list
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "examples" / "data"
+ELEMENTS = (1, 6, 7, 8)
+LEVELS = ("low", "middle", "high")  # high is relative to middle
+
+
+def random_model(seed=0, channels=32, layers=2, cutoff=4.0, rank=2, radial_functions=16):
+    """A mfmd.model.Model in double with random weights and forces of a few eV/Å."""
+    import torch
+
+    from mfmd.model import TABLE, MLPHead, Model, TensorNet
+
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(seed)
+    e0 = np.zeros(TABLE)
+    heads = {}
+    for k, level in enumerate(LEVELS):
+        e0[list(ELEMENTS)] = np.array([-13.6, -1029.0, -1485.0, -2042.0]) * (1 if k < 2 else 0.01)
+        heads[level] = MLPHead(channels, scale=6.0 + k, e0=e0.copy(), zero_start=False)
+    return Model(TensorNet(channels, layers, cutoff, rank, radial_functions), heads, {"high": "middle"}).eval()
+
+
+def write(model, path, elements=ELEMENTS):
+    from mfmd import export
+
+    export.write_model(path, model, {level: list(elements) for level in model.heads}, {"made": "by the tests"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def model():
+    pytest.importorskip("torch")
+    return random_model()
+
+
+@pytest.fixture(scope="session")
+def model_file(model, tmp_path_factory):
+    return write(model, tmp_path_factory.mktemp("model") / "model.pt")
+
+
+@pytest.fixture(scope="session")
+def test_frames():
+    return ase.io.read(DATA / "test.xyz", ":")
+
+
+def random_cell(seed, pbc=(True, True, True), small=False, atoms=6):
+    """A random triclinic structure; `small`: narrower than twice a cutoff of 4 Å, often than one."""
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(2.5, 5.0, 3) if small else rng.uniform(8.5, 11.0, 3)
+    cell = np.diag(size) + np.tril(rng.uniform(-1.2, 1.2, (3, 3)), -1)
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    numbers = rng.choice(ELEMENTS, atoms)
+    structure = Atoms(cell=cell @ rotation, pbc=pbc)
+    while len(structure) < atoms:  # no two images closer than the engine's 0.5 Å, with room to move
+        candidate = structure + Atoms(numbers[len(structure) : len(structure) + 1], rng.uniform(-0.5, 1.5, (1, 3)) @ structure.cell.array)
+        if len(neighbor_list("i", candidate, 0.8)) == 0:
+            structure = candidate
+    return structure
+
+
+def ethanol():
+    return ase.build.molecule("CH3CH2OH")
+
+
+def dimer(distance, elements="OH"):
+    return Atoms(elements, [[0, 0, 0], [0, 0, distance]])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A small model of ethanol with gfn2 forces, dft and cctz energies: a smooth surface molecules stay together on."""
+    pytest.importorskip("lightning")
+    import torch
+
+    from mfmd import plan, train
+
+    folder = tmp_path_factory.mktemp("trained")
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] == "ethanol"]
+    ase.io.write(folder / "ethanol.xyz", frames, format="extxyz")
+    (folder / "config.yaml").write_text(
+        f"""
+out: {folder}/run
+data: {{train: {folder}/ethanol.xyz, val: 0.1, test: 0.1, atoms: {DATA}/atoms.json}}
+levels: {{gfn2: {{}}, dft: {{delta_of: gfn2}}, cctz: {{delta_of: dft, energy_weight: 10}}}}
+backbone: {{channels: 32, layers: 1}}
+train: {{epochs: 25, batch_size: 8, monitor: gfn2.forces}}
+"""
+    )
+    before = torch.get_default_dtype()
+    tables = train.run(plan.load(folder / "config.yaml"))
+    torch.set_default_dtype(before)
+    return folder / "run" / "model.pt", tables
