@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "mfmd.hpp"
@@ -175,7 +176,7 @@ class Bytes {
 
 std::string slurp(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw ModelFileError(path + ": no such model file, or it cannot be read");
+  if (!file || !std::filesystem::is_regular_file(path)) throw ModelFileError(path + ": no such model file, or it cannot be read");
   std::string data((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (file.bad()) throw ModelFileError(path + ": the model file cannot be read to its end");
   return data;

@@ -1,5 +1,6 @@
 """Labelled structures: the record every reader fills, checks of what was read, splits, and batches for training."""
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,9 +157,7 @@ def _check_labels(structures, config, levels):
 
 def count_labels(structures, levels):
     """{level: {"energy": n, "forces": n, "stress": n}}"""
-    return {
-        level: {kind: sum(s.labels[level].count(kind) for s in structures if level in s.labels) for kind in KINDS} for level in levels
-    }
+    return {level: {kind: sum(s.labels[level].count(kind) for s in structures if level in s.labels) for kind in KINDS} for level in levels}
 
 
 def subset_elements(structures, level):
@@ -244,7 +243,9 @@ def check_units(structures, levels, given, config):
             for s in group:
                 deviations[id(s)] = (s.labels[level].energy - mean, s)
         spread[level] = {k: d for k, (d, _) in deviations.items()}
-        pairs = [(d / np.sqrt(3 * len(s.numbers)), s.labels[level].forces) for d, s in deviations.values() if s.labels[level].forces is not None]
+        pairs = [
+            (d / np.sqrt(3 * len(s.numbers)), s.labels[level].forces) for d, s in deviations.values() if s.labels[level].forces is not None
+        ]
         if len(pairs) >= 20:
             force = np.sqrt(np.mean(np.concatenate([f.ravel() for _, f in pairs]) ** 2))
             length = np.sqrt(np.mean([d**2 for d, _ in pairs])) / force if force > 0 else 0.1
@@ -254,7 +255,7 @@ def check_units(structures, levels, given, config):
                     f"energies and forces are in different units. {hint}"
                 )
     names = list(spread)
-    for low, high in zip(names, names[1:], strict=False):
+    for low, high in itertools.pairwise(names):
         shared = sorted(spread[low].keys() & spread[high].keys())
         if len(shared) >= 20:
             ratio = np.std([spread[high][k] for k in shared]) / max(np.std([spread[low][k] for k in shared]), 1e-12)
@@ -350,4 +351,4 @@ class Sampler(torch.utils.data.Sampler):
         return iter(order.tolist())
 
     def __len__(self):
-        return int(round(self.weights.sum()))
+        return round(self.weights.sum())

@@ -167,7 +167,7 @@ class Embedding(nn.Module):
             message = message.index_add(0, graph.i, (w[:, part] * there)[:, None] * direction[:, :, None])
             sums.append(message.index_add(0, graph.j, (w[:, part] * back)[:, None] * (sign * direction)[:, :, None]))
         # The self pair: distance zero, no direction.
-        own = self.radial(graph.basis_at_zero)[: channels] * self.pair(torch.cat([z, z], dim=1))
+        own = self.radial(graph.basis_at_zero)[:channels] * self.pair(torch.cat([z, z], dim=1))
         sums[0] = sums[0] + math.sqrt(3) * own[:, None]
         x = torch.cat(sums, dim=1)
 

@@ -7,7 +7,7 @@ import numpy as np
 from rich.table import Table
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
@@ -46,11 +46,8 @@ def write_errors(path, tables):
                 writer.writerow([split, level, kind, row["count"], row["mae"], row["rmse"]])
 
 
-def learning_curve(path, metrics, levels):
-    """Validation MAE against epoch, energies and forces of every level."""
-    from mfmd.train import read_metrics
-
-    columns = read_metrics(metrics)
+def learning_curve(path, columns, levels):
+    """Validation MAE against epoch, energies and forces of every level; columns: train.read_metrics."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for ax, kind in zip(axes, ("energy_per_atom", "forces"), strict=True):
         for level in levels:

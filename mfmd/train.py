@@ -11,7 +11,7 @@ import lightning
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 from torch.utils.data import DataLoader
@@ -46,7 +46,9 @@ def build_model(config, structures):
         parent = reference.get(settings.delta_of, {})
         for z, value in reference[level].items():
             if settings.delta_of is not None and z not in parent:
-                raise ConfigError(f"levels.{level}.delta_of: {settings.delta_of} was never trained on {chemical_symbols[z]}, which {level} has")
+                raise ConfigError(
+                    f"levels.{level}.delta_of: {settings.delta_of} was never trained on {chemical_symbols[z]}, which {level} has"
+                )
             e0[z] = value - parent.get(z, 0.0)
         heads[level] = MLPHead(config.backbone.channels, scales[level], e0, zero_start=settings.delta_of is not None)
     backbone = TensorNet(**config.backbone.model_dump())
@@ -159,7 +161,10 @@ class Training(lightning.LightningModule):
                 return (step + 1) / (warm + 1)
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1.0, steps - warm))))
 
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, rate), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, rate), "interval": "step"},
+        }
 
 
 def evaluate(model, structures, config, batch_size=32):
@@ -190,6 +195,11 @@ def _collate(config):
     return lambda structures: data.collate(structures, config.levels, config.backbone.cutoff, dtype)
 
 
+def _moving_average(decay):
+    """Exponential, with a decay that rises from 0.1, so that a short run is not held back by its first weights."""
+    return lambda mean, value, n: torch.lerp(mean, value, 1 - torch.minimum(torch.as_tensor(decay), (1 + n) / (10 + n)).to(value.dtype))
+
+
 def sampling_weights(structures, levels):
     """How often an epoch shows each structure: the largest `sampling` of its levels."""
     return [max(levels[name].sampling for name in s.labels) for s in structures]
@@ -198,7 +208,7 @@ def sampling_weights(structures, levels):
 def run(config, console=None):
     """Train, evaluate, export: the whole of `mfmd-train`.
 
-    Writes into config.out: metrics.csv, last.ckpt, best.ckpt, model.pt, errors.csv, learning_curve.png, parity.png.
+    Writes into config.out: log/version_*/metrics.csv, last.ckpt, best.ckpt, model.pt, errors.csv, learning_curve.png, parity.png.
 
     Returns
     -------
@@ -233,7 +243,7 @@ def run(config, console=None):
     best = ModelCheckpoint(out, "best", monitor=monitor, enable_version_counter=False)
     recent = ModelCheckpoint(out, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False)
     patience = EarlyStopping(monitor, patience=config.train.patience, check_finite=True)
-    average = EMAWeightAveraging(decay=config.train.ema) if config.train.ema else None
+    average = WeightAveraging(use_buffers=False, avg_fn=_moving_average(config.train.ema)) if config.train.ema else None
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what devices there are, tips
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(num_workers|does not have many workers|LeafSpec|litlogger|Checkpoint directory).*")
@@ -245,7 +255,7 @@ def run(config, console=None):
             num_sanity_val_steps=0,
             inference_mode=False,
             accelerator="cpu",
-            logger=CSVLogger(out, name="", version=""),
+            logger=CSVLogger(out, name="log", flush_logs_every_n_steps=1),  # a folder for each time the run is resumed
             log_every_n_steps=1,
             callbacks=[c for c in (best, recent, patience, average, LearningRateMonitor("epoch"), RichProgressBar(leave=False)) if c],
             enable_model_summary=False,
@@ -269,7 +279,7 @@ def run(config, console=None):
             report.parity(out / f"parity_{split}.png", points, split)
             report.print_errors(console, split, tables[split])
     report.write_errors(out / "errors.csv", tables)
-    report.learning_curve(out / "learning_curve.png", out / "metrics.csv", list(config.levels))
+    report.learning_curve(out / "learning_curve.png", read_metrics(out), list(config.levels))
     provenance = {
         "mfmd": mfmd.__version__,
         "torch": torch.__version__,
@@ -284,14 +294,13 @@ def run(config, console=None):
     return tables
 
 
-def read_metrics(path):
-    """Columns of a metrics.csv: {name: (epochs, values)}."""
+def read_metrics(out):
+    """The log of a run, {name: (epochs, values)}; where a resumed run did an epoch again, the later values."""
     columns = {}
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and row["epoch"] and name not in ("epoch", "step"):
-                    epochs, values = columns.setdefault(name, ([], []))
-                    epochs.append(int(row["epoch"]))
-                    values.append(float(value))
-    return columns
+    for path in sorted(Path(out).glob("log/version_*/metrics.csv"), key=lambda p: int(p.parent.name.removeprefix("version_"))):
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and row["epoch"] and name not in ("epoch", "step"):
+                        columns.setdefault(name, {})[int(row["epoch"])] = float(value)
+    return {name: (sorted(values), [values[k] for k in sorted(values)]) for name, values in columns.items()}

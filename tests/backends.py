@@ -96,7 +96,10 @@ def torchscript(path, head, precision="double"):
 
     def compute(atoms):
         energy, forces, _ = module(
-            torch.as_tensor(atoms.positions, dtype=dtype), torch.as_tensor(atoms.numbers), torch.as_tensor(atoms.cell.array), torch.as_tensor(atoms.pbc)
+            torch.as_tensor(atoms.positions, dtype=dtype),
+            torch.as_tensor(atoms.numbers),
+            torch.as_tensor(atoms.cell.array),
+            torch.as_tensor(atoms.pbc),
         )
         return float(energy), forces.double().numpy()
 

@@ -73,7 +73,7 @@ def test_forces_and_stress_by_finite_differences(model_file):
     """Central differences of step h err by h² E'''/6 + eps E/h; at h = 1e-4 Å both are below 1e-8 eV/Å here."""
     atoms = random_cell(7, small=True, atoms=5)
     compute = backends.engine(model_file, "high")
-    energy, forces, virial = compute(atoms)
+    _, forces, virial = compute(atoms)
     h = 1e-4
     numeric = np.zeros_like(forces)
     for i in range(len(atoms)):
@@ -190,8 +190,10 @@ def test_host_with_ghosts_and_a_list_of_its_own(model_file):
     owner = np.array([key[0] for key in images])[len(atoms) :]
     positions = np.array([atoms.positions[k] + np.array(s) @ atoms.cell.array for k, *s in images])
     first = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=len(atoms)))])
-    neighbors = [images[k, *s] for k, s in zip(j, shift, strict=True)]
-    got = e._workspace.evaluate_with_ghosts(positions, np.concatenate([atoms.numbers, atoms.numbers[owner]]), owner, first, neighbors, e.levels.index("high"))
+    neighbors = [images[(k, *s)] for k, s in zip(j, shift, strict=True)]
+    got = e._workspace.evaluate_with_ghosts(
+        positions, np.concatenate([atoms.numbers, atoms.numbers[owner]]), owner, first, neighbors, e.levels.index("high")
+    )
     assert got["energy"] == pytest.approx(wanted["energy"], abs=1e-10)
     np.testing.assert_allclose(got["forces"], wanted["forces"], atol=1e-10)
     np.testing.assert_allclose(got["virial"], wanted["virial"], atol=1e-10)
@@ -202,5 +204,3 @@ def test_overlapping_atoms_are_named(model_file):
     atoms.positions[4] = atoms.positions[7] + [0.1, 0, 0]
     with pytest.raises(InputError, match="atoms 4 and 7 overlap"):
         Engine(model_file).compute(atoms.positions, atoms.numbers, terms=[("low", 1.0)])
-
-

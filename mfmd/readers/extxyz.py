@@ -26,18 +26,11 @@ def read(path, levels):
             return
         except Exception as error:  # ASE raises many kinds on a damaged file
             raise DataError(f"{path}: frame {k} cannot be read as extended XYZ ({error})") from error
-        results = atoms.calc.results if atoms.calc is not None else {}
-
-        def value(key):
-            for place in (atoms.info, atoms.arrays, results):
-                if key in place:
-                    return np.asarray(place[key], float)
-            return None
-
+        places = (atoms.info, atoms.arrays, atoms.calc.results if atoms.calc is not None else {})
         labels = {}
         for name, keys in levels.items():
             try:
-                energy, forces, stress = value(keys.energy), value(keys.forces), value(keys.stress)
+                energy, forces, stress = (_value(places, key) for key in (keys.energy, keys.forces, keys.stress))
             except (TypeError, ValueError) as error:
                 raise DataError(f"{path}: frame {k}: a label of level {name} is not a number ({error})") from None
             if stress is not None and stress.size == 9:
@@ -53,3 +46,10 @@ def read(path, levels):
             "source": f"{path}: frame {k}",
             "info": dict(atoms.info),
         }
+
+
+def _value(places, key):
+    for place in places:
+        if key in place:
+            return np.asarray(place[key], float)
+    return None

@@ -1,0 +1,59 @@
+# Two commands do everything: `make demo` and `make test`. Each makes what it needs, environment included.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
+
+.PHONY: demo test test-newest lint clean
+.SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested $(VENV)-newest/built
+
+demo: $(VENV)/built
+	rm -rf runs/demo
+	$(BIN)/mfmd-train examples/demo.yaml
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/built $(VENV)/tested
+	$(BIN)/python -m pytest
+
+# --- The environment, in steps that are not repeated. torch is installed before the build, which compiles against it.
+$(VENV)/tools:
+	echo "environment: $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) cmake ninja "scikit-build-core>=0.10" "pybind11>=2.13"
+	touch $@
+
+$(VENV)/torch: $(VENV)/tools pyproject.toml
+	echo "torch, OpenMM and what the trainer needs (about 7 GB)"
+	$(PIP) $$($(BIN)/python .ci/requirements.py train torchforce)
+	touch $@
+
+$(VENV)/built: $(VENV)/torch $(SOURCES)
+	echo "building mfmd"
+	$(PIP) --no-build-isolation --no-deps --editable . --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF)
+	touch $@
+
+$(VENV)/tested: $(VENV)/built
+	$(PIP) $$($(BIN)/python .ci/requirements.py test)
+	touch $@
+
+# --- The newest versions, without TorchForce (openmmtorch has no release for them).
+test-newest: $(VENV)-newest/built
+	$(VENV)-newest/bin/python -m pytest
+
+$(VENV)-newest/built: $(SOURCES)
+	echo "environment: $(VENV)-newest"
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "scikit-build-core>=0.10" "pybind11>=2.13" \
+	  torch==2.13.0 openmm==8.6.1 $$($(VENV)-newest/bin/python .ci/requirements.py train test)
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps . \
+	  --config-settings=build-dir=build/newest --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF)
+	touch $@
+
+lint: $(VENV)/tools
+	$(PIP) ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(VENV)-newest build runs

@@ -1,0 +1,321 @@
+"""Bad input: each kind gives one clear sentence and exit code 1 (or a typed error in Python); none a silent number."""
+
+import json
+import re
+import shutil
+import struct
+import sys
+import zipfile
+
+import ase.io
+import numpy as np
+import pytest
+from conftest import DATA, ethanol
+
+import mfmd
+from mfmd import cli
+from mfmd.engine import Engine, load_model
+
+HARTREE, KCAL = 1 / 27.211386, 23.0605
+
+
+def command(main, arguments, monkeypatch, capsys):
+    """What a command prints to standard error; asserts that it is one sentence and that the exit code is 1."""
+    monkeypatch.setattr(sys, "argv", ["mfmd", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 1, error
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in error
+    return lines[0]
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def scale(factor, atoms=True):
+    def change(frames, config):
+        for a in frames:
+            for key in [k for k in a.info if k.startswith("energy_")]:
+                a.info[key] *= factor
+        if not atoms:
+            config["data"].pop("atoms")
+
+    return change
+
+
+def edit(path, value):
+    """Set (or, for None, leave out) one key of the config."""
+
+    def change(_, config):
+        section = config
+        *parents, last = path.split(".")
+        for part in parents:
+            section = section.setdefault(part, {})
+        section[last] = value
+
+    return change
+
+
+def label(key, value, frame=3):
+    def change(frames, _):
+        frames[frame].info[key] = value
+
+    return change
+
+
+def nan_force(frames, _):
+    frames[2].arrays["forces_gfn2"][1, 2] = np.nan
+
+
+def nan_position(frames, _):
+    frames[5].positions[0, 0] = np.inf
+
+
+TRAINING = {
+    "unknown key": (edit("train.lerning_rate", 1e-3), "train.lerning_rate: unknown key; did you mean learning_rate"),
+    "unknown section": (edit("modle", {}), "modle: unknown key"),
+    "unknown key of a level": (edit("levels.gfn2.weight", 1), "levels.gfn2.weight: unknown key.*energy_weight"),
+    "not a number": (edit("train.epochs", "many"), "train.epochs: found 'many'; input should be a valid integer"),
+    "channels not a multiple of 16": (edit("backbone.channels", 20), "backbone.channels: found 20; .*multiple of 16"),
+    "rank 3": (edit("backbone.rank", 3), "backbone.rank: found 3; .*less than or equal to 2"),
+    "no training data named": (edit("data", {}), "data.train: this key is required"),
+    "delta of an unknown level": (edit("levels.dft.delta_of", "b3lyp"), "levels.dft.delta_of: 'b3lyp' is not a level"),
+    "delta of a later level": (edit("levels.gfn2.delta_of", "dft"), "levels.gfn2.delta_of: 'dft' is not a level listed before"),
+    "monitor of an unknown level": (edit("train.monitor", "ccsd.energy"), "train.monitor: 'ccsd.energy' is not one of"),
+    "monitor without a label": (edit("train.monitor", "gfn2.stress"), "train.monitor: gfn2.stress has no label"),
+    "level name with a dot": (edit("levels", {"a.b": {}}), "levels.a.b: found 'a.b'"),
+    "unit that is none": (edit("data.energy_unit", "Rydberg"), "data.energy_unit: found 'Rydberg'"),
+    "level without labels": (edit("levels.mp2", {}), "levels.mp2: no training structure .* energy_mp2"),
+    "data file missing": (edit("data.train", "nowhere.xyz"), "nowhere.xyz: no such file"),
+    "atoms file missing": (edit("data.atoms", "nowhere.json"), "nowhere.json: no such file"),
+    "E0 from atoms that are not given": (edit("data", {"train": "TRAIN", "e0": "atoms"}), "data.e0 is atoms, but .* for H, O"),
+    "NaN energy": (label("energy_gfn2", np.nan), "frame 3: energy of level gfn2 is not finite"),
+    "NaN force": (nan_force, "frame 2: forces of level gfn2 is not finite"),
+    "infinite position": (nan_position, "frame 5: a position is not finite"),
+    "label that is a word": (label("energy_dft", "failed"), "frame 3: a label of level dft is not a number"),
+    "Hartree declared as eV": (scale(HARTREE), "which no molecule is; data.energy_unit is eV"),
+    "kcal/mol declared as eV": (scale(KCAL), "which no molecule is; data.energy_unit is eV"),
+    "Hartree, no atoms given": (scale(HARTREE, atoms=False), "energies and forces are in different units"),
+    "kcal/mol, no atoms given": (scale(KCAL, atoms=False), "energies and forces are in different units"),
+    "charged": (label("charge", 1), "frame 3: charge is 1; charged structures are not modelled"),
+    "open shell": (label("multiplicity", 3), "frame 3: multiplicity is 3; open-shell structures are not modelled"),
+    "unknown split": (edit("data.split_key", "molecule"), "info key 'molecule' is 'water'; it must be train, val or test"),
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("lightning")
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":400") if a.info["molecule"] == "water"]
+
+    def start(change, *overrides):
+        import yaml
+
+        config = {
+            "out": str(tmp_path / "run"),
+            "data": {"train": str(tmp_path / "water.xyz"), "atoms": str(DATA / "atoms.json")},
+            "levels": {"gfn2": {}, "dft": {}},
+        }
+        change(frames, config)
+        if config.get("data", {}).get("train") == "TRAIN":
+            config["data"]["train"] = str(tmp_path / "water.xyz")
+        ase.io.write(tmp_path / "water.xyz", frames, format="extxyz")
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        return command(cli.train, [tmp_path / "config.yaml", *overrides], monkeypatch, capsys)
+
+    return start
+
+
+@pytest.mark.parametrize("kind", TRAINING)
+def test_training_refuses(kind, run):
+    change, message = TRAINING[kind]
+    assert re.search(message, run(change))
+
+
+def test_training_refuses_overrides_and_files(run, tmp_path, monkeypatch, capsys):
+    def nothing(*_):
+        pass
+
+    assert "is not an override" in run(nothing, "train.epochs")
+    assert "train.epochs: found 0" in run(nothing, "train.epochs=0")
+    assert "no such config file" in command(cli.train, [tmp_path / "none.yaml"], monkeypatch, capsys)
+    (tmp_path / "bad.yaml").write_text("out: [unclosed\n")
+    assert "not a readable YAML config" in command(cli.train, [tmp_path / "bad.yaml"], monkeypatch, capsys)
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    assert "a config is a mapping" in command(cli.train, [tmp_path / "list.yaml"], monkeypatch, capsys)
+    for content, message in (("", "holds no structure"), ("3\nbroken\nO 0 0", "frame 0 cannot be read"), ("two\n\n", "cannot be read")):
+        (tmp_path / "broken.xyz").write_text(content)
+        assert message in run(nothing, f"data.train={tmp_path}/broken.xyz")
+    (tmp_path / "atoms.json").write_text('{"H": -13.6}')
+    assert "not a table of isolated atoms" in run(nothing, f"data.atoms={tmp_path}/atoms.json")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").write_text("")
+    assert "holds a run already" in run(nothing)
+
+
+# ------------------------------------------------------------------------------------------------ model files
+
+
+def rebuilt(path, target, header=None, tensors=None):
+    """The model file with another header or other tensors, in an archive that is otherwise whole."""
+    content = load_model(path).bytes
+    size = struct.unpack("<Q", content[:8])[0]
+    table, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    if header:
+        meta = json.loads(table["__metadata__"]["mfmd"])
+        header(meta)
+        table["__metadata__"]["mfmd"] = json.dumps(meta)
+    if tensors:
+        data = tensors(table, bytearray(data))
+    text = json.dumps(table).encode()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("model/extra/mfmd.safetensors", struct.pack("<Q", len(text)) + text + bytes(data))
+    return target
+
+
+def drop(table, data):
+    del table["backbone.layers.0.mixing_in"]
+    return data
+
+
+def reshape(table, data):
+    table["backbone.embedding.norm.weight"]["shape"] = [4, 8]
+    return data
+
+
+def poison(table, data):
+    start, _ = table["backbone.readout.linear.bias"]["data_offsets"]
+    data[start : start + 8] = struct.pack("<d", float("nan"))
+    return data
+
+
+DAMAGE = {
+    "missing": (lambda p, t: t, "no such model file"),
+    "a folder": (lambda p, t: t.mkdir() or t, "cannot be read|no such model file|not a model file"),
+    "no archive": (lambda p, t: t.write_text("weights") and t, "not a model file"),
+    "truncated": (lambda p, t: t.write_bytes(p.read_bytes()[:-5000]) and t, "truncated|damaged"),
+    "cut in half": (lambda p, t: t.write_bytes(p.read_bytes()[: p.stat().st_size // 2]) and t, "truncated"),
+    "another archive": (lambda p, t: zipfile.ZipFile(t, "w").writestr("hello", "world") or t, "no entry|no mfmd model"),
+    "a newer format": (
+        lambda p, t: rebuilt(p, t, header=lambda h: h.update(format=2)),
+        "model format 2, and this mfmd reads up to 1; install a newer",
+    ),
+    "an unknown head": (lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="tree")), "head of kind tree"),
+    "no level": (lambda p, t: rebuilt(p, t, header=lambda h: h.update(levels=[])), "no level"),
+    "channels that do not fit": (lambda p, t: rebuilt(p, t, header=lambda h: h["backbone"].update(channels=48)), "has shape"),
+    "a header key missing": (lambda p, t: rebuilt(p, t, header=lambda h: h["backbone"].pop("cutoff")), "no `cutoff`"),
+    "a tensor missing": (lambda p, t: rebuilt(p, t, tensors=drop), "backbone.layers.0.mixing_in is missing"),
+    "a tensor of another shape": (lambda p, t: rebuilt(p, t, tensors=reshape), "has shape \\(4, 8\\) where its header asks for \\(32\\)"),
+    "a weight that is not finite": (lambda p, t: rebuilt(p, t, tensors=poison), "backbone.readout.linear.bias holds a non-finite number"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_model_files(kind, model_file, tmp_path, monkeypatch, capsys):
+    make, message = DAMAGE[kind]
+    path = make(model_file, tmp_path / "bad.pt")
+    assert re.search(message, command(cli.main, ["info", path], monkeypatch, capsys))
+
+
+def test_renamed_model_file_is_read(model_file, tmp_path):
+    assert load_model(shutil.copy(model_file, tmp_path / "other name.pt")).sha256 == load_model(model_file).sha256
+
+
+def test_every_flipped_bit_is_found_or_harmless(model_file, tmp_path):
+    """A flip inside the weights' entry is refused; one elsewhere in the archive leaves the energy bitwise what it was."""
+    atoms, content = ethanol(), model_file.read_bytes()
+    wanted = Engine(model_file).compute(atoms.positions, atoms.numbers, terms=[("high", 1.0)])["energy"]
+    rng, refused = np.random.default_rng(0), 0
+    for position in [*rng.integers(0, len(content), 150), *range(len(content) - 120, len(content))]:
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << rng.integers(8)
+        (tmp_path / "flipped.pt").write_bytes(flipped)
+        try:
+            got = Engine(tmp_path / "flipped.pt").compute(atoms.positions, atoms.numbers, terms=[("high", 1.0)])["energy"]
+        except mfmd.Error:
+            refused += 1
+        else:
+            assert got == wanted, position
+    assert refused > 30
+
+
+def test_archive_is_one_source_of_weights(model_file):
+    """The TorchScript state and the extra file hold the same bytes, and the hash says so."""
+    torch = pytest.importorskip("torch")
+    from mfmd.engine import load_torch_host
+
+    load_torch_host()
+    extra = {"mfmd.safetensors": ""}
+    module = torch.jit.load(str(model_file), _extra_files=extra)
+    model = load_model(model_file)
+    assert module.engine.sha256() == model.sha256 == load_model(extra["mfmd.safetensors"]).sha256
+
+
+# ------------------------------------------------------------------------------------------------ at run time
+
+
+def atoms_with(**changes):
+    atoms = ethanol()
+    for key, value in changes.items():
+        if key == "info":
+            atoms.info.update(value)
+        elif key == "moments":
+            atoms.set_initial_magnetic_moments(value)
+        elif key == "charges":
+            atoms.set_initial_charges(value)
+        elif key == "cell":
+            atoms.set_cell(value)
+            atoms.pbc = True
+        else:
+            getattr(atoms, key)[0] = value
+    return atoms
+
+
+RUNTIME = {
+    "untrained element": (dict(numbers=26), "atom 0 is Fe, and head middle was trained on H C N O only"),
+    "no element": (dict(numbers=0), "atom 0 is element 0"),
+    "overlapping atoms": (dict(positions=ethanol().positions[1] + 0.1), "atoms 0 and 1 overlap"),
+    "position not finite": (dict(positions=np.nan), "position of atom 0 is not finite"),
+    "flat cell": (dict(cell=[[5, 0, 0], [0, 5, 0], [5, 5, 0]]), "the cell is flat"),
+    "charged": (dict(info={"charge": -1}), "charge -1"),
+    "charged by its atoms": (dict(charges=[1] + [0] * 8), "charge \\+1"),
+    "open shell": (dict(info={"multiplicity": 2}), "open-shell"),
+    "magnetic": (dict(moments=[1] + [0] * 8), "open-shell"),
+}
+
+
+@pytest.mark.parametrize("kind", RUNTIME)
+def test_calculator_refuses(kind, model_file):
+    changes, message = RUNTIME[kind]
+    atoms = atoms_with(**changes)
+    atoms.calc = mfmd.Calculator(model_file)
+    with pytest.raises(mfmd.Error, match=message):
+        atoms.get_potential_energy()
+
+
+def test_options_are_checked(model_file):
+    for options, message in (
+        (dict(head="ccsd"), "no head `ccsd`; it has low, middle, high"),
+        (dict(precision="half"), "precision is 'half'"),
+        (dict(device="cuda"), "device is 'cuda'"),
+        (dict(threads=-1), "threads must be"),
+    ):
+        with pytest.raises(mfmd.Error, match=message):
+            mfmd.Calculator(model_file, **options)
+    with pytest.raises(mfmd.Error, match="no cell"):
+        Engine(model_file).compute(np.zeros((1, 3)), [1], pbc=(True, True, True), terms=[("low", 1.0)])
+    with pytest.raises(mfmd.Error, match="one atomic number"):
+        Engine(model_file).compute(np.zeros((2, 3)), [1], terms=[("low", 1.0)])
+    with pytest.raises(mfmd.Error, match="weight"):
+        Engine(model_file).compute(np.zeros((1, 3)), [1], terms=[("low", np.inf)])
+
+
+def test_openmm_refuses(model_file):
+    pytest.importorskip("openmm")
+    import backends
+
+    topology = backends.topology(atoms_with(numbers=26))
+    with pytest.raises(mfmd.Error, match="no head `ccsd`"):
+        mfmd.openmm.create_force(model_file, topology, head="ccsd", host="python")

@@ -1,0 +1,82 @@
+"""The torch model against torchmd-net's TensorNet with the same weights (double), and its derivatives."""
+
+import numpy as np
+import pytest
+from conftest import ethanol, random_cell
+
+torch = pytest.importorskip("torch")
+
+
+def features(backbone, atoms, weights):
+    """Features, and the gradient of their weighted sum with respect to positions."""
+    from mfmd.data import Structure, half_pairs
+
+    i, j, shifts = half_pairs(Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, ""), backbone.radial.cutoff)
+    positions = torch.tensor(atoms.positions, requires_grad=True)
+    x = backbone(torch.tensor(atoms.numbers), positions, torch.tensor(i).long(), torch.tensor(j).long(), torch.tensor(shifts))
+    return x, torch.autograd.grad((x * weights).sum(), positions, create_graph=True)[0], positions
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+@pytest.mark.parametrize("structure", ["molecule", "box"])
+def test_equals_torchmdnet(layers, structure):
+    pytest.importorskip("torchmdnet", reason="the oracle torchmd-net is not installed")
+    from torchmdnet_oracle import peer_of
+
+    from mfmd.model import TensorNet
+
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(layers)
+    ours = TensorNet(32, layers, 4.0, 2, 16)
+    peer = peer_of(ours)
+    if structure == "molecule":
+        atoms, box = ethanol(), None
+    else:
+        atoms = random_cell(1, atoms=20)
+        atoms.set_cell(np.diag(atoms.cell.lengths()) + [[0, 0, 0], [0.8, 0, 0], [-0.5, 0.6, 0]], scale_atoms=True)
+        box = torch.tensor(atoms.cell.array)
+    weights = torch.randn(len(atoms), 32)
+    x, gradient, _ = features(ours, atoms, weights)
+    positions = torch.tensor(atoms.positions, requires_grad=True)
+    y = peer(torch.tensor(atoms.numbers), positions, torch.zeros(len(atoms), dtype=torch.long), box=box)[0]
+    other = torch.autograd.grad((y * weights).sum(), positions)[0]
+    np.testing.assert_allclose(x.detach(), y.detach(), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(gradient.detach(), other, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_forces_can_be_trained(rank):
+    """Second derivatives, through the compiled maps: gradient of a force loss against finite differences in a weight."""
+    from mfmd.model import TensorNet
+
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(3)
+    backbone = TensorNet(16, 2, 4.0, rank, 8)
+    atoms, weights = ethanol(), torch.randn(9, 16)
+
+    def loss():
+        return (features(backbone, atoms, weights)[1] ** 2).sum()
+
+    loss().backward()
+    for parameter in (backbone.layers[0].mixing_in, backbone.layers[1].radial[1].weight, backbone.embedding.pair.weight):
+        flat, gradient, h = parameter.data.view(-1), parameter.grad.view(-1), 1e-5
+        k = int(gradient.abs().argmax())
+        ends = []
+        for sign in (1, -1):
+            flat[k] += sign * h
+            ends.append(float(loss().detach()))
+            flat[k] -= sign * h
+        assert float(gradient[k]) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6)
+
+
+def test_batch_equals_its_parts(model):
+    """Structures do not see each other: molecules and boxes in one batch give what each gives alone."""
+    from mfmd.data import Structure, collate
+
+    frames = [ethanol(), random_cell(2, small=True), random_cell(3)]
+    structures = [Structure(a.numbers, a.positions, a.cell.array, a.pbc, {}, "") for a in frames]
+    cutoff = model.backbone.radial.cutoff
+    together = model(collate(structures, [], cutoff, torch.float64), forces=["high"])["high"]
+    alone = [model(collate([s], [], cutoff, torch.float64), forces=["high"])["high"] for s in structures]
+    np.testing.assert_allclose(together.energy.detach(), torch.cat([p.energy for p in alone]).detach(), rtol=1e-14)
+    np.testing.assert_allclose(together.forces.detach(), torch.cat([p.forces for p in alone]).detach(), atol=1e-11)

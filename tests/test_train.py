@@ -1,0 +1,191 @@
+"""Training: what is masked, sampled, resumed; and that model.pt computes what was trained."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+from conftest import DATA
+
+pytest.importorskip("lightning")
+import torch
+
+from mfmd import data, plan, train
+from mfmd.engine import Engine, load_model
+
+
+@pytest.fixture(autouse=True)
+def single():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A quick run on water and formaldehyde."""
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("water", "formaldehyde")][::8]
+    ase.io.write(tmp_path / "small.xyz", frames, format="extxyz")
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"""
+out: {tmp_path}/run
+seed: 3
+data: {{train: {tmp_path}/small.xyz, val: 0.2, atoms: {DATA}/atoms.json}}
+levels: {{gfn2: {{}}, dft: {{delta_of: gfn2}}, cctz: {{delta_of: dft}}}}
+backbone: {{channels: 16, layers: 1, radial_functions: 16}}
+train: {{epochs: 4, batch_size: 4, monitor: gfn2.forces}}
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def splits(config):
+    c = plan.load(config)
+    return c, data.read(c.data, c.levels)
+
+
+def test_a_run_leaves_what_it_promises(config, tmp_path):
+    tables = train.run(plan.load(config))
+    out = tmp_path / "run"
+    for name in ("model.pt", "log/version_0/metrics.csv", "errors.csv", "learning_curve.png", "parity_val.png", "best.ckpt", "last.ckpt"):
+        assert (out / name).stat().st_size > 0
+    curve = train.read_metrics(out)["val/gfn2.forces"][1]
+    assert min(curve) < 0.9 * curve[0]
+    # The model file carries the run's errors, and the engine has the same ones.
+    header = json.loads(load_model(out / "model.pt").metadata)
+    assert header["provenance"]["errors"]["val"]["gfn2.forces"]["mae"] == tables["val"]["gfn2", "forces"]["mae"]
+    c = plan.load(config)
+    engine, errors = Engine(out / "model.pt", "double"), []
+    for s in data.read(c.data, c.levels)["val"]:
+        forces = engine.compute(s.positions, s.numbers, terms=[("gfn2", 1.0)])["forces"]
+        errors.append(np.abs(forces - s.labels["gfn2"].forces).ravel())
+    assert np.concatenate(errors).mean() == pytest.approx(tables["val"]["gfn2", "forces"]["mae"], rel=1e-4)
+
+
+def test_resumed_equals_uninterrupted(config, monkeypatch):
+    """A run that dies in its third epoch and is resumed ends with the weights of one that did not."""
+    whole = plan.load(config, [f"out={config.parent}/whole"])
+    half = plan.load(config, [f"out={config.parent}/half"])
+    train.run(whole)
+
+    def die(self):
+        if self.current_epoch == 2:
+            raise RuntimeError("killed by the test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "on_train_epoch_end", die)
+        with pytest.raises(RuntimeError, match="killed by the test"):
+            train.run(half)
+    with pytest.raises(plan.ConfigError, match="resume=true"):
+        train.run(half)
+    train.run(plan.load(config, [f"out={half.out}", "resume=true"]))
+    one, other = (torch.load(c.out / "best.ckpt", weights_only=False)["state_dict"] for c in (whole, half))
+    assert all(torch.equal(one[k], other[k]) for k in one)
+    assert train.read_metrics(half.out)["val/gfn2.forces"] == train.read_metrics(whole.out)["val/gfn2.forces"]
+
+
+def test_missing_labels_have_no_share(splits):
+    """The loss and its gradient do not change when a level without labels in the batch is there or not."""
+    c, s = splits
+    torch.manual_seed(0)
+    model = train.build_model(c, s["train"])
+    only_low = [x for x in s["train"] if list(x.labels) == ["gfn2"]][:3]
+    both = [x for x in s["train"] if "dft" in x.labels][:2]
+    batch = data.collate(only_low + both, c.levels, c.backbone.cutoff, torch.float32)
+    assert list(batch.forces) == ["gfn2", "dft"]
+    p = model(batch, forces=list(batch.forces))
+    loss = train.losses(p["dft"], batch, "dft", 1.0)
+    alone = data.collate(both, c.levels, c.backbone.cutoff, torch.float32)
+    wanted = train.losses(model(alone, forces=["dft"])["dft"], alone, "dft", 1.0)
+    assert loss["energy"].item() == pytest.approx(wanted["energy"].item(), rel=1e-5)
+    assert loss["forces"].item() == pytest.approx(wanted["forces"].item(), rel=1e-5)
+    assert train.losses(p["cctz"], data.collate(only_low, c.levels, c.backbone.cutoff, torch.float32), "cctz", 1.0) == {}
+
+
+def test_no_force_pass_without_force_labels(splits, monkeypatch):
+    c, s = splits
+    model = train.build_model(c, s["train"])
+    for x in s["train"]:
+        for label in x.labels.values():
+            label.forces = None
+    batch = data.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32)
+
+    def never(*_, **__):
+        raise AssertionError("forces were differentiated for a batch that has none")
+
+    monkeypatch.setattr(torch.autograd, "grad", never)
+    t = train.Training(model, c)
+    t.log = lambda *_, **__: None
+    t.training_step(batch, 0).backward()
+
+
+def test_fresh_relative_heads_add_nothing(splits):
+    c, s = splits
+    model = train.build_model(c, s["train"])
+    batch = data.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32)
+    p = model(batch)
+    assert torch.equal(p["dft"].network_energy, p["gfn2"].network_energy)
+    assert not torch.equal(p["dft"].energy, p["gfn2"].energy)  # reference energies are each level's own
+
+
+def test_sampler_depends_on_seed_and_epoch_alone():
+    weights = [1, 2, 0.5, 0.5, 3]
+    a, b = data.Sampler(weights, 1), data.Sampler(weights, 1)
+    list(a)
+    a.set_epoch(5), b.set_epoch(5)
+    assert list(a) == list(b) and len(list(a)) == len(a) == 7
+    b.set_epoch(6)
+    assert list(a) != list(b)
+    counts = np.bincount(list(a), minlength=5)
+    assert counts[1] == 2 and counts[4] == 3 and counts[2] + counts[3] == 1
+
+
+def test_reference_energies(splits):
+    """Fitted ones reproduce a level that is a sum over atoms; undetermined ones stay closest to what was given."""
+    _, s = splits
+    atoms = {1: -10.0, 6: -50.0, 8: -100.0}
+    for x in s["train"]:
+        x.labels["gfn2"].energy = sum(atoms[int(z)] for z in x.numbers)
+    fitted, determined = data.fit_reference_energies(s["train"], "gfn2", {})
+    assert not determined  # CH2O and H2O do not tell C from H
+    fitted, _ = data.fit_reference_energies(s["train"], "gfn2", atoms)
+    assert fitted == pytest.approx(atoms)
+
+
+def test_splits(config):
+    c = plan.load(config, ["data.val=0.25", "data.test=0.25"])
+    s = data.read(c.data, c.levels)
+    assert len(s["val"]) == len(s["test"]) and len(s["train"]) == pytest.approx(2 * len(s["val"]), abs=2)
+    names = [x.source for split in s.values() for x in split]
+    assert len(set(names)) == len(names)
+    again = data.read(c.data, c.levels)
+    assert [x.source for x in again["val"]] == [x.source for x in s["val"]]
+    c = plan.load(config, ["data.train=[" + str(DATA / "val.xyz") + "]", "data.split_key=split", "data.val=[]"])
+    with pytest.raises(data.DataError, match="data.train: no structure"):
+        data.read(c.data, c.levels)
+
+
+def test_units_are_converted(config, tmp_path):
+    """The same file in Hartree and Bohr gives the same labels."""
+    from mfmd import units
+
+    frames = ase.io.read(tmp_path / "small.xyz", ":")
+    h, b = units.ENERGY["Hartree"], units.LENGTH["Bohr"]
+    for a in frames:
+        a.positions /= b
+        for level in ("gfn2", "dft", "cctz"):
+            if f"energy_{level}" in a.info:
+                a.info[f"energy_{level}"] /= h
+            if f"forces_{level}" in a.arrays:
+                a.arrays[f"forces_{level}"] *= b / h
+    ase.io.write(tmp_path / "atomic.xyz", frames, format="extxyz")
+    c = plan.load(config)
+    one = data.read(c.data, c.levels)["train"][0]
+    c = plan.load(config, [f"data.train={tmp_path}/atomic.xyz", "data.energy_unit=Hartree", "data.length_unit=Bohr"])
+    other = data.read(c.data, c.levels)["train"][0]
+    assert other.labels["gfn2"].energy == pytest.approx(one.labels["gfn2"].energy, abs=1e-5)
+    np.testing.assert_allclose(other.labels["gfn2"].forces, one.labels["gfn2"].forces, atol=1e-5)
+    np.testing.assert_allclose(other.positions, one.positions, atol=1e-6)
