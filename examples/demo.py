@@ -58,7 +58,6 @@ simulation = app.Simulation(
 )
 simulation.integrator.setRandomNumberSeed(1)
 simulation.context.setPositions(atoms.positions * unit.angstrom)
-simulation.minimizeEnergy()
 simulation.context.setVelocitiesToTemperature(300 * unit.kelvin, 1)
 simulation.reporters += [
     app.DCDReporter(str(OUT / "nvt.dcd"), 40),

@@ -3,11 +3,13 @@
 import argparse
 import json
 import sys
+import warnings
 
 from mfmd import Error, __version__
 
 
 def _guard(action):
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         action()
     except Error as error:

@@ -27,7 +27,7 @@ def random_model(seed=0, channels=32, layers=2, cutoff=4.0, rank=2, radial_funct
     heads = {}
     for k, level in enumerate(LEVELS):
         e0[list(ELEMENTS)] = np.array([-13.6, -1029.0, -1485.0, -2042.0]) * (1 if k < 2 else 0.01)
-        heads[level] = MLPHead(channels, scale=6.0 + k, e0=e0.copy(), zero_start=False)
+        heads[level] = MLPHead(channels, scale=60.0 + k, e0=e0.copy(), zero_start=False)
     return Model(TensorNet(channels, layers, cutoff, rank, radial_functions), heads, {"high": "middle"}).eval()
 
 
