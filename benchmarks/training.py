@@ -148,10 +148,13 @@ def main():
             f"torchmd-net, {args.minutes:g} min, {trainer.current_epoch} epochs: test MAE energy {1e3 * energy:.1f} meV, forces {1e3 * forces:.1f} meV/Å"
         )
 
-        start = time.perf_counter()
-        train.run(plan.load(path, [f"out={out}/probe", "train.epochs=1"]))
-        epoch = time.perf_counter() - start
-        epochs = max(1, int(args.minutes * 60 / epoch))
+        seconds = []
+        for epochs in (1, 3):
+            start = time.perf_counter()
+            train.run(plan.load(path, [f"out={out}/probe-{epochs}", f"train.epochs={epochs}"]))
+            seconds.append(time.perf_counter() - start)
+        epoch = (seconds[1] - seconds[0]) / 2
+        epochs = 1 + int((args.minutes * 60 - seconds[0]) / epoch)
         start = time.perf_counter()
         tables = train.run(plan.load(path, [f"train.epochs={epochs}", f"seed={args.seed}"]))
         used = (time.perf_counter() - start) / 60

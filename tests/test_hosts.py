@@ -198,7 +198,7 @@ def test_relaxation_of_a_crystal_and_a_path(model_file, trained):
     calculator = mfmd.Calculator(trained[0], "dft")
     for image in images:
         image.calc = pickle.loads(pickle.dumps(calculator))
-    neb = NEB(images)
+    neb = NEB(images, method="improvedtangent")
     neb.interpolate()
     BFGS(neb, logfile=None).run(fmax=0.5, steps=5)
     assert np.isfinite([image.get_potential_energy() for image in images]).all()
