@@ -35,7 +35,7 @@ seed: 3
 data: {{train: {tmp_path}/small.xyz, val: 0.2, atoms: {DATA}/atoms.json}}
 levels: {{gfn2: {{}}, dft: {{delta_of: gfn2}}, cctz: {{delta_of: dft}}}}
 backbone: {{channels: 16, layers: 1, radial_functions: 16}}
-train: {{epochs: 4, batch_size: 4, monitor: gfn2.forces}}
+train: {{epochs: 10, batch_size: 4, learning_rate: 0.01, monitor: gfn2.forces}}
 """
     )
     return path
