@@ -1,12 +1,14 @@
 // One evaluation from positions to energies, forces and virial.
 #include "mfmd.hpp"
 
+#include <algorithm>
 #include <cmath>
-#include <limits>
+#include <cstdlib>
 
 #include "kernels/neighbors.hpp"
 #include "kernels/stages.hpp"
 #include "packing.hpp"
+#include "tables.hpp"
 #include "threads.hpp"
 
 namespace mfmd {
@@ -17,21 +19,25 @@ namespace avx2 { template <class T> const Stages<T>& table(); }
 namespace avx512 { template <class T> const Stages<T>& table(); }
 #endif
 
+// The best the machine has, or a lesser one that MFMD_SIMD names.
 template <class T> const Stages<T>& stages() {
+  const char* wanted = std::getenv("MFMD_SIMD");
+  const std::string name = wanted ? wanted : "";
 #if defined(MFMD_X86)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512bw"))
-    return avx512::table<T>();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::table<T>();
+  const bool has512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw");
+  const bool has2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (has512 && (name.empty() || name == "avx512")) return avx512::table<T>();
+  if (has2 && (name.empty() || name == "avx2")) return avx2::table<T>();
 #endif
-  return generic::table<T>();
+  if (name.empty() || name == "generic") return generic::table<T>();
+  throw InputError("MFMD_SIMD is " + name + ", which this machine does not have (or which is none of generic, avx2, avx512)");
 }
 template const Stages<float>& stages<float>();
 template const Stages<double>& stages<double>();
 
 namespace {
 
-constexpr double kClosest = 0.5;  // Å; below it nothing was ever trained
 constexpr int kGrain = 16;        // atoms that are worth a thread
 
 const char* const kSymbols[] = {
@@ -57,7 +63,7 @@ namespace {
 template <class T> class Evaluation final : public Workspace::Data {
  public:
   Evaluation(std::shared_ptr<const Model> model, const Options& options)
-      : model_(std::move(model)), w_(model_->weights<T>()), pool_(options.threads), list_(w_.cutoff, options.skin) {
+      : model_(std::move(model)), w_(model_->weights<T>()), pool_(options.threads), list_(w_.cutoff, options.skin), tables_(options.tables) {
     for (int k = 0; k < pool_.threads(); ++k) scratch_.emplace_back().resize(scratch_size(w_));
   }
   std::int64_t rebuilds() const override { return list_.rebuilds(); }
@@ -67,7 +73,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (s.ghosts > 0 && (!s.pairs || !s.fill_ghosts)) throw InputError("ghost atoms need the host's pairs and fill_ghosts");
     plan(request);
     find_slots(s);
-    list_.update(s, kClosest, pool_);
+    list_.update(s, kFirstKnot, pool_);
     round_pairs();
     const bool reverse = request.forces || request.virial;
     run(s, reverse);
@@ -123,10 +129,20 @@ template <class T> class Evaluation final : public Workspace::Data {
     const std::size_t pairs = list_.neighbors().size();
     T* d = distance_.resize(pairs);
     T* u = direction_.resize(3 * pairs);
-    for (std::size_t p = 0; p < pairs; ++p) {
-      d[p] = static_cast<T>(list_.distances()[p]);
-      for (std::size_t a = 0; a < 3; ++a) u[3 * p + a] = static_cast<T>(list_.vectors()[3 * p + a] / list_.distances()[p]);
-    }
+    knot_.resize(tables_ ? pairs : 0);
+    T* beyond = beyond_.resize(tables_ ? pairs : 0);
+    const double per_log = (kKnots - 1) / std::log(w_.cutoff / kFirstKnot);
+    pool_.loop(static_cast<int>(pairs), 1024, [&](int begin, int end, int) {
+      for (std::size_t p = static_cast<std::size_t>(begin); p < static_cast<std::size_t>(end); ++p) {
+        const double r = list_.distances()[p];
+        d[p] = static_cast<T>(r);
+        for (std::size_t a = 0; a < 3; ++a) u[3 * p + a] = static_cast<T>(list_.vectors()[3 * p + a] / r);
+        if (!tables_) continue;
+        const double t = per_log * std::log(r / kFirstKnot);
+        knot_[p] = std::min(kKnots - 2, static_cast<int>(t));
+        beyond[p] = static_cast<T>(t - knot_[p]);
+      }
+    });
   }
 
   // The stages, forward then backward.
@@ -135,7 +151,8 @@ template <class T> class Evaluation final : public Workspace::Data {
     const int n = s.atoms, L = w_.n_layers;
     const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_.C * w_.F);
     const std::size_t row = static_cast<std::size_t>(w_.C * w_.F) * sizeof(T);
-    const Pairs<T> pairs{list_.first().data(), list_.neighbors().data(), distance_.get(), direction_.get()};
+    const Pairs<T> pairs{list_.first().data(), list_.neighbors().data(),           distance_.get(),
+                         direction_.get(),     tables_ ? knot_.data() : nullptr, beyond_.get()};
     const int* slot = slot_.data();
 
     T* raw = raw_.resize(size);
@@ -218,12 +235,14 @@ template <class T> class Evaluation final : public Workspace::Data {
   const Weights<T>& w_;
   Pool pool_;
   SkinList list_;
+  const bool tables_;
+  std::vector<int> knot_;
   std::vector<Buffer<T>> scratch_;
   std::vector<Term> terms_;
   std::vector<Seed<T>> seeds_;
   std::vector<int> seed_of_, slot_;
   std::vector<double> head_energies_, slope_, gradient_;
-  Buffer<T> distance_, direction_, raw_, ax_, am_, ay_;
+  Buffer<T> distance_, direction_, beyond_, raw_, ax_, am_, ay_;
   std::vector<Buffer<T>> x_, y_, m_, dx_;
   Result result_;
 };

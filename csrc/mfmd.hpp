@@ -103,7 +103,8 @@ enum class Precision { single_, double_ };
 struct Options {
   Precision precision = Precision::single_;
   int threads = 1;
-  double skin = 1.0;  // Å; a list is rebuilt when an atom has moved more than half of it
+  bool tables = true;  // radial functions from tables; false evaluates them exactly, the reference
+  double skin = 1.0;   // Å; a list is rebuilt when an atom has moved more than half of it
 };
 
 // Buffers and neighbour list of one caller. Not for two threads at once; results never depend on its history.

@@ -10,6 +10,7 @@
 #include "kernels/stages.hpp"
 #include "kernels/tensor.hpp"
 #include "packing.hpp"
+#include "tables.hpp"
 
 namespace mfmd {
 
@@ -57,7 +58,8 @@ struct Model::Data {
   double cutoff = 0.0;
   int F = 0, K = 0, rank = 0, layers = 0;
   std::map<std::string, Tensor> tensors;
-  std::vector<int> hidden;  // per head
+  std::vector<int> hidden;      // per head
+  std::vector<Values> tables;   // of the embedding and of each layer
   mutable std::once_flag once_single, once_double;
   mutable Packed<float> packed_single;
   mutable Packed<double> packed_double;
@@ -75,8 +77,25 @@ struct Model::Data {
     }
     return hit->second.values;
   }
+  void tabulate();
   template <class T> void pack(Packed<T>& p) const;
 };
+
+void Model::Data::tabulate() {
+  const int RF = (rank + 1) * F;
+  const Values &means = tensor("backbone.radial.means", {K}), &betas = tensor("backbone.radial.betas", {K});
+  const std::string e = "backbone.embedding.radial";
+  tables.push_back(radial_table(means, betas, cutoff, {{&tensor(e + ".weight", {RF, K}), &tensor(e + ".bias", {RF})}}, false));
+  const int width[4] = {K, F, 2 * F, RF};
+  for (int l = 0; l < layers; ++l) {
+    std::vector<Affine> maps;
+    for (int k = 0; k < 3; ++k) {
+      const std::string name = "backbone.layers." + std::to_string(l) + ".radial." + std::to_string(k);
+      maps.push_back({&tensor(name + ".weight", {width[k + 1], width[k]}), &tensor(name + ".bias", {width[k + 1]})});
+    }
+    tables.push_back(radial_table(means, betas, cutoff, maps, true));
+  }
+}
 
 template <class T> void Model::Data::pack(Packed<T>& p) const {
   Weights<T>& w = p.weights;
@@ -113,6 +132,7 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
   w.pair = p.keep(pair);
   w.self_embedding = p.keep(self);
   w.embedding_radial = p.dense(rad_w, &rad_b, K, RF);
+  w.embedding_table = p.keep(tables[0]);
   w.embedding_norm = {p.keep(tensor(e + "norm.weight", {F})), p.keep(tensor(e + "norm.bias", {F}))};
   w.gate[0] = p.dense(tensor(e + "gate.0.weight", {2 * F, F}), &tensor(e + "gate.0.bias", {2 * F}), F, 2 * F);
   w.gate[1] = p.dense(tensor(e + "gate.1.weight", {RF, 2 * F}), &tensor(e + "gate.1.bias", {RF}), 2 * F, RF);
@@ -138,6 +158,7 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
       for (double& v : x) v /= 1.0 + std::exp(-v);
     }
     layer.self = p.keep(x);
+    layer.table = p.keep(tables[static_cast<std::size_t>(l) + 1]);
     mixers(name + "mixing_in", layer.mix_in);
     mixers(name + "mixing_out", layer.mix_out);
     p.layers.push_back(layer);
@@ -226,6 +247,7 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   d.elements.erase(std::unique(d.elements.begin(), d.elements.end()), d.elements.end());
   d.bytes = std::move(bytes);
   d.hash = mfmd::sha256(d.bytes);
+  d.tabulate();
   model->weights<double>();  // finds every tensor now, not in the middle of a run
   return model;
 }

@@ -99,24 +99,27 @@ class Engine:
     precision : "single" or "double"; E0 and total energies are double in both
     device : "cpu"
     threads : at most this many; None for every core of the process. Results do not depend on it.
+    radial : "table" (quintic Hermite, errs by some 1e-7 in the forces) or "exact" (slow, the reference)
     skin : Å, by how much the neighbour list reaches beyond the cutoff
 
     Raises
     ------
     ModelFileError : see `load_model`
-    InputError : an unknown precision or device, a number of threads below one
+    InputError : an unknown precision, device or radial, a number of threads below one
 
     One engine serves one caller at a time; engines of the same model share its weights.
     """
 
-    def __init__(self, model, precision="single", device="cpu", threads=None, skin=1.0):
+    def __init__(self, model, precision="single", device="cpu", threads=None, radial="table", skin=1.0):
         if precision not in ("single", "double"):
             raise InputError(f"precision is {precision!r}; it must be 'single' or 'double'")
         if device != "cpu":
             raise InputError(f"device is {device!r}; this build of the engine has only 'cpu'")
+        if radial not in ("table", "exact"):
+            raise InputError(f"radial is {radial!r}; it must be 'table' or 'exact'")
         self.model = load_model(model)
         self.precision, self.device, self.threads, self.skin = precision, device, threads or default_threads(), skin
-        self._workspace = _engine.Workspace(self.model, precision == "single", self.threads, skin)
+        self._workspace = _engine.Workspace(self.model, precision == "single", self.threads, radial == "table", skin)
 
     @property
     def levels(self):

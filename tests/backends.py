@@ -22,10 +22,10 @@ def reference(model, head):
     return compute
 
 
-def engine(path, head, precision="double", **options):
+def engine(path, head, precision="double", radial="exact", **options):
     from mfmd.engine import Engine
 
-    e = Engine(path, precision, **options)
+    e = Engine(path, precision, radial=radial, **options)
 
     def compute(atoms):
         out = e.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[(head, 1.0)], virial=True)

@@ -304,6 +304,8 @@ def test_options_are_checked(model_file):
     ):
         with pytest.raises(mfmd.Error, match=message):
             mfmd.Calculator(model_file, **options)
+    with pytest.raises(mfmd.Error, match="radial is 'spline'"):
+        Engine(model_file, radial="spline")
     with pytest.raises(mfmd.Error, match="no cell"):
         Engine(model_file).compute(np.zeros((1, 3)), [1], pbc=(True, True, True), terms=[("low", 1.0)])
     with pytest.raises(mfmd.Error, match="one atomic number"):

@@ -17,6 +17,15 @@ def supercell_of(atoms, cutoff):
     return atoms.repeat(times), int(np.prod(times))
 
 
+@pytest.fixture(params=["exact", "table", "exact-avx2", "table-avx2", "exact-generic", "table-generic"])
+def radial(request, monkeypatch):
+    """Every path through the kernels: radial functions exact or from tables, on every instruction set."""
+    name, _, simd = request.param.partition("-")
+    if simd:
+        monkeypatch.setenv("MFMD_SIMD", simd)
+    return name
+
+
 def check(got, wanted, atoms):
     """Issue A's bar: energy 1e-10 relative after E0, forces 1e-9 eV/Å, virial 1e-9 eV."""
     assert got[0] == pytest.approx(wanted[0], rel=1e-13, abs=1e-10 * len(atoms))
@@ -31,6 +40,29 @@ def test_equals_torch_model_on_every_test_frame(model, model_file, test_frames, 
     frames = test_frames if head == "high" else test_frames[::20]
     for atoms in frames:
         check(got(atoms), wanted(atoms)[: 3 if atoms.pbc.all() else 2], atoms)
+
+
+def test_every_path_equals_the_torch_model(model, model_file, radial):
+    """Exact radial functions to rounding, tables to 1e-6 eV/atom and 1e-5 eV/Å (forces here are ten times a molecule's)."""
+    wanted, got = backends.reference(model, "high"), backends.engine(model_file, "high", radial=radial)
+    for atoms in (ethanol(), random_cell(5, atoms=25), random_cell(6, small=True)):
+        if radial == "exact":
+            check(got(atoms), wanted(atoms)[: 3 if atoms.pbc.all() else 2], atoms)
+        else:
+            (e, f, _), (e2, f2, _) = got(atoms), wanted(atoms)
+            assert abs(e - e2) < 1e-6 * len(atoms)
+            np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5)
+
+
+def test_tables_on_every_test_frame(trained, test_frames):
+    """Tables against exact radial functions on a trained model: 1e-6 eV/atom, 1e-5 eV/Å, single precision included."""
+    exact, *tables = (backends.engine(trained[0], "cctz", *path) for path in (("double", "exact"), ("double", "table"), ("single", "table")))
+    for atoms in (a for a in test_frames if set(a.numbers) <= {1, 6, 8} and not a.pbc.any()):
+        e, f, _ = exact(atoms)
+        for table in tables:
+            e2, f2, _ = table(atoms)
+            assert abs(e - e2) < 1e-6 * len(atoms)
+            np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [16, 48])
@@ -69,10 +101,10 @@ def test_single_precision(trained, test_frames):
         np.testing.assert_allclose(f1, f2, rtol=0, atol=1e-4)
 
 
-def test_forces_and_stress_by_finite_differences(model_file):
+def test_forces_and_stress_by_finite_differences(model_file, radial):
     """Central differences of step h err by h² E'''/6 + eps E/h; at h = 1e-4 Å both are below 1e-8 eV/Å here."""
     atoms = random_cell(7, small=True, atoms=5)
-    compute = backends.engine(model_file, "high")
+    compute = backends.engine(model_file, "high", radial=radial)
     _, forces, virial = compute(atoms)
     h = 1e-4
     numeric = np.zeros_like(forces)
@@ -99,8 +131,8 @@ def test_forces_and_stress_by_finite_differences(model_file):
     np.testing.assert_allclose(-virial, strained, rtol=0, atol=1e-6 * np.abs(virial).max())
 
 
-def test_invariances(model_file):
-    compute = backends.engine(model_file, "high")
+def test_invariances(model_file, radial):
+    compute = backends.engine(model_file, "high", radial=radial)
     rng = np.random.default_rng(0)
     for atoms in (ethanol(), random_cell(11, small=True)):
         energy, forces, _ = compute(atoms)
@@ -125,8 +157,8 @@ def test_invariances(model_file):
         np.testing.assert_allclose(forces.sum(0), 0, atol=1e-9)
 
 
-def test_smooth_at_the_cutoff(model, model_file):
-    compute, rc = backends.engine(model_file, "high"), model.backbone.radial.cutoff
+def test_smooth_at_the_cutoff(model, model_file, radial):
+    compute, rc = backends.engine(model_file, "high", radial=radial), model.backbone.radial.cutoff
     e1, f1, _ = compute(dimer(rc - 1e-6))
     e2, f2, _ = compute(dimer(rc + 1e-6))
     assert abs(e1 - e2) < 1e-10
@@ -162,15 +194,15 @@ def test_terms_are_sums_of_heads(model_file):
 
 
 @pytest.mark.parametrize("precision", ["single", "double"])
-def test_bits_depend_on_input_alone(model_file, precision):
+def test_bits_depend_on_input_alone(model_file, precision, radial):
     """Not on threads, not on the age of the neighbour list, not on what was computed before."""
     rng = np.random.default_rng(1)
     atoms = random_cell(2, atoms=40)
-    old = Engine(model_file, precision, threads=3)
+    old = Engine(model_file, precision, threads=3, radial=radial)
     for _ in range(6):
         atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
         args = (atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc)
-        outs = [e.compute(*args, terms=[("high", 1.0)], virial=True) for e in (old, Engine(model_file, precision, threads=1, skin=0.2))]
+        outs = [e.compute(*args, terms=[("high", 1.0)], virial=True) for e in (old, Engine(model_file, precision, threads=1, skin=0.2, radial=radial))]
         assert outs[0]["energy"] == outs[1]["energy"]
         assert np.array_equal(outs[0]["forces"], outs[1]["forces"]) and np.array_equal(outs[0]["virial"], outs[1]["virial"])
     assert old._workspace.rebuilds < 6  # some of these steps did reuse a list

@@ -30,7 +30,7 @@ def python(code, *arguments):
 @pytest.mark.parametrize("structure", ["molecule", "box"])
 def test_equals_the_engine(host, model_file, precision, structure):
     atoms = ethanol() if structure == "molecule" else lower_triangular(random_cell(21, atoms=12))
-    energy, forces, _ = backends.engine(model_file, "high", "double")(atoms)
+    energy, forces, _ = backends.engine(model_file, "high", "double", "table")(atoms)
     e, f = host(model_file, "high", precision)(atoms)
     tolerance = {"single": 1e-5, "double": 1e-9}[precision]
     assert abs(e - energy) < tolerance * len(atoms)
@@ -91,7 +91,7 @@ def test_subset_of_atoms(model_file, kind):
     c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     c.setPositions(atoms.positions * unit.angstrom)
     state = c.getState(energy=True, forces=True)
-    energy, forces, _ = backends.engine(model_file, "low")(atoms[chosen])
+    energy, forces, _ = backends.engine(model_file, "low", radial="table")(atoms[chosen])
     assert state.getPotentialEnergy()._value / units.KJ_PER_MOL == pytest.approx(energy, rel=1e-12)
     got = state.getForces(asNumpy=True)._value
     np.testing.assert_allclose(got[chosen] / mfmd.openmm.FORCE_UNIT, forces, atol=1e-9)
@@ -278,4 +278,4 @@ def test_archive_for_openmm(model_file, tmp_path):
     c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     c.setPositions(atoms.positions * unit.angstrom)
     energy = c.getState(energy=True).getPotentialEnergy()._value / units.KJ_PER_MOL
-    assert energy == pytest.approx(backends.engine(model_file, "high")(atoms)[0], rel=1e-12)
+    assert energy == pytest.approx(backends.engine(model_file, "high", radial="table")(atoms)[0], rel=1e-12)

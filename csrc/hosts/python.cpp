@@ -109,14 +109,15 @@ PYBIND11_MODULE(_engine, m) {
       .def_property_readonly("sha256", &mfmd::Model::sha256);
 
   py::class_<mfmd::Workspace>(m, "Workspace")
-      .def(py::init([](std::shared_ptr<mfmd::Model> model, bool single, int threads, double skin) {
+      .def(py::init([](std::shared_ptr<mfmd::Model> model, bool single, int threads, bool tables, double skin) {
              mfmd::Options options;
              options.precision = single ? mfmd::Precision::single_ : mfmd::Precision::double_;
              options.threads = threads;
+             options.tables = tables;
              options.skin = skin;
              return std::make_unique<mfmd::Workspace>(std::move(model), options);
            }),
-           py::arg("model"), py::arg("single"), py::arg("threads"), py::arg("skin"))
+           py::arg("model"), py::arg("single"), py::arg("threads"), py::arg("tables"), py::arg("skin"))
       .def_property_readonly("rebuilds", &mfmd::Workspace::rebuilds)
       .def("evaluate", &evaluate, py::arg("positions"), py::arg("numbers"), py::arg("cell"), py::arg("pbc"), py::arg("terms"),
            py::arg("forces"), py::arg("virial"), py::arg("atom_energies"))

@@ -7,7 +7,7 @@ namespace MFMD_ISA {
 template <class T>
 void embedding_gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, T* raw, int begin, int end, T* scratch) {
   constexpr int W = Simd<T>::width;
-  const int F = w.F, R = w.R, C = w.C;
+  const int F = w.F, R = w.R, C = w.C, block = pairs.knot ? kTableBlock : kPairBlock;
   T* value = scratch;
   T* rest = value + kPairBlock * R * F;
   for (int i = begin; i < end; ++i) {
@@ -15,9 +15,9 @@ void embedding_gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slo
     const T* own = w.self_embedding + static_cast<std::size_t>(slot[i]) * F;
     for (int f = 0; f < F; ++f) x[f] = own[f];
     for (int k = F; k < C * F; ++k) x[k] = 0;
-    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += kPairBlock) {
-      const int left = pairs.first[i + 1] - p0, n = left < kPairBlock ? left : kPairBlock;
-      radial<T>(w, -1, pairs.d + p0, n, value, nullptr, rest);
+    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += block) {
+      const int left = pairs.first[i + 1] - p0, n = left < block ? left : block;
+      radial<T>(w, -1, pairs, p0, n, value, nullptr, rest);
       for (int p = 0; p < n; ++p) {
         const T* u = pairs.u + 3 * static_cast<std::size_t>(p0 + p);
         T basis[kMaxComponents];
@@ -131,15 +131,15 @@ template <class T>
 void embedding_gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, const T* araw, const double* slope,
                               double* gradient, int begin, int end, T* scratch) {
   constexpr int W = Simd<T>::width;
-  const int F = w.F, R = w.R, C = w.C;
+  const int F = w.F, R = w.R, C = w.C, block = pairs.knot ? kTableBlock : kPairBlock;
   T* value = scratch;
   T* dvalue = value + kPairBlock * R * F;
   T* rest = dvalue + kPairBlock * R * F;
   for (int i = begin; i < end; ++i) {
     const T* ai = araw + static_cast<std::size_t>(i) * C * F;
-    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += kPairBlock) {
-      const int left = pairs.first[i + 1] - p0, n = left < kPairBlock ? left : kPairBlock;
-      radial<T>(w, -1, pairs.d + p0, n, value, dvalue, rest);
+    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += block) {
+      const int left = pairs.first[i + 1] - p0, n = left < block ? left : block;
+      radial<T>(w, -1, pairs, p0, n, value, dvalue, rest);
       for (int p = 0; p < n; ++p) {
         const int j = pairs.j[p0 + p];
         const T* aj = araw + static_cast<std::size_t>(j) * C * F;

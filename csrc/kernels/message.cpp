@@ -7,7 +7,7 @@ namespace MFMD_ISA {
 template <class T>
 void message(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m, int begin, int end, T* scratch) {
   constexpr int W = Simd<T>::width;
-  const int F = w.F, R = w.R, C = w.C;
+  const int F = w.F, R = w.R, C = w.C, block = pairs.knot ? kTableBlock : kPairBlock;
   const T* self = w.layers[l].self;
   T* value = scratch;
   T* rest = value + kPairBlock * R * F;
@@ -25,9 +25,9 @@ void message(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m
         }
     };
     add(self, yi, true);
-    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += kPairBlock) {
-      const int left = pairs.first[i + 1] - p0, n = left < kPairBlock ? left : kPairBlock;
-      radial<T>(w, l, pairs.d + p0, n, value, nullptr, rest);
+    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += block) {
+      const int left = pairs.first[i + 1] - p0, n = left < block ? left : block;
+      radial<T>(w, l, pairs, p0, n, value, nullptr, rest);
       for (int p = 0; p < n; ++p)
         add(value + static_cast<std::size_t>(p) * R * F, y + static_cast<std::size_t>(pairs.j[p0 + p]) * C * F, false);
     }
@@ -40,7 +40,7 @@ template <class T>
 void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* slope, int begin,
                      int end, T* scratch) {
   constexpr int W = Simd<T>::width;
-  const int F = w.F, R = w.R, C = w.C;
+  const int F = w.F, R = w.R, C = w.C, block = pairs.knot ? kTableBlock : kPairBlock;
   const T* self = w.layers[l].self;
   T* value = scratch;
   T* dvalue = value + kPairBlock * R * F;
@@ -52,9 +52,9 @@ void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T*
     for (int part = 0; part < R; ++part)
       for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
         for (int f = 0; f < F; f += W) at(ayi + k * F + f) += at(self + part * F + f) * at(ami + k * F + f);
-    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += kPairBlock) {
-      const int left = pairs.first[i + 1] - p0, n = left < kPairBlock ? left : kPairBlock;
-      radial<T>(w, l, pairs.d + p0, n, value, dvalue, rest);
+    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += block) {
+      const int left = pairs.first[i + 1] - p0, n = left < block ? left : block;
+      radial<T>(w, l, pairs, p0, n, value, dvalue, rest);
       for (int p = 0; p < n; ++p) {
         const T* yj = y + static_cast<std::size_t>(pairs.j[p0 + p]) * C * F;
         const T* amj = am + static_cast<std::size_t>(pairs.j[p0 + p]) * C * F;

@@ -1,6 +1,7 @@
-// Radial functions of distance, exactly: exponential normal basis (Unke & Meuwly 2019) under a cosine cutoff,
-// a linear map for the embedding, three SiLU layers for a message layer. Slopes by forward differentiation,
-// since there is one distance in and 3F functions out.
+// Radial functions of distance and their slopes. From tables (tables.hpp), a quintic Hermite polynomial in log d; or exactly:
+// exponential normal basis (Unke & Meuwly 2019) under a cosine cutoff, a linear map for the embedding, three SiLU layers for
+// a message layer, slopes by forward differentiation, since there is one distance in and 3F functions out.
+#include "../tables.hpp"
 #include "simd.hpp"
 
 namespace mfmd {
@@ -24,9 +25,49 @@ template <class T> void silu_layer(const Dense<T>& d, const T* x, const T* dx, i
   }
 }
 
-}  // namespace
+// Quintic Hermite polynomials on [0, 1]: value, first and second derivative at either end, and their derivatives.
+void hermite(double s, double value[6], double slope[6]) {
+  const double s2 = s * s, s3 = s2 * s, s4 = s3 * s, s5 = s4 * s;
+  value[0] = 1 - 10 * s3 + 15 * s4 - 6 * s5;
+  value[1] = s - 6 * s3 + 8 * s4 - 3 * s5;
+  value[2] = 0.5 * (s2 - 3 * s3 + 3 * s4 - s5);
+  value[3] = 10 * s3 - 15 * s4 + 6 * s5;
+  value[4] = -4 * s3 + 7 * s4 - 3 * s5;
+  value[5] = 0.5 * (s3 - 2 * s4 + s5);
+  slope[0] = -30 * s2 + 60 * s3 - 30 * s4;
+  slope[1] = 1 - 18 * s2 + 32 * s3 - 15 * s4;
+  slope[2] = 0.5 * (2 * s - 9 * s2 + 12 * s3 - 5 * s4);
+  slope[3] = 30 * s2 - 60 * s3 + 30 * s4;
+  slope[4] = -12 * s2 + 28 * s3 - 15 * s4;
+  slope[5] = 0.5 * (3 * s2 - 8 * s3 + 5 * s4);
+}
 
-template <class T> void radial(const Weights<T>& w, int l, const T* d, int n, T* value, T* slope, T* scratch) {
+template <class T> void tabulated(const Weights<T>& w, int l, const Pairs<T>& pairs, int p0, int n, T* value, T* slope) {
+  constexpr int W = Simd<T>::width;
+  const int RF = w.R * w.F;
+  const double per_length = (kKnots - 1) / std::log(w.cutoff / kFirstKnot);  // d(knot) / d(log d)
+  for (int p = 0; p < n; ++p) {
+    const T* row = (l < 0 ? w.embedding_table : w.layers[l].table) + static_cast<std::size_t>(pairs.knot[p0 + p]) * 3 * RF;
+    double h[6], dh[6];
+    hermite(pairs.beyond[p0 + p], h, dh);
+    T a[6], b[6];
+    for (int k = 0; k < 6; ++k) a[k] = static_cast<T>(h[k]), b[k] = static_cast<T>(dh[k] * per_length / pairs.d[p0 + p]);
+    T* v = value + static_cast<std::size_t>(p) * RF;
+    T* dv = slope ? slope + static_cast<std::size_t>(p) * RF : nullptr;
+    for (int f = 0; f < RF; f += W) {
+      Vec<T> x[6], sum{};
+      for (int k = 0; k < 6; ++k) x[k] = at(row + k * RF + f);
+      for (int k = 0; k < 6; ++k) sum += x[k] * a[k];
+      at(v + f) = sum;
+      if (!dv) continue;
+      sum = Vec<T>{};
+      for (int k = 0; k < 6; ++k) sum += x[k] * b[k];
+      at(dv + f) = sum;
+    }
+  }
+}
+
+template <class T> void exact(const Weights<T>& w, int l, const T* d, int n, T* value, T* slope, T* scratch) {
   const int F = w.F, K = w.K, RF = w.R * F, Ks = (K + 15) / 16 * 16;
   T* phi = scratch;
   T* dphi = phi + kPairBlock * Ks;
@@ -71,8 +112,15 @@ template <class T> void radial(const Weights<T>& w, int l, const T* d, int n, T*
     }
 }
 
-template void radial<float>(const Weights<float>&, int, const float*, int, float*, float*, float*);
-template void radial<double>(const Weights<double>&, int, const double*, int, double*, double*, double*);
+}  // namespace
+
+template <class T> void radial(const Weights<T>& w, int l, const Pairs<T>& pairs, int p, int n, T* value, T* slope, T* scratch) {
+  if (pairs.knot) tabulated(w, l, pairs, p, n, value, slope);
+  else exact(w, l, pairs.d + p, n, value, slope, scratch);
+}
+
+template void radial<float>(const Weights<float>&, int, const Pairs<float>&, int, int, float*, float*, float*);
+template void radial<double>(const Weights<double>&, int, const Pairs<double>&, int, int, double*, double*, double*);
 
 }  // namespace MFMD_ISA
 }  // namespace mfmd

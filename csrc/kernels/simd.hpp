@@ -140,7 +140,7 @@ template <class Body> inline void with_rank(int rank, const Body& body) {
   else body(Rank<2>{});
 }
 
-template <class T> void radial(const Weights<T>&, int, const T*, int, T*, T*, T*);
+template <class T> void radial(const Weights<T>&, int, const Pairs<T>&, int, int, T*, T*, T*);
 template <class T> void embedding_gather(const Weights<T>&, const Pairs<T>&, const int*, T*, int, int, T*);
 template <class T> void embedding_mix(const Weights<T>&, const T*, T*, int, int, T*);
 template <class T> void mixing(const Weights<T>&, int, const T*, T*, int, int, T*);

@@ -10,7 +10,8 @@ namespace mfmd {
 
 constexpr int kMaxParts = 3, kMaxComponents = 9;
 constexpr int kAtomBlock = 8;   // atoms whose matrix products run together
-constexpr int kPairBlock = 32;  // neighbours whose radial functions are evaluated together
+constexpr int kPairBlock = 32;  // neighbours whose radial functions are evaluated together, exactly
+constexpr int kTableBlock = 4;  // or from tables: what they give stays in the first-level cache
 
 template <class T> struct Dense {  // y = x w + b
   int in = 0, out = 0;
@@ -25,6 +26,7 @@ template <class T> struct LayerWeights {
   Dense<T> radial[3];        // K -> F -> 2F -> RF
   Dense<T> mix_in[kMaxParts], mix_out[kMaxParts];
   const T* self = nullptr;   // [R][F], radial functions of the self pair (d = 0)
+  const T* table = nullptr;  // [kKnots][3][R][F], tables.hpp
 };
 template <class T> struct HeadWeights {
   Dense<T> hidden, out;          // F -> H -> 1
@@ -38,6 +40,7 @@ template <class T> struct Weights {
   const T* pair = nullptr;                     // [slots][slots][F], of ordered element pairs
   const T* self_embedding = nullptr;           // [slots][F], the self pair's share of component I
   Dense<T> embedding_radial;                   // K -> RF
+  const T* embedding_table = nullptr;          // [kKnots][3][R][F]
   Norm<T> embedding_norm;
   Dense<T> gate[2];                            // F -> 2F -> RF
   Dense<T> embedding_mix[kMaxParts];
@@ -53,6 +56,8 @@ template <class T> struct Pairs {  // d < cutoff, in (i, j, S) order
   const int* j;      // [pairs]
   const T* d;        // [pairs]
   const T* u;        // [pairs][3], D / d
+  const int* knot;   // [pairs], the knot below log d in the radial tables; null: radial functions are evaluated exactly
+  const T* beyond;   // [pairs], and how far beyond it, 0 to 1
 };
 
 template <class T> struct Seed {  // what the read-out does with one head
@@ -72,8 +77,8 @@ template <class T> inline std::size_t scratch_size(const Weights<T>& w) {
 // One table per instruction set; `stages<T>()` picks the best the machine has.
 template <class T> struct Stages {
   const char* name;
-  // Radial functions of layer l (embedding: -1) at n <= kPairBlock distances: value and slope, [n][R][F]; slope may be null.
-  void (*radial)(const Weights<T>&, int l, const T* d, int n, T* value, T* slope, T* scratch);
+  // Radial functions of layer l (embedding: -1) of n <= kPairBlock pairs from p on: value and slope, [n][R][F]; slope may be null.
+  void (*radial)(const Weights<T>&, int l, const Pairs<T>&, int p, int n, T* value, T* slope, T* scratch);
 
   // raw[i] = sum over neighbours of element-pair weights, radial functions and I, A(u), S(u).
   void (*embedding_gather)(const Weights<T>&, const Pairs<T>&, const int* slot, T* raw, int begin, int end, T* scratch);
