@@ -2,6 +2,7 @@
 #include "mfmd.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 
@@ -56,6 +57,7 @@ struct Workspace::Data {
   virtual ~Data() = default;
   virtual const Result& evaluate(const Structure& structure, const Request& request) = 0;
   virtual std::int64_t rebuilds() const = 0;
+  virtual const std::map<std::string, double>& stage_times() const = 0;
 };
 
 namespace {
@@ -67,21 +69,29 @@ template <class T> class Evaluation final : public Workspace::Data {
     for (int k = 0; k < pool_.threads(); ++k) scratch_.emplace_back().resize(scratch_size(w_));
   }
   std::int64_t rebuilds() const override { return list_.rebuilds(); }
+  const std::map<std::string, double>& stage_times() const override { return times_; }
 
   const Result& evaluate(const Structure& s, const Request& request) override {
     if (s.atoms < 0 || s.ghosts < 0) throw InputError("a structure cannot have fewer than no atoms");
     if (s.ghosts > 0 && (!s.pairs || !s.fill_ghosts)) throw InputError("ghost atoms need the host's pairs and fill_ghosts");
     plan(request);
     find_slots(s);
-    list_.update(s, kFirstKnot, pool_);
-    round_pairs();
-    const bool reverse = request.forces || request.virial;
-    run(s, reverse);
-    collect(s, request);
+    timed("neighbors", [&] {
+      list_.update(s, kFirstKnot, pool_);
+      round_pairs();
+    });
+    run(s, request.forces || request.virial);
+    timed("collect", [&] { collect(s, request); });
     return result_;
   }
 
  private:
+  template <class Body> void timed(const char* name, const Body& body) {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    times_[name] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
   // Terms are heads with weights; a relative head drags in what it is relative to. Seeds are the heads themselves.
   void plan(const Request& request) {
     const auto& levels = model_->levels();
@@ -131,7 +141,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     T* u = direction_.resize(3 * pairs);
     knot_.resize(tables_ ? pairs : 0);
     T* beyond = beyond_.resize(tables_ ? pairs : 0);
-    const double per_log = (kKnots - 1) / std::log(w_.cutoff / kFirstKnot);
+    const double per_log = (w_.knots - 1) / std::log(w_.cutoff / kFirstKnot);
     pool_.loop(static_cast<int>(pairs), 1024, [&](int begin, int end, int) {
       for (std::size_t p = static_cast<std::size_t>(begin); p < static_cast<std::size_t>(end); ++p) {
         const double r = list_.distances()[p];
@@ -139,7 +149,7 @@ template <class T> class Evaluation final : public Workspace::Data {
         for (std::size_t a = 0; a < 3; ++a) u[3 * p + a] = static_cast<T>(list_.vectors()[3 * p + a] / r);
         if (!tables_) continue;
         const double t = per_log * std::log(r / kFirstKnot);
-        knot_[p] = std::min(kKnots - 2, static_cast<int>(t));
+        knot_[p] = std::min(w_.knots - 2, static_cast<int>(t));
         beyond[p] = static_cast<T>(t - knot_[p]);
       }
     });
@@ -166,22 +176,24 @@ template <class T> class Evaluation final : public Workspace::Data {
     head_energies_.assign(seeds_.size() * static_cast<std::size_t>(n), 0.0);
     for (std::size_t q = 0; q < seeds_.size(); ++q) seeds_[q].energies = head_energies_.data() + q * static_cast<std::size_t>(n);
 
-    const auto over_atoms = [&](auto&& stage) {
-      pool_.loop(n, kGrain, [&](int begin, int end, int worker) { stage(begin, end, scratch_[static_cast<std::size_t>(worker)].get()); });
+    const auto over_atoms = [&](const char* name, auto&& stage) {
+      timed(name, [&] {
+        pool_.loop(n, kGrain, [&](int begin, int end, int worker) { stage(begin, end, scratch_[static_cast<std::size_t>(worker)].get()); });
+      });
     };
     const auto fill = [&](T* rows) { if (s.ghosts) s.fill_ghosts(rows, row); };
 
-    over_atoms([&](int b, int e, T* t) { k.embedding_gather(w_, pairs, slot, raw, b, e, t); });
-    over_atoms([&](int b, int e, T* t) { k.embedding_mix(w_, raw, x[0], b, e, t); });
+    over_atoms("embedding_gather", [&](int b, int e, T* t) { k.embedding_gather(w_, pairs, slot, raw, b, e, t); });
+    over_atoms("embedding_mix", [&](int b, int e, T* t) { k.embedding_mix(w_, raw, x[0], b, e, t); });
     for (std::size_t l = 0; l < y.size(); ++l) {
       const int layer = static_cast<int>(l);
-      over_atoms([&](int b, int e, T* t) { k.mixing(w_, layer, x[l], y[l], b, e, t); });
+      over_atoms("mixing", [&](int b, int e, T* t) { k.mixing(w_, layer, x[l], y[l], b, e, t); });
       fill(y[l]);
-      over_atoms([&](int b, int e, T* t) { k.message(w_, layer, pairs, y[l], m[l], b, e, t); });
-      over_atoms([&](int b, int e, T* t) { k.product(w_, layer, x[l], y[l], m[l], dx[l], x[l + 1], b, e, t); });
+      over_atoms("message", [&](int b, int e, T* t) { k.message(w_, layer, pairs, y[l], m[l], b, e, t); });
+      over_atoms("product", [&](int b, int e, T* t) { k.product(w_, layer, x[l], y[l], m[l], dx[l], x[l + 1], b, e, t); });
     }
     T* ax = reverse ? ax_.resize(size) : nullptr;
-    over_atoms([&](int b, int e, T* t) { k.readout(w_, slot, x.back(), seeds_.data(), static_cast<int>(seeds_.size()), ax, b, e, t); });
+    over_atoms("readout", [&](int b, int e, T* t) { k.readout(w_, slot, x.back(), seeds_.data(), static_cast<int>(seeds_.size()), ax, b, e, t); });
     if (!reverse) return;
 
     T *am = am_.resize(size), *ay = ay_.resize(size);
@@ -189,15 +201,15 @@ template <class T> class Evaluation final : public Workspace::Data {
     gradient_.resize(3 * list_.neighbors().size());
     for (std::size_t l = y.size(); l--;) {
       const int layer = static_cast<int>(l);
-      over_atoms([&](int b, int e, T* t) { k.product_reverse(w_, layer, y[l], m[l], dx[l], ax, am, ay, b, e, t); });
+      over_atoms("product_reverse", [&](int b, int e, T* t) { k.product_reverse(w_, layer, y[l], m[l], dx[l], ax, am, ay, b, e, t); });
       fill(am);
-      over_atoms([&](int b, int e, T* t) { k.message_reverse(w_, layer, pairs, y[l], am, ay, slope_.data(), b, e, t); });
-      over_atoms([&](int b, int e, T* t) { k.mixing_reverse(w_, layer, x[l], ay, ax, b, e, t); });
+      over_atoms("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, layer, pairs, y[l], am, ay, slope_.data(), b, e, t); });
+      over_atoms("mixing_reverse", [&](int b, int e, T* t) { k.mixing_reverse(w_, layer, x[l], ay, ax, b, e, t); });
     }
     T* araw = am;
-    over_atoms([&](int b, int e, T* t) { k.embedding_mix_reverse(w_, raw, ax, araw, b, e, t); });
+    over_atoms("embedding_mix_reverse", [&](int b, int e, T* t) { k.embedding_mix_reverse(w_, raw, ax, araw, b, e, t); });
     fill(araw);
-    over_atoms([&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, slope_.data(), gradient_.data(), b, e, t); });
+    over_atoms("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, slope_.data(), gradient_.data(), b, e, t); });
   }
 
   // Sums in atom order, in double.
@@ -245,6 +257,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   Buffer<T> distance_, direction_, beyond_, raw_, ax_, am_, ay_;
   std::vector<Buffer<T>> x_, y_, m_, dx_;
   Result result_;
+  std::map<std::string, double> times_;
 };
 
 }  // namespace
@@ -258,5 +271,6 @@ Workspace::Workspace(std::shared_ptr<const Model> model, Options options) {
 Workspace::~Workspace() = default;
 const Result& Workspace::evaluate(const Structure& structure, const Request& request) { return data_->evaluate(structure, request); }
 std::int64_t Workspace::rebuilds() const { return data_->rebuilds(); }
+const std::map<std::string, double>& Workspace::stage_times() const { return data_->stage_times(); }
 
 }  // namespace mfmd

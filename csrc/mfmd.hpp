@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -114,6 +115,7 @@ class Workspace {
   ~Workspace();
   const Result& evaluate(const Structure& structure, const Request& request);
   std::int64_t rebuilds() const;  // neighbour lists built so far
+  const std::map<std::string, double>& stage_times() const;  // seconds spent in each stage so far
 
   struct Data;
 

@@ -59,6 +59,7 @@ struct Model::Data {
   int F = 0, K = 0, rank = 0, layers = 0;
   std::map<std::string, Tensor> tensors;
   std::vector<int> hidden;      // per head
+  int knots = 128;              // of the tables; 576 KiB a layer at 128 channels
   std::vector<Values> tables;   // of the embedding and of each layer
   mutable std::once_flag once_single, once_double;
   mutable Packed<float> packed_single;
@@ -81,26 +82,36 @@ struct Model::Data {
   template <class T> void pack(Packed<T>& p) const;
 };
 
+// As many knots as the functions need: 128 for the usual basis, more for a finer one or a longer cutoff.
 void Model::Data::tabulate() {
   const int RF = (rank + 1) * F;
   const Values &means = tensor("backbone.radial.means", {K}), &betas = tensor("backbone.radial.betas", {K});
   const std::string e = "backbone.embedding.radial";
-  tables.push_back(radial_table(means, betas, cutoff, {{&tensor(e + ".weight", {RF, K}), &tensor(e + ".bias", {RF})}}, false));
+  std::vector<std::vector<Affine>> maps = {{{&tensor(e + ".weight", {RF, K}), &tensor(e + ".bias", {RF})}}};
   const int width[4] = {K, F, 2 * F, RF};
   for (int l = 0; l < layers; ++l) {
-    std::vector<Affine> maps;
+    maps.emplace_back();
     for (int k = 0; k < 3; ++k) {
       const std::string name = "backbone.layers." + std::to_string(l) + ".radial." + std::to_string(k);
-      maps.push_back({&tensor(name + ".weight", {width[k + 1], width[k]}), &tensor(name + ".bias", {width[k + 1]})});
+      maps.back().push_back({&tensor(name + ".weight", {width[k + 1], width[k]}), &tensor(name + ".bias", {width[k + 1]})});
     }
-    tables.push_back(radial_table(means, betas, cutoff, maps, true));
+  }
+  for (;; knots *= 2) {
+    if (knots > 8192) throw ModelFileError(origin + ": its radial functions are too steep to tabulate");
+    tables.clear();
+    double error = 0.0;
+    for (std::size_t k = 0; k < maps.size(); ++k) {
+      tables.push_back(radial_table(knots, means, betas, cutoff, maps[k], k > 0));
+      error = std::max(error, table_error(tables.back(), knots, means, betas, cutoff, maps[k], k > 0));
+    }
+    if (error < kTableError) return;
   }
 }
 
 template <class T> void Model::Data::pack(Packed<T>& p) const {
   Weights<T>& w = p.weights;
   const int R = rank + 1, RF = R * F, slots = static_cast<int>(elements.size());
-  w.F = F, w.K = K, w.rank = rank, w.R = R, w.C = R * R, w.slots = slots, w.cutoff = cutoff;
+  w.F = F, w.K = K, w.rank = rank, w.R = R, w.C = R * R, w.slots = slots, w.cutoff = cutoff, w.knots = knots;
   const Values &means = tensor("backbone.radial.means", {K}), &betas = tensor("backbone.radial.betas", {K});
   w.means = p.keep(means);
   w.betas = p.keep(betas);
@@ -228,7 +239,7 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
     level.kind = entry.get("kind", Json::string_, origin).string;
     if (level.kind != "mlp")
       throw ModelFileError(origin + ": level " + level.name + " has a head of kind " + level.kind + ", which this mfmd does not know; install a newer one");
-    d.hidden.push_back(entry.integer("hidden", 1, 4096, origin));
+    d.hidden.push_back(entry.integer("hidden", 1, d.F, origin));
     if (const auto parent = entry.object.find("delta_of"); parent != entry.object.end() && parent->second.kind == Json::string_) {
       for (std::size_t k = 0; k < d.levels.size(); ++k)
         if (d.levels[k].name == parent->second.string) level.relative_to = static_cast<int>(k);

@@ -12,8 +12,11 @@ def _guard(action):
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         action()
-    except Error as error:
+    except (Error, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; install what this command needs, such as mfmd[train] or mfmd[torchforce]", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -67,9 +70,10 @@ def _info(arguments):
     size = header["backbone"]
     print(f"{arguments.model}: format {header['format']}, sha256 {model.sha256[:16]}…")
     print(f"backbone: {size['kind']}, {size['channels']} channels, {size['layers']} layers, rank {size['rank']}, cutoff {size['cutoff']} Å")
-    errors = header["provenance"].get("errors", {})
+    made = header.get("provenance", {})
+    errors = made.get("errors", {})
     for level in header["levels"]:
-        relative = f", relative to {level['delta_of']}" if level["delta_of"] else ""
+        relative = f", relative to {level['delta_of']}" if level.get("delta_of") else ""
         elements = " ".join(chemical_symbols[z] for z in level["elements"])
         print(f"level {level['name']}: {level['kind']} head{relative}; elements {elements}")
         for split, table in errors.items():
@@ -79,11 +83,17 @@ def _info(arguments):
                     parts.append(f"{kind} MAE {1e3 * row['mae']:.1f} {unit}")
             if parts:
                 print(f"  {split}: {', '.join(parts)}")
-    made = header["provenance"]
     print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
 
 
 def _export(arguments):
     from mfmd.hosts import openmm
 
-    openmm.write_archive(arguments.output, arguments.model, arguments.topology, head=arguments.head, precision=arguments.precision)
+    periodic = openmm.write_archive(
+        arguments.output, arguments.model, arguments.topology, head=arguments.head, precision=arguments.precision
+    )
+    print(
+        f"{arguments.output}: load it with force = openmmtorch.TorchForce({arguments.output!r}); force.setOutputsForces(True); "
+        f"force.setUsesPeriodicBoundaryConditions({periodic})"
+    )
+    print("in a process that has called mfmd.openmm.load_torchforce()")

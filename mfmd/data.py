@@ -10,7 +10,7 @@ import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from mfmd import Error, units
-from mfmd.engine import neighbor_list
+from mfmd.engine import CLOSEST, InputError, charge_or_spin, neighbor_list
 
 MAX_Z = 118
 
@@ -43,6 +43,8 @@ class Structure:
     labels: dict[str, Label]
     source: str  # file and frame, for messages
     info: dict = field(default_factory=dict)
+    charges: np.ndarray | tuple = ()  # initial charges and magnetic moments of the atoms, where the file has them
+    moments: np.ndarray | tuple = ()
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -78,7 +80,7 @@ def read(config, levels):
         source = getattr(config, name)
         if isinstance(source, float):
             continue
-        for path in source:
+        for path in source or []:
             splits[name].extend(_read_file(path, config, levels))
     _split_off(splits, config)
     for name in ("train", "val"):
@@ -99,6 +101,7 @@ def _read_file(path, config, levels):
         _check_structure(structure)
         structure.positions = structure.positions * length
         structure.cell = structure.cell * length
+        _check_distances(structure)
         for label in structure.labels.values():
             label.energy = None if label.energy is None else label.energy * energy
             label.forces = None if label.forces is None else label.forces * (energy / length)
@@ -113,12 +116,8 @@ def _check_structure(s):
         raise DataError(f"{s.source}: the structure has no atoms")
     if s.numbers.min() < 1 or s.numbers.max() > MAX_Z:
         raise DataError(f"{s.source}: {s.numbers.min()} to {s.numbers.max()} are not all atomic numbers")
-    for key in ("charge", "total_charge"):
-        if float(s.info.get(key, 0)) != 0:
-            raise DataError(f"{s.source}: {key} is {s.info[key]}; charged structures are not modelled yet, remove them")
-    for key, closed in (("spin", (0,)), ("multiplicity", (1,)), ("spin_multiplicity", (1,))):
-        if key in s.info and float(s.info[key]) not in closed:
-            raise DataError(f"{s.source}: {key} is {s.info[key]}; open-shell structures are not modelled yet, remove them")
+    if reason := charge_or_spin(s.info, s.charges, s.moments):
+        raise DataError(f"{s.source}: {reason}; remove the structure")
     shapes = {"forces": (len(s.numbers), 3), "stress": (6,)}
     for level, label in s.labels.items():
         for kind in KINDS:
@@ -131,6 +130,16 @@ def _check_structure(s):
                 raise DataError(f"{s.source}: {kind} of level {level} is not finite; leave the key out where there is no label")
     if any(label.stress is not None for label in s.labels.values()) and not s.pbc.all():
         raise DataError(f"{s.source}: a stress label on a structure that is not periodic in three directions")
+
+
+def _check_distances(s):
+    """What the engine would refuse is no training structure either."""
+    try:
+        i, j, _, vectors = neighbor_list(s.positions, s.cell, s.pbc, CLOSEST)
+    except InputError as error:
+        raise DataError(f"{s.source}: {error}") from None
+    if len(i):
+        raise DataError(f"{s.source}: atoms {i[0]} and {j[0]} are {np.linalg.norm(vectors[0]):.2f} Å apart; is data.length_unit right?")
 
 
 def _split_off(splits, config):
@@ -243,13 +252,14 @@ def check_units(structures, levels, given, config):
             for s in group:
                 deviations[id(s)] = (s.labels[level].energy - mean, s)
         spread[level] = {k: d for k, (d, _) in deviations.items()}
+        # Relaxed structures have no forces to compare with.
         pairs = [
             (d / np.sqrt(3 * len(s.numbers)), s.labels[level].forces) for d, s in deviations.values() if s.labels[level].forces is not None
         ]
         if len(pairs) >= 20:
             force = np.sqrt(np.mean(np.concatenate([f.ravel() for _, f in pairs]) ** 2))
-            length = np.sqrt(np.mean([d**2 for d, _ in pairs])) / force if force > 0 else 0.1
-            if not 0.006 < length < 0.6:
+            length = np.sqrt(np.mean([d**2 for d, _ in pairs])) / max(force, 1e-12)
+            if force > 0.2 and not 0.006 < length < 0.6:
                 raise DataError(
                     f"levels.{level}: energies vary by {length:.2g} Å times the forces, where thermal structures give about 0.06; "
                     f"energies and forces are in different units. {hint}"
@@ -344,11 +354,11 @@ class Sampler(torch.utils.data.Sampler):
         rng = np.random.default_rng([self.seed, self.epoch])
         times = np.floor(self.weights).astype(int)
         rest = self.weights - times
-        if extra := len(self) - times.sum():
+        if (extra := len(self) - times.sum()) > 0:
             times[rng.choice(len(times), extra, replace=False, p=rest / rest.sum())] += 1
         order = np.repeat(np.arange(len(self.weights)), times)
         rng.shuffle(order)
         return iter(order.tolist())
 
     def __len__(self):
-        return round(self.weights.sum())
+        return max(1, round(self.weights.sum()))

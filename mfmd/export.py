@@ -78,7 +78,7 @@ def serialize(model, elements, provenance):
         "provenance": provenance,
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    return safetensors.torch.save(tensors, metadata={"mfmd": json.dumps(header)})
+    return safetensors.torch.save(tensors, metadata={"mfmd": json.dumps(header, allow_nan=False)})
 
 
 class ModelFile(torch.nn.Module):
@@ -109,6 +109,8 @@ def torch_engine(content):
 def write_archive(path, module, content):
     """A scripted module as TorchScript archive with the weights beside it; the file appears whole or not at all."""
     path = Path(path)
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: there is no folder {path.parent}")
     partial = path.with_name(path.name + ".partial")
     torch.jit.save(module, str(partial), _extra_files={ENTRY: content})
     os.replace(partial, path)

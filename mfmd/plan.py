@@ -20,7 +20,7 @@ class ConfigError(Error):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -38,17 +38,17 @@ class Level(_Section):
     forces_weight: NotNegative = 1.0
     stress_weight: NotNegative = 1.0
     sampling: Positive = 1.0  # how often an epoch shows a structure with a label of this level (the largest of its levels)
+    e0: Literal["fit", "atoms"] = "fit"  # atomic reference energies: least squares over compositions, or those of data.atoms
     delta_of: str | None = None  # an earlier level; the head is a difference to it and starts at zero
 
 
 class Data(_Section):
     train: Paths
-    val: Paths | Annotated[float, Field(gt=0, lt=1)] = 0.1  # files, or a fraction of train
+    val: Paths | Annotated[float, Field(gt=0, lt=1)] | None = None  # files, or a fraction of train; by default 0.1, or what split_key says
     test: Paths | Annotated[float, Field(gt=0, lt=1)] = []
     split_key: str | None = None  # an info key that says train, val or test for the structures of `train`
     split_seed: int = 0  # of the fractions
     atoms: Path | None = None  # isolated-atom energies, JSON
-    e0: Literal["fit", "atoms"] = "fit"  # per level: least squares over compositions, or the isolated atoms themselves
     energy_unit: Literal[tuple(units.ENERGY)] = "eV"
     length_unit: Literal[tuple(units.LENGTH)] = "Å"
 
@@ -105,6 +105,14 @@ class Config(_Section):
             for kind in ("energy", "forces", "stress"):
                 setattr(level, kind, getattr(level, kind) or f"{kind}_{name}")
             seen.append(name)
+        if self.data.split_key is None:
+            self.data.val = 0.1 if self.data.val is None else self.data.val
+        elif isinstance(self.data.val, float) or isinstance(self.data.test, float):
+            raise ValueError("data.val and data.test: with a split_key they may name more files, but not fractions")
+        if self.train.validate_every > self.train.epochs:
+            raise ValueError(
+                f"train.validate_every: {self.train.validate_every} is more than train.epochs, {self.train.epochs}; no validation would be run"
+            )
         self.train.monitor = self.train.monitor or f"{seen[-1]}.energy"
         level, _, kind = self.train.monitor.partition(".")
         if level not in self.levels or kind not in ("energy", "forces", "stress"):
@@ -122,6 +130,8 @@ def load(path, overrides=()):
     """
     try:
         tree = OmegaConf.load(path)
+        if not OmegaConf.is_dict(tree):
+            raise ConfigError(f"{path}: a config is a mapping of keys ({', '.join(Config.model_fields)}), and this file holds none")
         for override in overrides:
             key, sign, _ = override.partition("=")
             if not sign or not key:
@@ -130,10 +140,8 @@ def load(path, overrides=()):
         tree = OmegaConf.to_container(tree, resolve=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, IsADirectoryError) as error:
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not a readable YAML config ({' '.join(str(error).split())})") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys ({', '.join(Config.model_fields)}), and this file holds none")
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

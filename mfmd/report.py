@@ -2,12 +2,9 @@
 
 import csv
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from rich.table import Table
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
@@ -48,7 +45,8 @@ def write_errors(path, tables):
 
 def learning_curve(path, columns, levels):
     """Validation MAE against epoch, energies and forces of every level; columns: train.read_metrics."""
-    fig, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    fig = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = fig.subplots(1, 2)
     for ax, kind in zip(axes, ("energy_per_atom", "forces"), strict=True):
         for level in levels:
             if f"val/{level}.{kind}" in columns:
@@ -58,14 +56,14 @@ def learning_curve(path, columns, levels):
         if ax.lines:
             ax.legend()
     fig.savefig(path, dpi=130)
-    plt.close(fig)
 
 
 def parity(path, points, split):
     """Prediction against label, a panel per level and kind (energies per atom, without E0)."""
     kinds = [k for k in ("energy", "forces", "stress") if any(kind == k for _, kind in points)]
     levels = list(dict.fromkeys(level for level, _ in points))
-    fig, axes = plt.subplots(len(kinds), len(levels), figsize=(3.2 * len(levels), 3.0 * len(kinds)), layout="constrained", squeeze=False)
+    fig = Figure(figsize=(3.2 * len(levels), 3.0 * len(kinds)), layout="constrained")
+    axes = fig.subplots(len(kinds), len(levels), squeeze=False)
     unit = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
     for row, kind in zip(axes, kinds, strict=True):
         for ax, level in zip(row, levels, strict=True):
@@ -81,4 +79,3 @@ def parity(path, points, split):
             ax.title.set_fontsize(9)
     fig.suptitle(f"{split} set")
     fig.savefig(path, dpi=130)
-    plt.close(fig)

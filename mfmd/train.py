@@ -31,10 +31,12 @@ def build_model(config, structures):
     reference, scales, heads = {}, {}, {}
     for level, settings in config.levels.items():
         elements = data.subset_elements(structures, level)
-        if config.data.e0 == "atoms":
+        if hasattr(torch.nn.ModuleDict, level):
+            raise ConfigError(f"levels.{level}: torch keeps this name for itself; choose another")
+        if settings.e0 == "atoms":
             missing = [chemical_symbols[z] for z in elements if z not in atoms[level]]
             if missing:
-                raise ConfigError(f"data.e0 is atoms, but data.atoms has no energy of level {level} for {', '.join(missing)}")
+                raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
             reference[level] = {z: atoms[level][z] for z in elements}
         else:
             reference[level], determined = data.fit_reference_energies(structures, level, atoms[level])
@@ -76,12 +78,12 @@ def losses(prediction, batch, level, scale):
         offset = (prediction.energy - prediction.network_energy.double()).detach()
         error = prediction.network_energy - (target - offset).to(prediction.network_energy.dtype)
         out["energy"] = (error / batch.sizes)[known].abs().mean() / scale
-    for kind, weight in (("forces", 1.0), ("stress", 1.0)):
+    for kind in ("forces", "stress"):
         value = getattr(prediction, kind)
         if level in getattr(batch, kind) and value is not None:
             target = getattr(batch, kind)[level]
             known = ~torch.isnan(target)
-            out[kind] = weight * (value[known] - target[known]).abs().mean() / scale
+            out[kind] = (value[known] - target[known]).abs().mean() / scale
     return out
 
 
@@ -137,7 +139,10 @@ class Training(lightning.LightningModule):
                     total = total + weight * loss
                     self.log(f"train/{level}.{kind}", loss, on_step=False, on_epoch=True, batch_size=len(batch.sizes))
         self.log("train/loss", total, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.sizes))
-        return total
+        return total if total.requires_grad else None  # a batch whose only labels have no weight
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["config"] = self.config.model_dump(mode="json")
 
     def on_validation_epoch_start(self):
         self.errors = Errors()
@@ -208,7 +213,7 @@ def sampling_weights(structures, levels):
 def run(config, console=None):
     """Train, evaluate, export: the whole of `mfmd-train`.
 
-    Writes into config.out: log/version_*/metrics.csv, last.ckpt, best.ckpt, model.pt, errors.csv, learning_curve.png, parity.png.
+    Writes into config.out: log/version_*/metrics.csv, last.ckpt, best.ckpt, model.pt, errors.csv, learning_curve.png, parity_<split>.png.
 
     Returns
     -------
@@ -223,9 +228,31 @@ def run(config, console=None):
     last = out / "last.ckpt"
     if last.exists() and not config.resume:
         raise ConfigError(f"out: {out} holds a run already; go on with resume=true, or name another folder with out=…")
-    lightning.seed_everything(config.seed, verbose=False)
+    if config.resume and last.exists():
+        _check_same(config, last)
+    before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPE[config.train.precision])
+    try:
+        return _run(config, console, out, last)
+    finally:
+        torch.set_default_dtype(before)
 
+
+def _check_same(config, last):
+    """A run is resumed on the model and the data it began with."""
+    checkpoint = torch.load(last, weights_only=False)
+    for section in ("data", "levels", "backbone", "seed"):
+        then, now = checkpoint["config"][section], config.model_dump(mode="json")[section]
+        if then != now:
+            raise ConfigError(
+                f"{section}: the run in {config.out} began with {then}, and now it is {now}; to change it, begin a new run with out=…"
+            )
+    if checkpoint["epoch"] + 1 > config.train.epochs:
+        raise ConfigError(f"train.epochs: {config.train.epochs}, but the run in {config.out} has done {checkpoint['epoch'] + 1} already")
+
+
+def _run(config, console, out, last):
+    lightning.seed_everything(config.seed, verbose=False)
     splits = data.read(config.data, config.levels)
     report.print_counts(console, splits, config.levels)
     level, _, kind = config.train.monitor.partition(".")
@@ -267,19 +294,18 @@ def run(config, console=None):
             ckpt_path=last if config.resume and last.exists() else None,
             weights_only=False,  # our own checkpoint
         )
-    if not best.best_model_path:
-        raise ConfigError("train: no validation was run; let train.validate_every be at most train.epochs")
-    state = torch.load(best.best_model_path, weights_only=False)["state_dict"]
+    if not math.isfinite(float(best.best_model_score)):
+        raise ConfigError(f"train: the validation error of {config.train.monitor} is not finite; lower train.learning_rate")
+    state = torch.load(out / "best.ckpt", weights_only=False)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
 
-    tables = {}
+    tables, parity = {}, {}
     for split in ("val", "test"):
         if splits[split]:
             tables[split], points = evaluate(model, splits[split], config)
-            report.parity(out / f"parity_{split}.png", points, split)
+            parity[split] = points
             report.print_errors(console, split, tables[split])
     report.write_errors(out / "errors.csv", tables)
-    report.learning_curve(out / "learning_curve.png", read_metrics(out), list(config.levels))
     provenance = {
         "mfmd": mfmd.__version__,
         "torch": torch.__version__,
@@ -291,6 +317,10 @@ def run(config, console=None):
     elements = {name: data.subset_elements(train, name) for name in config.levels}
     export.write_model(out / "model.pt", model, elements, provenance)
     console.print(f"model file: {out / 'model.pt'}")
+    report.learning_curve(out / "learning_curve.png", read_metrics(out), list(config.levels))
+    for split, points in parity.items():
+        if points:
+            report.parity(out / f"parity_{split}.png", points, split)
     return tables
 
 

@@ -73,7 +73,27 @@ def nan_position(frames, _):
     frames[5].positions[0, 0] = np.inf
 
 
+def no_atoms(_, config):
+    config["levels"]["gfn2"]["e0"] = "atoms"
+    config["data"].pop("atoms")
+
+
+def coincide(frames, _):
+    frames[4].positions[1] = frames[4].positions[2] + 0.05
+
+
+def flatten(frames, _):
+    frames[4].set_cell([[5, 0, 0], [0, 5, 0], [5, 5, 0]])
+    frames[4].pbc = True
+
+
 TRAINING = {
+    "coincident atoms": (coincide, "frame 4: atoms 1 and 2 are 0.09 Å apart"),
+    "flat cell": (flatten, "frame 4: the cell is flat"),
+    "infinite setting": (edit("train.clip", float("inf")), "train.clip: found inf"),
+    "a name torch keeps": (edit("levels", {"type": {"energy": "energy_gfn2"}}), "levels.type: torch keeps this name"),
+    "never validated": (edit("train.validate_every", 500), "train.validate_every: 500 is more than train.epochs"),
+    "charge that is a word": (label("charge", "neutral"), "frame 3: charge is 'neutral', which is not a number"),
     "unknown key": (edit("train.lerning_rate", 1e-3), "train.lerning_rate: unknown key; did you mean learning_rate"),
     "unknown section": (edit("modle", {}), "modle: unknown key"),
     "unknown key of a level": (edit("levels.gfn2.weight", 1), "levels.gfn2.weight: unknown key.*energy_weight"),
@@ -90,7 +110,7 @@ TRAINING = {
     "level without labels": (edit("levels.mp2", {}), "levels.mp2: no training structure .* energy_mp2"),
     "data file missing": (edit("data.train", "nowhere.xyz"), "nowhere.xyz: no such file"),
     "atoms file missing": (edit("data.atoms", "nowhere.json"), "nowhere.json: no such file"),
-    "E0 from atoms that are not given": (edit("data", {"train": "TRAIN", "e0": "atoms"}), "data.e0 is atoms, but .* for H, O"),
+    "E0 from atoms that are not given": (no_atoms, "levels.gfn2.e0 is atoms, but .* for H, O"),
     "NaN energy": (label("energy_gfn2", np.nan), "frame 3: energy of level gfn2 is not finite"),
     "NaN force": (nan_force, "frame 2: forces of level gfn2 is not finite"),
     "infinite position": (nan_position, "frame 5: a position is not finite"),
@@ -99,8 +119,8 @@ TRAINING = {
     "kcal/mol declared as eV": (scale(KCAL), "which no molecule is; data.energy_unit is eV"),
     "Hartree, no atoms given": (scale(HARTREE, atoms=False), "energies and forces are in different units"),
     "kcal/mol, no atoms given": (scale(KCAL, atoms=False), "energies and forces are in different units"),
-    "charged": (label("charge", 1), "frame 3: charge is 1; charged structures are not modelled"),
-    "open shell": (label("multiplicity", 3), "frame 3: multiplicity is 3; open-shell structures are not modelled"),
+    "charged": (label("charge", 1), "frame 3: charge is \\+1; charged and open-shell structures are not modelled"),
+    "open shell": (label("multiplicity", 3), "frame 3: multiplicity is \\+3; charged and open-shell"),
     "unknown split": (edit("data.split_key", "molecule"), "info key 'molecule' is 'water'; it must be train, val or test"),
 }
 
@@ -205,6 +225,10 @@ DAMAGE = {
     "an unknown head": (lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="tree")), "head of kind tree"),
     "no level": (lambda p, t: rebuilt(p, t, header=lambda h: h.update(levels=[])), "no level"),
     "channels that do not fit": (lambda p, t: rebuilt(p, t, header=lambda h: h["backbone"].update(channels=48)), "has shape"),
+    "a head wider than the backbone": (
+        lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(hidden=33)),
+        "`hidden` .* from 1 to 32",
+    ),
     "a header key missing": (lambda p, t: rebuilt(p, t, header=lambda h: h["backbone"].pop("cutoff")), "no `cutoff`"),
     "a tensor missing": (lambda p, t: rebuilt(p, t, tensors=drop), "backbone.layers.0.mixing_in is missing"),
     "a tensor of another shape": (lambda p, t: rebuilt(p, t, tensors=reshape), "has shape \\(4, 8\\) where its header asks for \\(32\\)"),
@@ -278,9 +302,10 @@ RUNTIME = {
     "no element": (dict(numbers=0), "atom 0 is element 0"),
     "overlapping atoms": (dict(positions=ethanol().positions[1] + 0.1), "atoms 0 and 1 overlap"),
     "position not finite": (dict(positions=np.nan), "position of atom 0 is not finite"),
+    "cell of no height": (dict(cell=np.eye(3) * 1e-3), "the cell is flat"),
     "flat cell": (dict(cell=[[5, 0, 0], [0, 5, 0], [5, 5, 0]]), "the cell is flat"),
-    "charged": (dict(info={"charge": -1}), "charge -1"),
-    "charged by its atoms": (dict(charges=[1] + [0] * 8), "charge \\+1"),
+    "charged": (dict(info={"charge": -1}), "charge is -1"),
+    "charged by its atoms": (dict(charges=[1] + [0] * 8), "add up to \\+1"),
     "open shell": (dict(info={"multiplicity": 2}), "open-shell"),
     "magnetic": (dict(moments=[1] + [0] * 8), "open-shell"),
 }

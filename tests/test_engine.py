@@ -1,5 +1,7 @@
 """The engine against the torch model, and what any potential must obey."""
 
+import sys
+
 import backends
 import numpy as np
 import pytest
@@ -56,13 +58,22 @@ def test_every_path_equals_the_torch_model(model, model_file, radial):
 
 def test_tables_on_every_test_frame(trained, test_frames):
     """Tables against exact radial functions on a trained model: 1e-6 eV/atom, 1e-5 eV/Å, single precision included."""
-    exact, *tables = (backends.engine(trained[0], "cctz", *path) for path in (("double", "exact"), ("double", "table"), ("single", "table")))
+    exact, *tables = (
+        backends.engine(trained[0], "cctz", *path) for path in (("double", "exact"), ("double", "table"), ("single", "table"))
+    )
     for atoms in (a for a in test_frames if set(a.numbers) <= {1, 6, 8} and not a.pbc.any()):
         e, f, _ = exact(atoms)
         for table in tables:
             e2, f2, _ = table(atoms)
             assert abs(e - e2) < 1e-6 * len(atoms)
             np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("radial_functions, cutoff", [(32, 10.0), (64, 10.0), (128, 5.0), (256, 10.0)])
+def test_tables_have_as_many_knots_as_they_need(tmp_path, radial_functions, cutoff):
+    path = write(random_model(0, 16, 1, cutoff, 2, radial_functions), tmp_path / "m.pt")
+    exact, table = (backends.engine(path, "high", radial=radial)(ethanol()) for radial in ("exact", "table"))
+    np.testing.assert_allclose(table[1], exact[1], rtol=0, atol=1e-6 * np.abs(exact[1]).max())
 
 
 @pytest.mark.parametrize("channels", [16, 48])
@@ -202,10 +213,34 @@ def test_bits_depend_on_input_alone(model_file, precision, radial):
     for _ in range(6):
         atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
         args = (atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc)
-        outs = [e.compute(*args, terms=[("high", 1.0)], virial=True) for e in (old, Engine(model_file, precision, threads=1, skin=0.2, radial=radial))]
+        outs = [
+            e.compute(*args, terms=[("high", 1.0)], virial=True)
+            for e in (old, Engine(model_file, precision, threads=1, skin=0.2, radial=radial))
+        ]
         assert outs[0]["energy"] == outs[1]["energy"]
         assert np.array_equal(outs[0]["forces"], outs[1]["forces"]) and np.array_equal(outs[0]["virial"], outs[1]["virial"])
     assert old._workspace.rebuilds < 6  # some of these steps did reuse a list
+
+
+def test_an_engine_shared_by_threads_and_a_forked_child(model_file):
+    """Threads take turns; a child of fork, which has none of the pool's threads, starts its own."""
+    import multiprocessing
+    from concurrent.futures import ThreadPoolExecutor
+
+    e = Engine(model_file, "double", threads=2)
+    structures = [random_cell(k, atoms=n) for k, n in enumerate((60, 25, 40))]
+
+    def energy(k):
+        a = structures[k]
+        return e.compute(a.positions, a.numbers, a.cell.array, a.pbc, terms=[("low", 1.0)])["energy"]
+
+    wanted = [energy(k) for k in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(energy, [0, 1, 2] * 10)) == wanted * 10
+    child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(0 if energy(0) == wanted[0] else 3))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_host_with_ghosts_and_a_list_of_its_own(model_file):

@@ -147,13 +147,19 @@ print(context.getState(energy=True).getPotentialEnergy())
     assert run.returncode == 0, run.stderr
 
 
-def test_contexts_in_threads(trained):
-    """Two contexts of one System at the same time give the bits of one alone."""
-    pytest.importorskip("openmmtorch")
+@pytest.mark.parametrize("kind", ["torch", "python"])
+def test_contexts_in_threads(trained, kind):
+    """Three contexts of one System at the same time give the bits of one alone."""
+    pytest.importorskip({"torch": "openmmtorch", "python": "openmm"}[kind])
     from concurrent.futures import ThreadPoolExecutor
 
+    import openmm
+
+    system = mfmd.openmm.create_system(trained[0], backends.topology(ethanol()), "cctz", kind, "double", threads=1)
+
     def walk(_):
-        c = backends.context(trained[0], "cctz", ethanol(), "torch", "double", threads=1)
+        c = openmm.Context(system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatformByName("Reference"))
+        c.setPositions(ethanol().positions / units.ANGSTROM_PER_NM)
         c.getIntegrator().step(50)
         return c.getState(positions=True).getPositions(asNumpy=True)._value
 
@@ -257,6 +263,20 @@ def test_unknown_host_and_atoms(model_file):
     for atoms in ([99], [1, 1], []):
         with pytest.raises(InputError, match="atoms must be different indices"):
             mfmd.openmm.create_force(model_file, topology, atoms, host="python")
+
+
+def test_force_of_a_box_refuses_to_be_that_of_a_molecule(model_file):
+    pytest.importorskip("openmmtorch")
+    import openmm
+    from openmm import unit
+
+    atoms = lower_triangular(random_cell(24, atoms=6))
+    system = mfmd.openmm.create_system(model_file, backends.topology(atoms), "low", "torch")
+    system.getForce(0).setUsesPeriodicBoundaryConditions(False)
+    c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    c.setPositions(atoms.positions * unit.angstrom)
+    with pytest.raises(openmm.OpenMMException, match="another kind of box"):
+        c.getState(energy=True)
 
 
 def test_archive_for_openmm(model_file, tmp_path):

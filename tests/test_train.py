@@ -81,6 +81,9 @@ def test_resumed_equals_uninterrupted(config, monkeypatch):
             train.run(half)
     with pytest.raises(plan.ConfigError, match="resume=true"):
         train.run(half)
+    for change in ("backbone.channels=32", "levels.cctz.delta_of=gfn2", "train.epochs=1"):
+        with pytest.raises(plan.ConfigError, match="began with|has done"):
+            train.run(plan.load(config, [f"out={half.out}", "resume=true", change]))
     train.run(plan.load(config, [f"out={half.out}", "resume=true"]))
     one, other = (torch.load(c.out / "best.ckpt", weights_only=False)["state_dict"] for c in (whole, half))
     assert all(torch.equal(one[k], other[k]) for k in one)
@@ -120,6 +123,15 @@ def test_no_force_pass_without_force_labels(splits, monkeypatch):
     t = train.Training(model, c)
     t.log = lambda *_, **__: None
     t.training_step(batch, 0).backward()
+
+
+def test_a_batch_whose_labels_have_no_weight_is_passed_over(splits):
+    c, s = splits
+    for level in c.levels.values():
+        level.energy_weight = level.forces_weight = 0.0
+    t = train.Training(train.build_model(c, s["train"]), c)
+    t.log = lambda *_, **__: None
+    assert t.training_step(data.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32), 0) is None
 
 
 def test_fresh_relative_heads_add_nothing(splits):
@@ -163,6 +175,14 @@ def test_splits(config):
     assert len(set(names)) == len(names)
     again = data.read(c.data, c.levels)
     assert [x.source for x in again["val"]] == [x.source for x in s["val"]]
+    frames = ase.io.read(config.parent / "small.xyz", ":")
+    for k, a in enumerate(frames):
+        a.info["split"] = "val" if k % 4 == 0 else "train"
+    ase.io.write(config.parent / "keyed.xyz", frames, format="extxyz")
+    c = plan.load(config, [f"data.train={config.parent}/keyed.xyz", "data.split_key=split", "data.val=null"])
+    assert all(x.info["split"] == "val" for x in data.read(c.data, c.levels)["val"])
+    with pytest.raises(plan.ConfigError, match="not fractions"):
+        plan.load(config, ["data.split_key=split"])
     c = plan.load(config, ["data.train=[" + str(DATA / "val.xyz") + "]", "data.split_key=split", "data.val=[]"])
     with pytest.raises(data.DataError, match="data.train: no structure"):
         data.read(c.data, c.levels)

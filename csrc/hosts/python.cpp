@@ -4,8 +4,10 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <mutex>
 
 #include "../mfmd.hpp"
+#include "../tables.hpp"
 
 namespace py = pybind11;
 
@@ -35,7 +37,14 @@ template <class T> py::array_t<T> array(const std::vector<T>& v, std::vector<py:
   return out;
 }
 
-py::dict evaluate(mfmd::Workspace& workspace, const Doubles& positions, const Ints& numbers, const Doubles& cell, const std::vector<bool>& pbc,
+// Python threads may share one: they take turns.
+struct Workspace {
+  Workspace(std::shared_ptr<const mfmd::Model> model, const mfmd::Options& options) : core(std::move(model), options) {}
+  mfmd::Workspace core;
+  std::mutex mutex;
+};
+
+py::dict evaluate(Workspace& workspace, const Doubles& positions, const Ints& numbers, const Doubles& cell, const std::vector<bool>& pbc,
                   const std::vector<std::pair<int, double>>& terms, bool forces, bool virial, bool atom_energies) {
   const mfmd::Structure s = structure(positions, numbers, cell, pbc);
   mfmd::Request request;
@@ -43,22 +52,23 @@ py::dict evaluate(mfmd::Workspace& workspace, const Doubles& positions, const In
   request.forces = forces;
   request.virial = virial;
   request.atom_energies = atom_energies;
-  const mfmd::Result* r = nullptr;
+  mfmd::Result result;
   {
     py::gil_scoped_release free;
-    r = &workspace.evaluate(s, request);
+    std::lock_guard<std::mutex> lock(workspace.mutex);
+    result = workspace.core.evaluate(s, request);
   }
   py::dict out;
-  out["energy"] = r->energy;
-  out["term_energies"] = array(r->term_energies, {static_cast<py::ssize_t>(r->term_energies.size())});
-  if (forces) out["forces"] = array(r->forces, {s.atoms, 3});
-  if (virial) out["virial"] = array(std::vector<double>(r->virial, r->virial + 9), {3, 3});
-  if (atom_energies) out["atom_energies"] = array(r->atom_energies, {s.atoms});
+  out["energy"] = result.energy;
+  out["term_energies"] = array(result.term_energies, {static_cast<py::ssize_t>(result.term_energies.size())});
+  if (forces) out["forces"] = array(result.forces, {s.atoms, 3});
+  if (virial) out["virial"] = array(std::vector<double>(result.virial, result.virial + 9), {3, 3});
+  if (atom_energies) out["atom_energies"] = array(result.atom_energies, {s.atoms});
   return out;
 }
 
 // A host with ghosts and a list of its own, as LAMMPS is one: ghost g is a copy of atom owner[g].
-py::dict evaluate_with_ghosts(mfmd::Workspace& workspace, const Doubles& positions, const Ints& numbers, const Ints& owner, const Ints& first,
+py::dict evaluate_with_ghosts(Workspace& workspace, const Doubles& positions, const Ints& numbers, const Ints& owner, const Ints& first,
                               const Ints& neighbors, int head) {
   const int ghosts = static_cast<int>(owner.shape(0)), atoms = static_cast<int>(positions.shape(0)) - ghosts;
   mfmd::Structure s;
@@ -76,7 +86,7 @@ py::dict evaluate_with_ghosts(mfmd::Workspace& workspace, const Doubles& positio
   mfmd::Request request;
   request.terms = {{head, 1.0}};
   request.virial = true;
-  const mfmd::Result& r = workspace.evaluate(s, request);
+  const mfmd::Result& r = workspace.core.evaluate(s, request);
   py::dict out;
   out["energy"] = r.energy;
   out["forces"] = array(r.forces, {atoms, 3});
@@ -108,21 +118,23 @@ PYBIND11_MODULE(_engine, m) {
       .def_property_readonly("bytes", [](const mfmd::Model& model) { return py::bytes(model.bytes()); })
       .def_property_readonly("sha256", &mfmd::Model::sha256);
 
-  py::class_<mfmd::Workspace>(m, "Workspace")
+  py::class_<Workspace>(m, "Workspace")
       .def(py::init([](std::shared_ptr<mfmd::Model> model, bool single, int threads, bool tables, double skin) {
              mfmd::Options options;
              options.precision = single ? mfmd::Precision::single_ : mfmd::Precision::double_;
              options.threads = threads;
              options.tables = tables;
              options.skin = skin;
-             return std::make_unique<mfmd::Workspace>(std::move(model), options);
+             return std::make_unique<Workspace>(std::move(model), options);
            }),
            py::arg("model"), py::arg("single"), py::arg("threads"), py::arg("tables"), py::arg("skin"))
-      .def_property_readonly("rebuilds", &mfmd::Workspace::rebuilds)
+      .def_property_readonly("rebuilds", [](const Workspace& w) { return w.core.rebuilds(); })
+      .def_property_readonly("stage_times", [](const Workspace& w) { return w.core.stage_times(); })
       .def("evaluate", &evaluate, py::arg("positions"), py::arg("numbers"), py::arg("cell"), py::arg("pbc"), py::arg("terms"),
            py::arg("forces"), py::arg("virial"), py::arg("atom_energies"))
       .def("evaluate_with_ghosts", &evaluate_with_ghosts);
 
+  m.attr("closest") = mfmd::kFirstKnot;
   m.def("neighbor_list", [](const Doubles& positions, const Doubles& cell, const std::vector<bool>& pbc, double cutoff) {
     const Ints numbers(positions.ndim() ? positions.shape(0) : 0);
     const mfmd::NeighborList list = mfmd::neighbor_list(structure(positions, numbers, cell, pbc), cutoff);

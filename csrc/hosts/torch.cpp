@@ -89,7 +89,7 @@ class Model final : public torch::CustomClassHolder {
       }
     mfmd::Options options;
     options.precision = single ? mfmd::Precision::single_ : mfmd::Precision::double_;
-    options.threads = static_cast<int>(threads);
+    options.threads = threads > 0 ? static_cast<int>(threads) : at::get_num_threads();
     return std::make_unique<mfmd::Workspace>(model_, options);
   }
 

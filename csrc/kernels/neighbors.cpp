@@ -99,6 +99,9 @@ void SkinList::build(const Structure& s, Pool& pool) {
     });
   } else {
     const Lattice l = lattice(s.cell, s.periodic);
+    for (int k = 0; k < 3; ++k)
+      if (s.periodic[k] && reach > 100.0 * l.height[k])
+        throw InputError("the cell is flat: along periodic direction " + std::to_string(k) + " it is less than a hundredth of the cutoff high");
     // Fractional coordinates, wrapped along periodic directions: frac - wrap lies in [low, low + extent].
     std::vector<double> frac(3 * static_cast<std::size_t>(n));
     std::vector<int> wrap(frac.size(), 0);

@@ -25,27 +25,10 @@ template <class T> void silu_layer(const Dense<T>& d, const T* x, const T* dx, i
   }
 }
 
-// Quintic Hermite polynomials on [0, 1]: value, first and second derivative at either end, and their derivatives.
-void hermite(double s, double value[6], double slope[6]) {
-  const double s2 = s * s, s3 = s2 * s, s4 = s3 * s, s5 = s4 * s;
-  value[0] = 1 - 10 * s3 + 15 * s4 - 6 * s5;
-  value[1] = s - 6 * s3 + 8 * s4 - 3 * s5;
-  value[2] = 0.5 * (s2 - 3 * s3 + 3 * s4 - s5);
-  value[3] = 10 * s3 - 15 * s4 + 6 * s5;
-  value[4] = -4 * s3 + 7 * s4 - 3 * s5;
-  value[5] = 0.5 * (s3 - 2 * s4 + s5);
-  slope[0] = -30 * s2 + 60 * s3 - 30 * s4;
-  slope[1] = 1 - 18 * s2 + 32 * s3 - 15 * s4;
-  slope[2] = 0.5 * (2 * s - 9 * s2 + 12 * s3 - 5 * s4);
-  slope[3] = 30 * s2 - 60 * s3 + 30 * s4;
-  slope[4] = -12 * s2 + 28 * s3 - 15 * s4;
-  slope[5] = 0.5 * (3 * s2 - 8 * s3 + 5 * s4);
-}
-
 template <class T> void tabulated(const Weights<T>& w, int l, const Pairs<T>& pairs, int p0, int n, T* value, T* slope) {
   constexpr int W = Simd<T>::width;
   const int RF = w.R * w.F;
-  const double per_length = (kKnots - 1) / std::log(w.cutoff / kFirstKnot);  // d(knot) / d(log d)
+  const double per_length = (w.knots - 1) / std::log(w.cutoff / kFirstKnot);  // d(knot) / d(log d)
   for (int p = 0; p < n; ++p) {
     const T* row = (l < 0 ? w.embedding_table : w.layers[l].table) + static_cast<std::size_t>(pairs.knot[p0 + p]) * 3 * RF;
     double h[6], dh[6];

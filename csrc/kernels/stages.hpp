@@ -26,7 +26,7 @@ template <class T> struct LayerWeights {
   Dense<T> radial[3];        // K -> F -> 2F -> RF
   Dense<T> mix_in[kMaxParts], mix_out[kMaxParts];
   const T* self = nullptr;   // [R][F], radial functions of the self pair (d = 0)
-  const T* table = nullptr;  // [kKnots][3][R][F], tables.hpp
+  const T* table = nullptr;  // [knots][3][R][F], tables.hpp
 };
 template <class T> struct HeadWeights {
   Dense<T> hidden, out;          // F -> H -> 1
@@ -36,11 +36,12 @@ template <class T> struct HeadWeights {
 template <class T> struct Weights {
   int F = 0, K = 0, rank = 2, R = 3, C = 9, slots = 0;
   double cutoff = 0.0;
+  int knots = 0;                               // of the radial tables
   const T *means = nullptr, *betas = nullptr;  // [K]
   const T* pair = nullptr;                     // [slots][slots][F], of ordered element pairs
   const T* self_embedding = nullptr;           // [slots][F], the self pair's share of component I
   Dense<T> embedding_radial;                   // K -> RF
-  const T* embedding_table = nullptr;          // [kKnots][3][R][F]
+  const T* embedding_table = nullptr;          // [knots][3][R][F]
   Norm<T> embedding_norm;
   Dense<T> gate[2];                            // F -> 2F -> RF
   Dense<T> embedding_mix[kMaxParts];

@@ -1,11 +1,10 @@
 """ASE: `mfmd.Calculator`."""
 
-import numpy as np
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
 from mfmd import units
-from mfmd.engine import Engine, InputError, load_model
+from mfmd.engine import Engine, InputError, charge_or_spin, load_model
 
 
 class Calculator(AseCalculator):
@@ -38,7 +37,8 @@ class Calculator(AseCalculator):
 
     def __init__(self, model, head=None, precision="single", device="cpu", threads=None, report_heads=()):
         super().__init__()
-        self.head, self.report_heads = head, report_heads
+        self.head = head
+        self.report_heads = [report_heads] if isinstance(report_heads, str) else report_heads
         self._open(load_model(model), precision, device, threads)
 
     def _open(self, model, precision, device, threads):
@@ -61,7 +61,8 @@ class Calculator(AseCalculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
-        refuse_charge_and_spin(atoms)
+        if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments()):
+            raise InputError(reason)
         periodic = bool(atoms.pbc.all())
         if "stress" in properties and not periodic:
             raise PropertyNotImplementedError("stress needs a structure that is periodic in three directions")
@@ -77,14 +78,3 @@ class Calculator(AseCalculator):
                 self.results["stress"] = -units.voigt(out["virial"]) / atoms.get_volume()
         if len(self._terms) > 1:
             self.results["heads"] = {level: float(e) for (level, _), e in zip(self._terms[1:], out["term_energies"][1:], strict=True)}
-
-
-def refuse_charge_and_spin(atoms):
-    """InputError for a structure that says it is charged or open-shell: neither is modelled yet."""
-    charge = float(atoms.info.get("charge", 0.0)) or float(np.sum(atoms.get_initial_charges()))
-    if abs(charge) > 1e-6:
-        raise InputError(f"the structure has the charge {charge:+g}; charged structures are not modelled yet")
-    spin = float(np.sum(np.abs(atoms.get_initial_magnetic_moments())))
-    multiplicity = float(atoms.info.get("multiplicity", atoms.info.get("spin_multiplicity", 1.0)))
-    if spin > 1e-6 or multiplicity != 1 or float(atoms.info.get("spin", 0.0)) != 0:
-        raise InputError("the structure is open-shell (magnetic moments, spin or multiplicity); open shells are not modelled yet")

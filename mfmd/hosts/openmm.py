@@ -13,7 +13,7 @@ import openmm.unit as unit
 import openmm.version
 
 from mfmd import units
-from mfmd.engine import Engine, HostError, InputError, default_threads, load_model, load_torch_host
+from mfmd.engine import Engine, HostError, InputError, load_model, load_torch_host
 
 FORCE_UNIT = units.KJ_PER_MOL * units.ANGSTROM_PER_NM  # kJ/mol/nm in one eV/Å
 
@@ -42,12 +42,11 @@ def create_force(model, topology, atoms=None, head=None, host="torch", precision
     index = model.level(head)
     numbers, chosen = _atoms(topology, atoms)
     periodic = topology.getPeriodicBoxVectors() is not None
-    threads = threads or default_threads()
     if host == "torch":
         load_torchforce()
         import openmmtorch
 
-        force = openmmtorch.TorchForce(_script(model, numbers, chosen, index, precision, threads))
+        force = openmmtorch.TorchForce(_script(model, numbers, chosen, index, precision, threads, periodic))
         force.setOutputsForces(True)
     elif host == "python":
         if not hasattr(openmm, "PythonForce"):
@@ -83,18 +82,24 @@ def write_archive(path, model, topology, head=None, precision="single", threads=
     """Write what TorchForce runs (nm and kJ/mol, atomic numbers baked in) to a file, for programs that load it themselves.
 
     topology : openmm.app.Topology, or the path of a PDB file
+
+    Returns
+    -------
+    whether the topology is periodic; TorchForce.setUsesPeriodicBoundaryConditions must be told the same
     """
     from mfmd import export
 
     if not isinstance(topology, openmm.app.Topology):
         try:
             topology = openmm.app.PDBFile(str(topology)).topology
-        except (OSError, ValueError, IndexError, KeyError) as error:
+        except (OSError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise InputError(f"{topology}: not a readable PDB file ({error})") from None
     model = load_model(model)
     numbers, chosen = _atoms(topology, None)
     index = model.level(model.levels[-1] if head is None else head)
-    export.write_archive(path, _script(model, numbers, chosen, index, precision, threads or default_threads()), model.bytes)
+    periodic = topology.getPeriodicBoxVectors() is not None
+    export.write_archive(path, _script(model, numbers, chosen, index, precision, threads, periodic), model.bytes)
+    return periodic
 
 
 def load_torchforce():
@@ -179,7 +184,7 @@ class PythonEvaluation:
         return out["energy"] * units.KJ_PER_MOL, forces * FORCE_UNIT
 
 
-def _script(model, numbers, chosen, head, precision, threads):
+def _script(model, numbers, chosen, head, precision, threads, periodic):
     """The scripted module that TorchForce runs."""
     import torch
 
@@ -200,24 +205,29 @@ def _script(model, numbers, chosen, head, precision, threads):
             self.register_buffer("no_cell", torch.zeros(3, 3, dtype=torch.float64))
             self.head: int = head
             self.single: bool = precision == "single"
-            self.threads: int = threads
+            self.threads: int = 0 if threads is None else threads  # 0: as many as torch uses
+            self.periodic: bool = periodic
             self.length: float = units.ANGSTROM_PER_NM
             self.energy: float = units.KJ_PER_MOL
 
         def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-            picked = positions.detach().to(torch.float64)
+            if self.periodic != (box is not None):
+                raise RuntimeError(
+                    "mfmd: this force was made for another kind of box; call setUsesPeriodicBoundaryConditions as it was exported"
+                )
+            picked = positions.detach().to(torch.device("cpu"), torch.float64)
             if self.chosen.numel() > 0:
                 picked = picked.index_select(0, self.chosen)
-            cell, periodic = self.no_cell, False
+            cell = self.no_cell
             if box is not None:
-                cell, periodic = box.to(torch.float64) * self.length, True
-            pbc = torch.full((3,), periodic, dtype=torch.bool)
+                cell = box.to(torch.device("cpu"), torch.float64) * self.length
+            pbc = torch.full((3,), self.periodic, dtype=torch.bool)
             energies, forces, _ = self.engine.evaluate(
                 picked * self.length, self.numbers, cell, pbc, [self.head], [1.0], self.single, self.threads
             )
             forces = forces * (self.energy * self.length)
             if self.chosen.numel() > 0:
                 forces = torch.zeros(positions.shape, dtype=forces.dtype).index_copy(0, self.chosen, forces)
-            return energies[0] * self.energy, forces.to(positions.dtype)
+            return energies[0] * self.energy, forces.to(positions.device, positions.dtype)
 
     return torch.jit.script(OpenMMModule().eval())

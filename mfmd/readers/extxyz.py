@@ -45,6 +45,8 @@ def read(path, levels):
             "labels": labels,
             "source": f"{path}: frame {k}",
             "info": dict(atoms.info),
+            "charges": atoms.get_initial_charges(),
+            "moments": atoms.get_initial_magnetic_moments(),
         }
 
 
