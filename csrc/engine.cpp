@@ -39,7 +39,7 @@ template const Stages<double>& stages<double>();
 
 namespace {
 
-constexpr int kGrain = 16;        // atoms that are worth a thread
+constexpr int kGrain = 16;  // atoms that are worth a thread
 
 const char* const kSymbols[] = {
     "X",  "H",  "He", "Li", "Be", "B",  "C",  "N",  "O",  "F",  "Ne", "Na", "Mg", "Al", "Si", "P",  "S",  "Cl", "Ar", "K",
@@ -140,7 +140,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     T* d = distance_.resize(pairs);
     T* u = direction_.resize(3 * pairs);
     knot_.resize(tables_ ? pairs : 0);
-    T* beyond = beyond_.resize(tables_ ? pairs : 0);
+    T* hermite_of = hermite_.resize(tables_ ? kHermite * pairs : 0);
     const double per_log = (w_.knots - 1) / std::log(w_.cutoff / kFirstKnot);
     pool_.loop(static_cast<int>(pairs), 1024, [&](int begin, int end, int) {
       for (std::size_t p = static_cast<std::size_t>(begin); p < static_cast<std::size_t>(end); ++p) {
@@ -150,7 +150,12 @@ template <class T> class Evaluation final : public Workspace::Data {
         if (!tables_) continue;
         const double t = per_log * std::log(r / kFirstKnot);
         knot_[p] = std::min(w_.knots - 2, static_cast<int>(t));
-        beyond[p] = static_cast<T>(t - knot_[p]);
+        double value[6], slope[6];
+        hermite(t - knot_[p], value, slope);
+        for (std::size_t k = 0; k < 6; ++k) {
+          hermite_of[kHermite * p + k] = static_cast<T>(value[k]);
+          hermite_of[kHermite * p + 6 + k] = static_cast<T>(slope[k] * per_log / r);
+        }
       }
     });
   }
@@ -162,7 +167,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_.C * w_.F);
     const std::size_t row = static_cast<std::size_t>(w_.C * w_.F) * sizeof(T);
     const Pairs<T> pairs{list_.first().data(), list_.neighbors().data(),           distance_.get(),
-                         direction_.get(),     tables_ ? knot_.data() : nullptr, beyond_.get()};
+                         direction_.get(),     tables_ ? knot_.data() : nullptr, hermite_.get()};
     const int* slot = slot_.data();
 
     T* raw = raw_.resize(size);
@@ -254,7 +259,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   std::vector<Seed<T>> seeds_;
   std::vector<int> seed_of_, slot_;
   std::vector<double> head_energies_, slope_, gradient_;
-  Buffer<T> distance_, direction_, beyond_, raw_, ax_, am_, ay_;
+  Buffer<T> distance_, direction_, hermite_, raw_, ax_, am_, ay_;
   std::vector<Buffer<T>> x_, y_, m_, dx_;
   Result result_;
   std::map<std::string, double> times_;

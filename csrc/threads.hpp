@@ -19,11 +19,14 @@ class Pool {
 
   int threads() const { return threads_; }
 
-  // body(begin, end, worker) over [0, items) in pieces of `grain`; what fits one piece runs here and now. It must not throw
+  // body(begin, end, worker) over [0, items) in pieces of `grain`; what fits one piece runs here and now, as does all with one thread. It must not throw
   // in another thread than the caller's.
   template <class Body> void loop(int items, int grain, const Body& body) {
     if (items <= 0) return;
-    if (threads_ == 1 || items <= grain) return body(0, items, 0);
+    if (threads_ == 1 || items <= grain) {
+      for (int begin = 0; begin < items; begin += grain) body(begin, begin + grain < items ? begin + grain : items, 0);
+      return;
+    }
     forget_after_fork();
     if (!team_) team_ = std::make_unique<Team>(threads_ - 1);
     team_->run(

@@ -271,8 +271,12 @@ def test_force_of_a_box_refuses_to_be_that_of_a_molecule(model_file):
     from openmm import unit
 
     atoms = lower_triangular(random_cell(24, atoms=6))
-    system = mfmd.openmm.create_system(model_file, backends.topology(atoms), "low", "torch")
-    system.getForce(0).setUsesPeriodicBoundaryConditions(False)
+    force = mfmd.openmm.create_force(model_file, backends.topology(atoms), head="low", host="torch")
+    force.setUsesPeriodicBoundaryConditions(False)
+    system = openmm.System()
+    for _ in atoms:
+        system.addParticle(1.0)
+    system.addForce(force)
     c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     c.setPositions(atoms.positions * unit.angstrom)
     with pytest.raises(openmm.OpenMMException, match="another kind of box"):

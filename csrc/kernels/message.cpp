@@ -1,81 +1,102 @@
 // Messages: a weighted gather of the neighbours' mixed tensors, the weights functions of distance alone.
-#include "simd.hpp"
+#include "pairs.hpp"
 
 namespace mfmd {
 namespace MFMD_ISA {
 
-template <class T>
-void message(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m, int begin, int end, T* scratch) {
-  constexpr int W = Simd<T>::width;
-  const int F = w.F, R = w.R, C = w.C, block = pairs.knot ? kTableBlock : kPairBlock;
+namespace {
+
+template <int RANK, bool TABLE, class T>
+void forward(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m, int begin, int end, T* scratch) {
+  constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
+  const int F = w.F;
+  const std::size_t row = static_cast<std::size_t>(C) * F;
   const T* self = w.layers[l].self;
-  T* value = scratch;
-  T* rest = value + kPairBlock * R * F;
+  PairWeights<T, TABLE, false> weights(w, l, pairs, scratch);
   for (int i = begin; i < end; ++i) {
-    const T* yi = y + static_cast<std::size_t>(i) * C * F;
-    T* mi = m + static_cast<std::size_t>(i) * C * F;
-    const auto add = [&](const T* v, const T* from, bool first) {
-      for (int part = 0; part < R; ++part)
-        for (int f = 0; f < F; f += W) {
-          const Vec<T> weight = at(v + part * F + f);
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
-            const Vec<T> share = weight * at(from + k * F + f);
-            at(mi + k * F + f) = first ? share : at(mi + k * F + f) + share;
+    const T* yi = y + i * row;
+    T* mi = m + i * row;
+    for (int part = 0; part < R; ++part)
+      for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
+        for (int f = 0; f < F; f += W) at(mi + k * F + f) = at(self + part * F + f) * at(yi + k * F + f);
+    in_blocks(pairs, i, weights.kBlock, [&](int p0, int n) {
+      weights.block(p0, n);
+      for (int f = 0; f < F; f += W) {
+        Vec<T> sum[C], v, none;
+        for (int k = 0; k < C; ++k) sum[k] = at(mi + k * F + f);
+        for (int p = 0; p < n; ++p) {
+          const T* yj = y + pairs.j[p0 + p] * row + f;
+          for (int part = 0; part < R; ++part) {
+            weights.read(p, part * F + f, v, none);
+            for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum[k] += v * at(yj + k * F);
           }
         }
-    };
-    add(self, yi, true);
-    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += block) {
-      const int left = pairs.first[i + 1] - p0, n = left < block ? left : block;
-      radial<T>(w, l, pairs, p0, n, value, nullptr, rest);
-      for (int p = 0; p < n; ++p)
-        add(value + static_cast<std::size_t>(p) * R * F, y + static_cast<std::size_t>(pairs.j[p0 + p]) * C * F, false);
-    }
+        for (int k = 0; k < C; ++k) at(mi + k * F + f) = sum[k];
+      }
+    });
   }
 }
 
 // ay[i] += radial * am[j] over the same neighbours (the list is symmetric), and the layer's dE/dd of each pair,
 // both directions counted.
-template <class T>
-void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* slope, int begin,
-                     int end, T* scratch) {
-  constexpr int W = Simd<T>::width;
-  const int F = w.F, R = w.R, C = w.C, block = pairs.knot ? kTableBlock : kPairBlock;
+template <int RANK, bool TABLE, class T>
+void reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* slope, int begin, int end, T* scratch) {
+  constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
+  const int F = w.F;
+  const std::size_t row = static_cast<std::size_t>(C) * F;
   const T* self = w.layers[l].self;
-  T* value = scratch;
-  T* dvalue = value + kPairBlock * R * F;
-  T* rest = dvalue + kPairBlock * R * F;
+  PairWeights<T, TABLE, true> weights(w, l, pairs, scratch);
   for (int i = begin; i < end; ++i) {
-    const T* yi = y + static_cast<std::size_t>(i) * C * F;
-    const T* ami = am + static_cast<std::size_t>(i) * C * F;
-    T* ayi = ay + static_cast<std::size_t>(i) * C * F;
+    const T *yi = y + i * row, *ami = am + i * row;
+    T* ayi = ay + i * row;
     for (int part = 0; part < R; ++part)
       for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
         for (int f = 0; f < F; f += W) at(ayi + k * F + f) += at(self + part * F + f) * at(ami + k * F + f);
-    for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += block) {
-      const int left = pairs.first[i + 1] - p0, n = left < block ? left : block;
-      radial<T>(w, l, pairs, p0, n, value, dvalue, rest);
-      for (int p = 0; p < n; ++p) {
-        const T* yj = y + static_cast<std::size_t>(pairs.j[p0 + p]) * C * F;
-        const T* amj = am + static_cast<std::size_t>(pairs.j[p0 + p]) * C * F;
-        Vec<T> steep{};
-        for (int part = 0; part < R; ++part) {
-          const T* v = value + (static_cast<std::size_t>(p) * R + part) * F;
-          const T* dv = dvalue + (static_cast<std::size_t>(p) * R + part) * F;
-          for (int f = 0; f < F; f += W) {
+    in_blocks(pairs, i, weights.kBlock, [&](int p0, int n) {
+      weights.block(p0, n);
+      Vec<T> steep[weights.kBlock];  // summed over channels pass by pass
+      for (int p = 0; p < n; ++p) steep[p] = Vec<T>{};
+      for (int f = 0; f < F; f += W) {
+        Vec<T> sum[C], own_y[C], own_am[C], v, dv;
+        for (int k = 0; k < C; ++k) sum[k] = at(ayi + k * F + f), own_y[k] = at(yi + k * F + f), own_am[k] = at(ami + k * F + f);
+        for (int p = 0; p < n; ++p) {
+          const std::size_t other = pairs.j[p0 + p] * row + f;
+          Vec<T> total_slope = steep[p];
+          for (int part = 0; part < R; ++part) {
+            weights.read(p, part * F + f, v, dv);
             Vec<T> dot{};
-            const Vec<T> weight = at(v + f);
             for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
-              dot += at(ami + k * F + f) * at(yj + k * F + f) + at(amj + k * F + f) * at(yi + k * F + f);
-              at(ayi + k * F + f) += weight * at(amj + k * F + f);
+              const Vec<T> amj = at(am + other + k * F);
+              dot += own_am[k] * at(y + other + k * F) + amj * own_y[k];
+              sum[k] += v * amj;
             }
-            steep += at(dv + f) * dot;
+            total_slope += dv * dot;
           }
+          steep[p] = total_slope;
         }
-        slope[p0 + p] += total<T>(steep);
+        for (int k = 0; k < C; ++k) at(ayi + k * F + f) = sum[k];
       }
-    }
+      for (int p = 0; p < n; ++p) slope[p0 + p] += total<T>(steep[p]);
+    });
   }
+}
+
+}  // namespace
+
+template <class T>
+void message(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m, int begin, int end, T* scratch) {
+  with_rank(w.rank, [&](auto rank) {
+    if (pairs.knot) forward<decltype(rank)::value, true, T>(w, l, pairs, y, m, begin, end, scratch);
+    else forward<decltype(rank)::value, false, T>(w, l, pairs, y, m, begin, end, scratch);
+  });
+}
+template <class T>
+void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* slope, int begin,
+                     int end, T* scratch) {
+  with_rank(w.rank, [&](auto rank) {
+    if (pairs.knot) reverse<decltype(rank)::value, true, T>(w, l, pairs, y, am, ay, slope, begin, end, scratch);
+    else reverse<decltype(rank)::value, false, T>(w, l, pairs, y, am, ay, slope, begin, end, scratch);
+  });
 }
 
 #define MFMD_INSTANTIATE(T)                                                                                \

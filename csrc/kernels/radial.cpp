@@ -1,7 +1,6 @@
-// Radial functions of distance and their slopes. From tables (tables.hpp), a quintic Hermite polynomial in log d; or exactly:
-// exponential normal basis (Unke & Meuwly 2019) under a cosine cutoff, a linear map for the embedding, three SiLU layers for
-// a message layer, slopes by forward differentiation, since there is one distance in and 3F functions out.
-#include "../tables.hpp"
+// Radial functions of distance and their slopes, exactly: exponential normal basis (Unke & Meuwly 2019) under a cosine cutoff,
+// a linear map for the embedding, three SiLU layers for a message layer; slopes by forward differentiation, since there is one
+// distance in and 3F functions out. The tables that usually stand in for them are read by PairWeights.
 #include "simd.hpp"
 
 namespace mfmd {
@@ -17,40 +16,17 @@ template <class T> void silu_layer(const Dense<T>& d, const T* x, const T* dx, i
     linear.b = nullptr;
     dense(dx, linear, dy, n);
   }
-  for (int k = 0; k < n * d.out; ++k) {
-    T value, slope;
-    silu_slope(y[k], value, slope);
-    y[k] = value;
-    if (dx) dy[k] *= slope;
+  const int W = Simd<T>::width;
+  for (int k = 0; k < n * d.out; k += W) {
+    alignas(64) T slope[16];
+    silu(y + k, W, y + k, dx ? slope : nullptr);
+    if (dx) at(dy + k) *= at(slope);
   }
 }
 
-template <class T> void tabulated(const Weights<T>& w, int l, const Pairs<T>& pairs, int p0, int n, T* value, T* slope) {
-  constexpr int W = Simd<T>::width;
-  const int RF = w.R * w.F;
-  const double per_length = (w.knots - 1) / std::log(w.cutoff / kFirstKnot);  // d(knot) / d(log d)
-  for (int p = 0; p < n; ++p) {
-    const T* row = (l < 0 ? w.embedding_table : w.layers[l].table) + static_cast<std::size_t>(pairs.knot[p0 + p]) * 3 * RF;
-    double h[6], dh[6];
-    hermite(pairs.beyond[p0 + p], h, dh);
-    T a[6], b[6];
-    for (int k = 0; k < 6; ++k) a[k] = static_cast<T>(h[k]), b[k] = static_cast<T>(dh[k] * per_length / pairs.d[p0 + p]);
-    T* v = value + static_cast<std::size_t>(p) * RF;
-    T* dv = slope ? slope + static_cast<std::size_t>(p) * RF : nullptr;
-    for (int f = 0; f < RF; f += W) {
-      Vec<T> x[6], sum{};
-      for (int k = 0; k < 6; ++k) x[k] = at(row + k * RF + f);
-      for (int k = 0; k < 6; ++k) sum += x[k] * a[k];
-      at(v + f) = sum;
-      if (!dv) continue;
-      sum = Vec<T>{};
-      for (int k = 0; k < 6; ++k) sum += x[k] * b[k];
-      at(dv + f) = sum;
-    }
-  }
-}
+}  // namespace
 
-template <class T> void exact(const Weights<T>& w, int l, const T* d, int n, T* value, T* slope, T* scratch) {
+template <class T> void radial(const Weights<T>& w, int l, const T* d, int n, T* value, T* slope, T* scratch) {
   const int F = w.F, K = w.K, RF = w.R * F, Ks = (K + 15) / 16 * 16;
   T* phi = scratch;
   T* dphi = phi + kPairBlock * Ks;
@@ -95,15 +71,8 @@ template <class T> void exact(const Weights<T>& w, int l, const T* d, int n, T* 
     }
 }
 
-}  // namespace
-
-template <class T> void radial(const Weights<T>& w, int l, const Pairs<T>& pairs, int p, int n, T* value, T* slope, T* scratch) {
-  if (pairs.knot) tabulated(w, l, pairs, p, n, value, slope);
-  else exact(w, l, pairs.d + p, n, value, slope, scratch);
-}
-
-template void radial<float>(const Weights<float>&, int, const Pairs<float>&, int, int, float*, float*, float*);
-template void radial<double>(const Weights<double>&, int, const Pairs<double>&, int, int, double*, double*, double*);
+template void radial<float>(const Weights<float>&, int, const float*, int, float*, float*, float*);
+template void radial<double>(const Weights<double>&, int, const double*, int, double*, double*, double*);
 
 }  // namespace MFMD_ISA
 }  // namespace mfmd

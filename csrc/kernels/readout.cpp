@@ -25,21 +25,18 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
       inverse[q] = layer_norm(w.readout_norm, norm + q * RF, RF, normal + q * RF, scaled + q * RF);
     }
     dense(scaled, w.readout, z, atoms);
-    for (int k = 0; k < atoms * F; ++k) {
-      feature[k] = silu(z[k]);
-      az[k] = 0;
-    }
+    silu<T>(z, atoms * F, feature, z);  // from here on z is the slope
+    for (int k = 0; k < atoms * F; ++k) az[k] = 0;
     for (int s = 0; s < n_seeds; ++s) {
       const HeadWeights<T>& head = w.heads[seeds[s].head];
       const int H = head.hidden.out;
       dense(feature, head.hidden, a, atoms);
+      silu<T>(a, atoms * H, h, a);
       for (int q = 0; q < atoms; ++q) {
         double sum = head.out.b[0];
         for (int k = 0; k < H; ++k) {
-          T value, slope;
-          silu_slope(a[q * H + k], value, slope);
-          sum += static_cast<double>(value) * head.out.w[k];
-          ah[q * H + k] = static_cast<T>(seeds[s].weight * head.scale * head.out.w[k] * slope);
+          sum += static_cast<double>(h[q * H + k]) * head.out.w[k];
+          ah[q * H + k] = static_cast<T>(seeds[s].weight * head.scale * head.out.w[k] * a[q * H + k]);
         }
         seeds[s].energies[i + q] = head.scale * sum + head.e0[slot[i + q]];
       }
@@ -49,11 +46,7 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
       }
     }
     if (!ax) continue;
-    for (int k = 0; k < atoms * F; ++k) {
-      T value, slope;
-      silu_slope(z[k], value, slope);
-      az[k] *= slope;
-    }
+    for (int k = 0; k < atoms * F; ++k) az[k] *= z[k];
     dense_reverse(az, w.readout, ascaled, atoms);
     for (int q = 0; q < atoms; ++q) {
       T* anorm = norm + q * RF;

@@ -9,7 +9,7 @@ namespace MFMD_ISA {
 
 template <class T> const Stages<T>& table() {
   static const Stages<T> stages = {MFMD_TEXT(MFMD_ISA),
-                                   radial<T>, embedding_gather<T>, embedding_mix<T>, mixing<T>, message<T>, product<T>, readout<T>,
+                                   embedding_gather<T>, embedding_mix<T>, mixing<T>, message<T>, product<T>, readout<T>,
                                    product_reverse<T>, message_reverse<T>, mixing_reverse<T>, embedding_mix_reverse<T>,
                                    embedding_gather_reverse<T>, training_gather<T>, training_dot<T>,
                                    training_anticommutator<T>};

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 
 #include "stages.hpp"
 #include "tensor.hpp"
@@ -19,10 +20,12 @@ namespace MFMD_ISA {
 template <class T> struct Simd;
 template <> struct Simd<float> {
   typedef float type __attribute__((vector_size(MFMD_VBYTES), may_alias));
+  typedef std::int32_t integers __attribute__((vector_size(MFMD_VBYTES), may_alias));
   static constexpr int width = MFMD_VBYTES / sizeof(float);
 };
 template <> struct Simd<double> {
   typedef double type __attribute__((vector_size(MFMD_VBYTES), may_alias));
+  typedef std::int64_t integers __attribute__((vector_size(MFMD_VBYTES), may_alias));
   static constexpr int width = MFMD_VBYTES / sizeof(double);
 };
 template <class T> using Vec = typename Simd<T>::type;
@@ -35,11 +38,29 @@ template <class T> inline T total(const Vec<T>& v) {
   return sum;
 }
 
-template <class T> inline T silu(T x) { return x / (T(1) + std::exp(-x)); }
-template <class T> inline void silu_slope(T x, T& value, T& slope) {
-  const T s = T(1) / (T(1) + std::exp(-x));
-  value = x * s;
-  slope = s * (T(1) + x * (T(1) - s));
+// exp of a vector, to rounding: x = n log 2 + r, a Taylor polynomial in r, n into the exponent's bits.
+template <class T> inline Vec<T> exponential(Vec<T> x) {
+  using Integers = typename Simd<T>::integers;
+  constexpr bool single = sizeof(T) == 4;
+  constexpr int bits = single ? 23 : 52, bias = single ? 127 : 1023, degree = single ? 7 : 13;
+  const T limit = single ? T(87) : T(708), shift = single ? T(12582912) : T(6755399441055744);  // 1.5 * 2^bits rounds to a whole number
+  x = x > limit ? Vec<T>{} + limit : x;
+  x = x < -limit ? Vec<T>{} - limit : x;
+  const Vec<T> n = (x * T(1.4426950408889634) + shift) - shift;
+  const Vec<T> r = single ? (x - n * T(0.693359375)) + n * T(2.12194440e-4) : (x - n * T(0.6931471803691238)) - n * T(1.9082149292705877e-10);
+  Vec<T> sum = Vec<T>{} + T(1);
+  for (int k = degree; k >= 1; --k) sum = sum * r * (T(1) / T(k)) + T(1);
+  const Integers power = (__builtin_convertvector(n, Integers) + bias) << bits;
+  return sum * reinterpret_cast<const Vec<T>&>(power);
+}
+
+// value = silu(x) and its slope for n numbers, a multiple of the width; either may be x itself, slope may be null.
+template <class T> inline void silu(const T* x, int n, T* value, T* slope) {
+  for (int k = 0; k < n; k += Simd<T>::width) {
+    const Vec<T> v = at(x + k), s = T(1) / (T(1) + exponential<T>(-v));
+    at(value + k) = v * s;
+    if (slope) at(slope + k) = s * (T(1) + v * (T(1) - s));
+  }
 }
 
 // `rows` rows times w[in][out]; row r of x is at x[r], of y at y[r]. ADD accumulates into y.
@@ -140,7 +161,7 @@ template <class Body> inline void with_rank(int rank, const Body& body) {
   else body(Rank<2>{});
 }
 
-template <class T> void radial(const Weights<T>&, int, const Pairs<T>&, int, int, T*, T*, T*);
+template <class T> void radial(const Weights<T>&, int, const T*, int, T*, T*, T*);
 template <class T> void embedding_gather(const Weights<T>&, const Pairs<T>&, const int*, T*, int, int, T*);
 template <class T> void embedding_mix(const Weights<T>&, const T*, T*, int, int, T*);
 template <class T> void mixing(const Weights<T>&, int, const T*, T*, int, int, T*);

@@ -10,8 +10,9 @@ namespace mfmd {
 
 constexpr int kMaxParts = 3, kMaxComponents = 9;
 constexpr int kAtomBlock = 8;   // atoms whose matrix products run together
-constexpr int kPairBlock = 32;  // neighbours whose radial functions are evaluated together, exactly
-constexpr int kTableBlock = 4;  // or from tables: what they give stays in the first-level cache
+constexpr int kPairBlock = 32;    // neighbours whose radial functions are evaluated together, exactly
+constexpr int kTableBlock = 128;  // neighbours gathered in one pass over the channels, from tables
+constexpr int kHermite = 12;      // coefficients of a pair in its tables: six for values, six for slopes
 
 template <class T> struct Dense {  // y = x w + b
   int in = 0, out = 0;
@@ -58,7 +59,7 @@ template <class T> struct Pairs {  // d < cutoff, in (i, j, S) order
   const T* d;        // [pairs]
   const T* u;        // [pairs][3], D / d
   const int* knot;   // [pairs], the knot below log d in the radial tables; null: radial functions are evaluated exactly
-  const T* beyond;   // [pairs], and how far beyond it, 0 to 1
+  const T* hermite;  // [pairs][kHermite], what the six numbers of the two knots around it are multiplied by
 };
 
 template <class T> struct Seed {  // what the read-out does with one head
@@ -78,8 +79,6 @@ template <class T> inline std::size_t scratch_size(const Weights<T>& w) {
 // One table per instruction set; `stages<T>()` picks the best the machine has.
 template <class T> struct Stages {
   const char* name;
-  // Radial functions of layer l (embedding: -1) of n <= kPairBlock pairs from p on: value and slope, [n][R][F]; slope may be null.
-  void (*radial)(const Weights<T>&, int l, const Pairs<T>&, int p, int n, T* value, T* slope, T* scratch);
 
   // raw[i] = sum over neighbours of element-pair weights, radial functions and I, A(u), S(u).
   void (*embedding_gather)(const Weights<T>&, const Pairs<T>&, const int* slot, T* raw, int begin, int end, T* scratch);
