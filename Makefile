@@ -50,8 +50,7 @@ $(VENV)-newest/built: $(SOURCES)
 	  --config-settings=build-dir=build/newest --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF)
 	touch $@
 
-lint: $(VENV)/tools
-	$(PIP) ruff
+lint: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

@@ -2,8 +2,8 @@
 
 The way of the data, and where each step lives:
 
-    units  label  data, readers/  model  plan  train  fit  export     (training, in torch)
-    engine  hosts/  md  report  cli                                     (inference; no torch)
+    units  data, readers/  model  plan  train  report  export     (training, in torch)
+    engine  hosts/  cli                                             (inference; no torch)
 
 Importing this package imports none of them; the public names below load theirs on first use.
 """
