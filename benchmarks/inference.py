@@ -2,8 +2,8 @@
 
     python benchmarks/inference.py [--channels 128] [--layers 2] [--systems ethanol water-192 water-648 …] [--no-peer]
 
-One core and two: medians of interleaved runs, single precision. "share" is FACTS-style arithmetic (226 F² FLOP an atom
-for two layers, 240 F a pair) over the run's own sgemm peak on one core.
+One core and two: medians of interleaved runs, single precision. "share" is the arithmetic the work needs (226 F² FLOP
+an atom for two layers, 240 F a pair) over the run's own sgemm peak on one core.
 """
 
 import argparse
@@ -114,18 +114,18 @@ def openmm_step(path, atoms, seconds):
 def memory_slope(path, small, large):
     """Resident memory an atom, from two fresh processes (bytes)."""
     code = (
-        "import sys, resource; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
         "import inference; from mfmd.engine import Engine\n"
         "a = inference.system(sys.argv[4]); e = Engine(sys.argv[3], threads=1)\n"
         "e.compute(a.positions, a.numbers, a.cell.array, a.pbc, terms=[('low', 1.0)])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        "print([1024 * int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmRSS')][0])"
     )
-    peak = {}
+    resident = {}
     for name in (small, large):
         command = [sys.executable, "-c", code, str(ROOT / "benchmarks"), str(ROOT / "tests"), str(path), name]
-        peak[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-    atoms = {name: len(system(name)) for name in peak}
-    return (peak[large] - peak[small]) / (atoms[large] - atoms[small])
+        resident[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    atoms = {name: len(system(name)) for name in resident}
+    return (resident[large] - resident[small]) / (atoms[large] - atoms[small])
 
 
 def first_energy(path):
