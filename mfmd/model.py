@@ -20,16 +20,13 @@ load_torch_host()
 TABLE = 119  # rows of per-element tables, indexed by atomic number
 
 
-def component_basis():
-    """(9, 3, 3): the matrices the components multiply, orthonormal under the Frobenius product."""
-    b = torch.zeros(9, 3, 3, dtype=torch.float64)
-    b[0] = torch.eye(3) / math.sqrt(3)
-    for a, (p, q) in enumerate(((1, 2), (2, 0), (0, 1))):  # the cross-product matrix of a vector
-        b[1 + a, q, p], b[1 + a, p, q] = 1 / math.sqrt(2), -1 / math.sqrt(2)
+def symmetric_basis():
+    """(5, 3, 3): the matrices the components of S multiply, orthonormal under the Frobenius product."""
+    b = torch.zeros(5, 3, 3, dtype=torch.float64)
     for m, (p, q) in enumerate(((0, 1), (0, 2), (1, 2))):
-        b[4 + m, p, q] = b[4 + m, q, p] = 1 / math.sqrt(2)
-    b[7] = torch.diag(torch.tensor([1.0, -1.0, 0.0])) / math.sqrt(2)
-    b[8] = torch.diag(torch.tensor([-1.0, -1.0, 2.0])) / math.sqrt(6)
+        b[m, p, q] = b[m, q, p] = 1 / math.sqrt(2)
+    b[3] = torch.diag(torch.tensor([1.0, -1.0, 0.0])) / math.sqrt(2)
+    b[4] = torch.diag(torch.tensor([-1.0, -1.0, 2.0])) / math.sqrt(6)
     return b
 
 
@@ -57,8 +54,7 @@ class Tensors(nn.Module):
     def __init__(self, rank):
         super().__init__()
         self.rank = rank
-        basis = component_basis().to(torch.get_default_dtype())
-        self.register_buffer("symmetric", basis[4:], persistent=False)
+        self.register_buffer("symmetric", symmetric_basis().to(torch.get_default_dtype()), persistent=False)
         sign = torch.tensor([1.0, -1, -1, -1, 1, 1, 1, 1, 1])[: (rank + 1) ** 2]
         self.register_buffer("sign", sign, persistent=False)
         self.register_buffer("part", torch.repeat_interleave(torch.arange(rank + 1), 2 * torch.arange(rank + 1) + 1), persistent=False)

@@ -72,6 +72,20 @@ def context(path, head, atoms, host, precision="double", platform="Reference", *
     return c
 
 
+def context_of_force(force, atoms):
+    """A Context with this one force, at the atoms' positions (Reference)."""
+    import openmm
+    from openmm import unit
+
+    system = openmm.System()
+    for _ in atoms:
+        system.addParticle(1.0)
+    system.addForce(force)
+    c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    c.setPositions(atoms.positions * unit.angstrom)
+    return c
+
+
 def openmm_host(host, platform="Reference"):
     def factory(path, head, precision="double"):
         def compute(atoms):

@@ -78,18 +78,11 @@ def test_ase_forces_and_stress_by_finite_differences(model_file):
 def test_subset_of_atoms(model_file, kind):
     """The model sees the chosen atoms alone and pushes no other."""
     pytest.importorskip({"torch": "openmmtorch", "python": "openmm"}[kind])
-    import openmm
-    from openmm import unit
 
     atoms = ethanol()
     chosen = [6, 1, 2, 8, 0]
-    topology = backends.topology(atoms)
-    system = openmm.System()
-    for _ in atoms:
-        system.addParticle(1.0)
-    system.addForce(mfmd.openmm.create_force(model_file, topology, chosen, "low", kind, "double"))
-    c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    c.setPositions(atoms.positions * unit.angstrom)
+    force = mfmd.openmm.create_force(model_file, backends.topology(atoms), chosen, "low", kind, "double")
+    c = backends.context_of_force(force, atoms)
     state = c.getState(energy=True, forces=True)
     energy, forces, _ = backends.engine(model_file, "low", radial="table")(atoms[chosen])
     assert state.getPotentialEnergy()._value / units.KJ_PER_MOL == pytest.approx(energy, rel=1e-12)
@@ -268,17 +261,11 @@ def test_unknown_host_and_atoms(model_file):
 def test_force_of_a_box_refuses_to_be_that_of_a_molecule(model_file):
     pytest.importorskip("openmmtorch")
     import openmm
-    from openmm import unit
 
     atoms = lower_triangular(random_cell(24, atoms=6))
     force = mfmd.openmm.create_force(model_file, backends.topology(atoms), head="low", host="torch")
     force.setUsesPeriodicBoundaryConditions(False)
-    system = openmm.System()
-    for _ in atoms:
-        system.addParticle(1.0)
-    system.addForce(force)
-    c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    c.setPositions(atoms.positions * unit.angstrom)
+    c = backends.context_of_force(force, atoms)
     with pytest.raises(openmm.OpenMMException, match="another kind of box"):
         c.getState(energy=True)
 
@@ -286,8 +273,7 @@ def test_force_of_a_box_refuses_to_be_that_of_a_molecule(model_file):
 def test_archive_for_openmm(model_file, tmp_path):
     """`mfmd export --for openmm` writes what create_force runs."""
     openmmtorch = pytest.importorskip("openmmtorch")
-    import openmm
-    from openmm import app, unit
+    from openmm import app
 
     atoms = ethanol()
     with open(tmp_path / "m.pdb", "w") as file:
@@ -295,11 +281,6 @@ def test_archive_for_openmm(model_file, tmp_path):
     mfmd.openmm.write_archive(tmp_path / "force.pt", model_file, tmp_path / "m.pdb", precision="double")
     force = openmmtorch.TorchForce(str(tmp_path / "force.pt"))
     force.setOutputsForces(True)
-    system = openmm.System()
-    for _ in atoms:
-        system.addParticle(1.0)
-    system.addForce(force)
-    c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    c.setPositions(atoms.positions * unit.angstrom)
+    c = backends.context_of_force(force, atoms)
     energy = c.getState(energy=True).getPotentialEnergy()._value / units.KJ_PER_MOL
     assert energy == pytest.approx(backends.engine(model_file, "high", radial="table")(atoms)[0], rel=1e-12)

@@ -64,15 +64,14 @@ def create_system(model, topology, head=None, host="torch", precision="single", 
 
     Parameters as for `create_force`; `remove_cm_motion` adds a CMMotionRemover, as OpenMM's ForceField does.
     """
+    force = create_force(model, topology, None, head, host, precision, threads)
     system = openmm.System()
     for atom in topology.atoms():
-        if atom.element is None:
-            raise InputError(f"atom {atom.index} ({atom.name}) has no element; a model needs one for every atom")
         system.addParticle(atom.element.mass)
     box = topology.getPeriodicBoxVectors()
     if box is not None:
         system.setDefaultPeriodicBoxVectors(*box)
-    system.addForce(create_force(model, topology, None, head, host, precision, threads))
+    system.addForce(force)
     if remove_cm_motion:
         system.addForce(openmm.CMMotionRemover())
     return system
