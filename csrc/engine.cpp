@@ -8,6 +8,7 @@
 
 #include "kernels/neighbors.hpp"
 #include "kernels/stages.hpp"
+#include "kernels/tensor.hpp"
 #include "packing.hpp"
 #include "tables.hpp"
 #include "threads.hpp"
@@ -39,7 +40,8 @@ template const Stages<double>& stages<double>();
 
 namespace {
 
-constexpr int kGrain = 16;  // atoms that are worth a thread
+constexpr int kGrain = 16;       // atoms that are worth a thread
+constexpr int kGatherGrain = 256;  // atoms that go through a slab of the tables together, at most
 
 const char* const kSymbols[] = {
     "X",  "H",  "He", "Li", "Be", "B",  "C",  "N",  "O",  "F",  "Ne", "Na", "Mg", "Al", "Si", "P",  "S",  "Cl", "Ar", "K",
@@ -139,6 +141,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     const std::size_t pairs = list_.neighbors().size();
     T* d = distance_.resize(pairs);
     T* u = direction_.resize(3 * pairs);
+    T* basis = basis_.resize(kMaxComponents * pairs);
     knot_.resize(tables_ ? pairs : 0);
     T* hermite_of = hermite_.resize(tables_ ? kHermite * pairs : 0);
     const double per_log = (w_.knots - 1) / std::log(w_.cutoff / kFirstKnot);
@@ -147,6 +150,9 @@ template <class T> class Evaluation final : public Workspace::Data {
         const double r = list_.distances()[p];
         d[p] = static_cast<T>(r);
         for (std::size_t a = 0; a < 3; ++a) u[3 * p + a] = static_cast<T>(list_.vectors()[3 * p + a] / r);
+        basis[kMaxComponents * p] = static_cast<T>(tensor::kSqrt3);
+        for (std::size_t a = 0; a < 3; ++a) basis[kMaxComponents * p + 1 + a] = static_cast<T>(tensor::kSqrt2) * u[3 * p + a];
+        tensor::symmetric(u + 3 * p, basis + kMaxComponents * p + 4);
         if (!tables_) continue;
         const double t = per_log * std::log(r / kFirstKnot);
         knot_[p] = std::min(w_.knots - 2, static_cast<int>(t));
@@ -166,11 +172,11 @@ template <class T> class Evaluation final : public Workspace::Data {
     const int n = s.atoms, L = w_.n_layers;
     const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_.C * w_.F);
     const std::size_t row = static_cast<std::size_t>(w_.C * w_.F) * sizeof(T);
-    const Pairs<T> pairs{list_.first().data(), list_.neighbors().data(),           distance_.get(),
-                         direction_.get(),     tables_ ? knot_.data() : nullptr, hermite_.get()};
+    const Pairs<T> pairs{list_.first().data(), list_.half().data(), list_.neighbors().data(),          distance_.get(),
+                         direction_.get(),     basis_.get(),        tables_ ? knot_.data() : nullptr, hermite_.get()};
     const int* slot = slot_.data();
 
-    T* raw = raw_.resize(size);
+    T *raw = raw_.resize(size), *mixed = mixed_.resize(size), *kept = kept_.resize(static_cast<std::size_t>(n) * kept_gates(w_));
     while (x_.size() < static_cast<std::size_t>(L) + 1) x_.emplace_back();
     while (y_.size() < static_cast<std::size_t>(L)) y_.emplace_back(), m_.emplace_back(), dx_.emplace_back();
     std::vector<T*> x, y, m, dx;
@@ -181,20 +187,23 @@ template <class T> class Evaluation final : public Workspace::Data {
     head_energies_.assign(seeds_.size() * static_cast<std::size_t>(n), 0.0);
     for (std::size_t q = 0; q < seeds_.size(); ++q) seeds_[q].energies = head_energies_.data() + q * static_cast<std::size_t>(n);
 
-    const auto over_atoms = [&](const char* name, auto&& stage) {
+    const auto in_pieces = [&](const char* name, int grain, auto&& stage) {
       timed(name, [&] {
-        pool_.loop(n, kGrain, [&](int begin, int end, int worker) { stage(begin, end, scratch_[static_cast<std::size_t>(worker)].get()); });
+        pool_.loop(n, grain, [&](int begin, int end, int worker) { stage(begin, end, scratch_[static_cast<std::size_t>(worker)].get()); });
       });
     };
+    const int share_of_thread = n / (4 * pool_.threads()), gather_grain = std::min(std::max(share_of_thread, kGrain), kGatherGrain);
+    const auto over_atoms = [&](const char* name, auto&& stage) { in_pieces(name, kGrain, stage); };
+    const auto over_pairs = [&](const char* name, auto&& stage) { in_pieces(name, gather_grain, stage); };
     const auto fill = [&](T* rows) { if (s.ghosts) s.fill_ghosts(rows, row); };
 
-    over_atoms("embedding_gather", [&](int b, int e, T* t) { k.embedding_gather(w_, pairs, slot, raw, b, e, t); });
-    over_atoms("embedding_mix", [&](int b, int e, T* t) { k.embedding_mix(w_, raw, x[0], b, e, t); });
+    over_pairs("embedding_gather", [&](int b, int e, T* t) { k.embedding_gather(w_, pairs, slot, raw, b, e, t); });
+    over_atoms("embedding_mix", [&](int b, int e, T* t) { k.embedding_mix(w_, raw, x[0], mixed, kept, b, e, t); });
     for (std::size_t l = 0; l < y.size(); ++l) {
       const int layer = static_cast<int>(l);
       over_atoms("mixing", [&](int b, int e, T* t) { k.mixing(w_, layer, x[l], y[l], b, e, t); });
       fill(y[l]);
-      over_atoms("message", [&](int b, int e, T* t) { k.message(w_, layer, pairs, y[l], m[l], b, e, t); });
+      over_pairs("message", [&](int b, int e, T* t) { k.message(w_, layer, pairs, y[l], m[l], b, e, t); });
       over_atoms("product", [&](int b, int e, T* t) { k.product(w_, layer, x[l], y[l], m[l], dx[l], x[l + 1], b, e, t); });
     }
     T* ax = reverse ? ax_.resize(size) : nullptr;
@@ -202,19 +211,18 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (!reverse) return;
 
     T *am = am_.resize(size), *ay = ay_.resize(size);
-    slope_.assign(list_.neighbors().size(), 0.0);
-    gradient_.resize(3 * list_.neighbors().size());
+    share_.assign(4 * list_.neighbors().size(), 0.0);
     for (std::size_t l = y.size(); l--;) {
       const int layer = static_cast<int>(l);
       over_atoms("product_reverse", [&](int b, int e, T* t) { k.product_reverse(w_, layer, y[l], m[l], dx[l], ax, am, ay, b, e, t); });
       fill(am);
-      over_atoms("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, layer, pairs, y[l], am, ay, slope_.data(), b, e, t); });
+      over_pairs("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, layer, pairs, y[l], am, ay, share_.data(), b, e, t); });
       over_atoms("mixing_reverse", [&](int b, int e, T* t) { k.mixing_reverse(w_, layer, x[l], ay, ax, b, e, t); });
     }
     T* araw = am;
-    over_atoms("embedding_mix_reverse", [&](int b, int e, T* t) { k.embedding_mix_reverse(w_, raw, ax, araw, b, e, t); });
+    over_atoms("embedding_mix_reverse", [&](int b, int e, T* t) { k.embedding_mix_reverse(w_, raw, mixed, kept, ax, araw, b, e, t); });
     fill(araw);
-    over_atoms("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, slope_.data(), gradient_.data(), b, e, t); });
+    over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, share_.data(), b, e, t); });
   }
 
   // Sums in atom order, in double.
@@ -238,11 +246,18 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (request.forces || request.virial) {
       result_.forces.assign(3 * n, 0.0);
       for (std::size_t i = 0; i < n; ++i)
-        for (std::size_t p = static_cast<std::size_t>(list_.first()[i]); p < static_cast<std::size_t>(list_.first()[i + 1]); ++p)
+        for (std::size_t p = static_cast<std::size_t>(list_.half()[i]); p < static_cast<std::size_t>(list_.first()[i + 1]); ++p) {
+          const std::size_t j = static_cast<std::size_t>(list_.neighbors()[p]);
+          const double *D = list_.vectors().data() + 3 * p, *share = share_.data() + 4 * p, r = list_.distances()[p];
+          const double along = (share[1] * D[0] + share[2] * D[1] + share[3] * D[2]) / (r * r);
+          const double weight = j < n ? 1.0 : 0.5;  // of the virial: the owner of a ghost counts the pair too
           for (std::size_t a = 0; a < 3; ++a) {
-            result_.forces[3 * i + a] += gradient_[3 * p + a];
-            for (std::size_t b = 0; b < 3; ++b) result_.virial[3 * a + b] -= 0.5 * list_.vectors()[3 * p + a] * gradient_[3 * p + b];
+            const double g = (share[0] * D[a] + share[1 + a] - along * D[a]) / r;  // dE/dD
+            result_.forces[3 * i + a] += g;
+            if (j < n) result_.forces[3 * j + a] -= g;
+            for (std::size_t b = 0; b < 3; ++b) result_.virial[3 * b + a] -= weight * D[b] * g;
           }
+        }
       for (const double f : result_.forces)
         if (!std::isfinite(f)) throw InputError("a force is not finite; the structure is far outside what the model was trained on");
     }
@@ -258,8 +273,8 @@ template <class T> class Evaluation final : public Workspace::Data {
   std::vector<Term> terms_;
   std::vector<Seed<T>> seeds_;
   std::vector<int> seed_of_, slot_;
-  std::vector<double> head_energies_, slope_, gradient_;
-  Buffer<T> distance_, direction_, hermite_, raw_, ax_, am_, ay_;
+  std::vector<double> head_energies_, share_;
+  Buffer<T> distance_, direction_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_;
   std::vector<Buffer<T>> x_, y_, m_, dx_;
   Result result_;
   std::map<std::string, double> times_;

@@ -46,6 +46,14 @@ template <class T> struct Packed {
     d.in = padded_in, d.out = padded_out, d.w = keep(forward), d.wt = keep(back), d.b = b ? keep(bias) : nullptr;
     return d;
   }
+  // From [knots][3][R][F] to [F / 16][knots][3][R][16].
+  const T* table(const Values& v, int F) {
+    const std::size_t width = static_cast<std::size_t>(F), rows = v.size() / width;
+    Values slabs(v.size());
+    for (std::size_t row = 0; row < rows; ++row)
+      for (std::size_t f = 0; f < width; ++f) slabs[(f / kSlab * rows + row) * kSlab + f % kSlab] = v[row * width + f];
+    return keep(slabs);
+  }
   Dense<T> dense(const Values& w, const Values* b, int in, int out) { return dense(w, b, in, out, in, out); }
 };
 
@@ -143,7 +151,7 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
   w.pair = p.keep(pair);
   w.self_embedding = p.keep(self);
   w.embedding_radial = p.dense(rad_w, &rad_b, K, RF);
-  w.embedding_table = p.keep(tables[0]);
+  w.embedding_table = p.table(tables[0], F);
   w.embedding_norm = {p.keep(tensor(e + "norm.weight", {F})), p.keep(tensor(e + "norm.bias", {F}))};
   w.gate[0] = p.dense(tensor(e + "gate.0.weight", {2 * F, F}), &tensor(e + "gate.0.bias", {2 * F}), F, 2 * F);
   w.gate[1] = p.dense(tensor(e + "gate.1.weight", {RF, 2 * F}), &tensor(e + "gate.1.bias", {RF}), 2 * F, RF);
@@ -169,7 +177,7 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
       for (double& v : x) v /= 1.0 + std::exp(-v);
     }
     layer.self = p.keep(x);
-    layer.table = p.keep(tables[static_cast<std::size_t>(l) + 1]);
+    layer.table = p.table(tables[static_cast<std::size_t>(l) + 1], F);
     mixers(name + "mixing_in", layer.mix_in);
     mixers(name + "mixing_out", layer.mix_out);
     p.layers.push_back(layer);

@@ -9,76 +9,72 @@ namespace {
 template <int RANK, bool TABLE, class T>
 void forward(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m, int begin, int end, T* scratch) {
   constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
-  const int F = w.F;
-  const std::size_t row = static_cast<std::size_t>(C) * F;
-  const T* self = w.layers[l].self;
-  PairWeights<T, TABLE, false> weights(w, l, pairs, scratch);
-  for (int i = begin; i < end; ++i) {
-    const T* yi = y + i * row;
-    T* mi = m + i * row;
-    for (int part = 0; part < R; ++part)
-      for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
-        for (int f = 0; f < F; f += W) at(mi + k * F + f) = at(self + part * F + f) * at(yi + k * F + f);
-    in_blocks(pairs, i, weights.kBlock, [&](int p0, int n) {
-      weights.block(p0, n);
-      for (int f = 0; f < F; f += W) {
-        Vec<T> sum[C], v, none;
-        for (int k = 0; k < C; ++k) sum[k] = at(mi + k * F + f);
-        for (int p = 0; p < n; ++p) {
-          const T* yj = y + pairs.j[p0 + p] * row + f;
-          for (int part = 0; part < R; ++part) {
-            weights.read(p, part * F + f, v, none);
-            for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum[k] += v * at(yj + k * F);
-          }
-        }
-        for (int k = 0; k < C; ++k) at(mi + k * F + f) = sum[k];
+  const std::size_t row = static_cast<std::size_t>(C) * w.F;
+  over_pairs<T, TABLE, false, R>(w, l, pairs, pairs.first, begin, end, scratch, [&](int i, int s, int p0, int p1, const auto& weights) {
+    const T* self = w.layers[l].self + s * kSlab;
+    const T* ys = y + s * C * kSlab;
+    for (int lane = 0; lane < kSlab; lane += W) {
+      T* mi = m + i * row + s * C * kSlab + lane;
+      const T* yi = ys + i * row + lane;
+      Vec<T> sum[C], v[R];
+      for (int part = 0; part < R; ++part)
+        for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
+          if (p0 == pairs.first[i]) sum[k] = at(self + part * w.F + lane) * at(yi + k * kSlab);
+          else sum[k] = at(mi + k * kSlab);
+      for (int p = p0; p < p1; ++p) {
+        const T* yj = ys + pairs.j[p] * row + lane;
+        weights.read(p, lane, v, nullptr);
+        for (int part = 0; part < R; ++part)
+          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum[k] += v[part] * at(yj + k * kSlab);
       }
-    });
-  }
+      for (int k = 0; k < C; ++k) at(mi + k * kSlab) = sum[k];
+    }
+  });
 }
 
-// ay[i] += radial * am[j] over the same neighbours (the list is symmetric), and the layer's dE/dd of each pair,
-// both directions counted.
+// ay[i] += radial * am[j] over the same neighbours (the list is symmetric), and the layer's dE/dd of each pair of atoms,
+// both directions counted, once: into the first of its four shares.
 template <int RANK, bool TABLE, class T>
-void reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* slope, int begin, int end, T* scratch) {
+void reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* share, int begin, int end, T* scratch) {
   constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
-  const int F = w.F;
-  const std::size_t row = static_cast<std::size_t>(C) * F;
-  const T* self = w.layers[l].self;
-  PairWeights<T, TABLE, true> weights(w, l, pairs, scratch);
-  for (int i = begin; i < end; ++i) {
-    const T *yi = y + i * row, *ami = am + i * row;
-    T* ayi = ay + i * row;
-    for (int part = 0; part < R; ++part)
-      for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
-        for (int f = 0; f < F; f += W) at(ayi + k * F + f) += at(self + part * F + f) * at(ami + k * F + f);
-    in_blocks(pairs, i, weights.kBlock, [&](int p0, int n) {
-      weights.block(p0, n);
-      Vec<T> steep[weights.kBlock];  // summed over channels pass by pass
-      for (int p = 0; p < n; ++p) steep[p] = Vec<T>{};
-      for (int f = 0; f < F; f += W) {
-        Vec<T> sum[C], own_y[C], own_am[C], v, dv;
-        for (int k = 0; k < C; ++k) sum[k] = at(ayi + k * F + f), own_y[k] = at(yi + k * F + f), own_am[k] = at(ami + k * F + f);
-        for (int p = 0; p < n; ++p) {
-          const std::size_t other = pairs.j[p0 + p] * row + f;
-          Vec<T> total_slope = steep[p];
-          for (int part = 0; part < R; ++part) {
-            weights.read(p, part * F + f, v, dv);
-            Vec<T> dot{};
-            for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
-              const Vec<T> amj = at(am + other + k * F);
-              dot += own_am[k] * at(y + other + k * F) + amj * own_y[k];
-              sum[k] += v * amj;
-            }
-            total_slope += dv * dot;
-          }
-          steep[p] = total_slope;
+  const std::size_t row = static_cast<std::size_t>(C) * w.F;
+  over_pairs<T, TABLE, true, R>(w, l, pairs, pairs.first, begin, end, scratch, [&](int i, int s, int p0, int p1, const auto& weights) {
+    const T* self = w.layers[l].self + s * kSlab;
+    const int half = pairs.half[i] < p0 ? p0 : pairs.half[i] < p1 ? pairs.half[i] : p1;
+    for (int lane = 0; lane < kSlab; lane += W) {
+      const std::size_t slab = static_cast<std::size_t>(s) * C * kSlab + lane;
+      T* ayi = ay + i * row + slab;
+      const T *yi = y + i * row + slab, *ami = am + i * row + slab;
+      Vec<T> sum[C], v[R], dv[R];
+      for (int part = 0; part < R; ++part)
+        for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
+          sum[k] = at(ayi + k * kSlab);
+          if (p0 == pairs.first[i]) sum[k] += at(self + part * w.F + lane) * at(ami + k * kSlab);
         }
-        for (int k = 0; k < C; ++k) at(ayi + k * F + f) = sum[k];
+      for (int p = p0; p < half; ++p) {
+        const T* amj = am + pairs.j[p] * row + slab;
+        weights.read(p, lane, v, dv);
+        for (int part = 0; part < R; ++part)
+          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum[k] += v[part] * at(amj + k * kSlab);
       }
-      for (int p = 0; p < n; ++p) slope[p0 + p] += total<T>(steep[p]);
-    });
-  }
+      for (int p = half; p < p1; ++p) {
+        const T *amj = am + pairs.j[p] * row + slab, *yj = y + pairs.j[p] * row + slab;
+        weights.read(p, lane, v, dv);
+        Vec<T> steep{};
+        for (int part = 0; part < R; ++part) {
+          Vec<T> dot{};
+          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
+            const Vec<T> a = at(amj + k * kSlab);
+            dot += at(ami + k * kSlab) * at(yj + k * kSlab) + a * at(yi + k * kSlab);
+            sum[k] += v[part] * a;
+          }
+          steep += dv[part] * dot;
+        }
+        share[4 * static_cast<std::size_t>(p)] += total<T>(steep);
+      }
+      for (int k = 0; k < C; ++k) at(ayi + k * kSlab) = sum[k];
+    }
+  });
 }
 
 }  // namespace
@@ -91,11 +87,11 @@ void message(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m
   });
 }
 template <class T>
-void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* slope, int begin,
+void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* share, int begin,
                      int end, T* scratch) {
   with_rank(w.rank, [&](auto rank) {
-    if (pairs.knot) reverse<decltype(rank)::value, true, T>(w, l, pairs, y, am, ay, slope, begin, end, scratch);
-    else reverse<decltype(rank)::value, false, T>(w, l, pairs, y, am, ay, slope, begin, end, scratch);
+    if (pairs.knot) reverse<decltype(rank)::value, true, T>(w, l, pairs, y, am, ay, share, begin, end, scratch);
+    else reverse<decltype(rank)::value, false, T>(w, l, pairs, y, am, ay, share, begin, end, scratch);
   });
 }
 

@@ -8,16 +8,17 @@ template <class T> void mixing(const Weights<T>& w, int l, const T* x, T* y, int
   const int F = w.F, C = w.C, W = Simd<T>::width;
   for (int i = begin; i < end; i += kAtomBlock) {
     const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
-    for (int a = 0; a < atoms; ++a) {
-      const T* xi = x + static_cast<std::size_t>(i + a) * C * F;
-      T* scaled = scratch + static_cast<std::size_t>(a) * C * F;
+    const std::size_t at0 = static_cast<std::size_t>(i) * C * F;
+    for (int a = 0; a < atoms; ++a)
       for (int f = 0; f < F; f += W) {
+        const T* xi = x + at0 + static_cast<std::size_t>(a) * C * F + place(C, f);
+        T* scaled = scratch + static_cast<std::size_t>(a) * C * F + place(C, f);
         Vec<T> norm = Vec<T>{} + T(1);
-        for (int k = 0; k < C; ++k) norm += at(xi + k * F + f) * at(xi + k * F + f);
-        for (int k = 0; k < C; ++k) at(scaled + k * F + f) = at(xi + k * F + f) / norm;
+        for (int k = 0; k < C; ++k) norm += at(xi + k * kSlab) * at(xi + k * kSlab);
+        const Vec<T> inverse = T(1) / norm;
+        for (int k = 0; k < C; ++k) at(scaled + k * kSlab) = at(xi + k * kSlab) * inverse;
       }
-    }
-    mix<T>(w, w.layers[l].mix_in, scratch, y + static_cast<std::size_t>(i) * C * F, atoms);
+    mix<T>(w, w.layers[l].mix_in, scratch, y + at0, atoms);
   }
 }
 
@@ -28,19 +29,18 @@ void mixing_reverse(const Weights<T>& w, int l, const T* x, const T* ay, T* ax, 
     const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
     const std::size_t at0 = static_cast<std::size_t>(i) * C * F;
     mix<T, true, true>(w, w.layers[l].mix_in, ay + at0, ax + at0, atoms);
-    for (int a = 0; a < atoms; ++a) {
-      const T* xi = x + at0 + static_cast<std::size_t>(a) * C * F;
-      T* axi = ax + at0 + static_cast<std::size_t>(a) * C * F;
+    for (int a = 0; a < atoms; ++a)
       for (int f = 0; f < F; f += W) {
+        const T* xi = x + at0 + static_cast<std::size_t>(a) * C * F + place(C, f);
+        T* axi = ax + at0 + static_cast<std::size_t>(a) * C * F + place(C, f);
         Vec<T> norm = Vec<T>{} + T(1), dot{};
         for (int k = 0; k < C; ++k) {
-          norm += at(xi + k * F + f) * at(xi + k * F + f);
-          dot += at(xi + k * F + f) * at(axi + k * F + f);
+          norm += at(xi + k * kSlab) * at(xi + k * kSlab);
+          dot += at(xi + k * kSlab) * at(axi + k * kSlab);
         }
         const Vec<T> inverse = T(1) / norm, back = 2 * dot * inverse * inverse;
-        for (int k = 0; k < C; ++k) at(axi + k * F + f) = at(axi + k * F + f) * inverse - at(xi + k * F + f) * back;
+        for (int k = 0; k < C; ++k) at(axi + k * kSlab) = at(axi + k * kSlab) * inverse - at(xi + k * kSlab) * back;
       }
-    }
   }
 }
 

@@ -237,11 +237,15 @@ void SkinList::update(const Structure& s, double closest, Pool& pool) {
   for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) first_[i + 1] += first_[i];
   const std::size_t pairs = static_cast<std::size_t>(first_.back());
   j_.resize(pairs), shift_.resize(3 * pairs), vector_.resize(3 * pairs), distance_.resize(pairs);
+  half_.resize(static_cast<std::size_t>(n));
+  const int zero[3] = {0, 0, 0};
   std::atomic<int> too_close{INT_MAX};
   pool.loop(n, 256, [&](int begin, int end, int) {
     for (int i = begin; i < end; ++i) {
       std::size_t p = static_cast<std::size_t>(first_[static_cast<std::size_t>(i)]);
+      half_[static_cast<std::size_t>(i)] = static_cast<int>(p);
       each_close_pair(i, [&](const Entry& e, const double* d, double square) {
+        if (e.j < i || (e.j == i && std::lexicographical_compare(e.s, e.s + 3, zero, zero + 3))) ++half_[static_cast<std::size_t>(i)];
         j_[p] = e.j;
         std::copy_n(e.s, 3, shift_.begin() + 3 * static_cast<long>(p));
         std::copy_n(d, 3, vector_.begin() + 3 * static_cast<long>(p));

@@ -41,6 +41,7 @@ class SkinList {
 
   std::int64_t rebuilds() const { return rebuilds_; }
   const std::vector<int>& first() const { return first_; }          // [atoms + 1]
+  const std::vector<int>& half() const { return half_; }            // [atoms], where in its row (j, S) > (i, 0) begins
   const std::vector<int>& neighbors() const { return j_; }          // [pairs]
   const std::vector<int>& shifts() const { return shift_; }         // [pairs][3]
   const std::vector<double>& vectors() const { return vector_; }    // [pairs][3]
@@ -60,7 +61,7 @@ class SkinList {
   std::vector<int> skin_first_;
   std::vector<Entry> entries_;
   std::vector<std::vector<Entry>> rows_;
-  std::vector<int> first_, j_, shift_;
+  std::vector<int> first_, half_, j_, shift_;
   std::vector<double> vector_, distance_;
 };
 

@@ -1,4 +1,4 @@
-// The radial functions of a block of pairs, as a gathering kernel reads them: from tables as it goes, or evaluated before.
+// The radial functions of an atom's pairs, as a gathering kernel reads them: from tables as it goes, or evaluated before.
 #pragma once
 
 #include "simd.hpp"
@@ -6,54 +6,62 @@
 namespace mfmd {
 namespace MFMD_ISA {
 
-// Of layer l (embedding: -1). The kernel calls block() once for a block of pairs and then reads vectors of channels.
-template <class T, bool TABLE, bool SLOPE> class PairWeights {
- public:
-  // scratch is used up to rest().
-  PairWeights(const Weights<T>& w, int l, const Pairs<T>& pairs, T* scratch)
-      : w_(w), l_(l), pairs_(pairs), table_(l < 0 ? w.embedding_table : w.layers[l].table), rf_(w.R * w.F), value_(scratch) {}
-  static constexpr int kBlock = TABLE ? kTableBlock : kPairBlock;
-  T* rest() const { return TABLE ? value_ : value_ + static_cast<std::size_t>(kPairBlock) * rf_ * (SLOPE ? 2 : 1); }
+// Vectors of channels of one slab: value and, with SLOPE, dvalue/dd of all R parts. `lane`: 0, W, 2W … below 16.
+template <class T, int R, bool SLOPE> struct TableWeights {
+  const T* table;  // of the slab, [knots][3][R][16]
+  const int* knot;
+  const T* hermite;
 
-  void block(int p0, int n) {
-    p0_ = p0;
-    if (!TABLE) radial<T>(w_, l_, pairs_.d + p0, n, value_, SLOPE ? value_ + static_cast<std::size_t>(kPairBlock) * rf_ : nullptr, rest());
-  }
-  // Value and, with SLOPE, dvalue/dd of the functions c, c + 1, … (c = part * F + f) of the block's pair p.
-  void read(int p, int c, Vec<T>& value, Vec<T>& slope) const {
-    if (TABLE) {
-      const T* row = table_ + static_cast<std::size_t>(pairs_.knot[p0_ + p]) * 3 * rf_ + c;
-      const T* h = pairs_.hermite + static_cast<std::size_t>(p0_ + p) * kHermite;
-      Vec<T> x = at(row);
-      value = x * h[0];
-      if (SLOPE) slope = x * h[6];
-      for (int k = 1; k < 6; ++k) {
-        x = at(row + k * rf_);
-        value += x * h[k];
-        if (SLOPE) slope += x * h[6 + k];
+  void read(int p, int lane, Vec<T>* value, Vec<T>* slope) const {
+    const T* row = table + static_cast<std::size_t>(knot[p]) * (3 * R * kSlab) + lane;
+    const T* h = hermite + static_cast<std::size_t>(p) * kHermite;
+    for (int k = 0; k < 6; ++k)
+      for (int part = 0; part < R; ++part) {
+        const Vec<T> x = at(row + (k * R + part) * kSlab);
+        value[part] = k ? value[part] + x * h[k] : x * h[k];
+        if (SLOPE) slope[part] = k ? slope[part] + x * h[6 + k] : x * h[6 + k];
       }
-    } else {
-      const T* at0 = value_ + static_cast<std::size_t>(p) * rf_ + c;
-      value = at(at0);
-      if (SLOPE) slope = at(at0 + static_cast<std::size_t>(kPairBlock) * rf_);
+  }
+};
+template <class T, int R, bool SLOPE> struct ExactWeights {
+  const T *value_of, *slope_of;  // of the slab, for pairs from p0 on, [pairs][R][F]
+  int p0, F;
+
+  void read(int p, int lane, Vec<T>* value, Vec<T>* slope) const {
+    for (int part = 0; part < R; ++part) {
+      const std::size_t from = (static_cast<std::size_t>(p - p0) * R + part) * F + lane;
+      value[part] = at(value_of + from);
+      if (SLOPE) slope[part] = at(slope_of + from);
     }
   }
-
- private:
-  const Weights<T>& w_;
-  const int l_;
-  const Pairs<T>& pairs_;
-  const T* table_;
-  const int rf_;
-  T* value_;
-  int p0_ = 0;
 };
 
-// body(p0, n) for the neighbours of atom i, in blocks.
-template <class T, class Body> inline void in_blocks(const Pairs<T>& pairs, int i, int block, const Body& body) {
-  for (int p0 = pairs.first[i]; p0 < pairs.first[i + 1]; p0 += block) {
-    const int left = pairs.first[i + 1] - p0;
-    body(p0, left < block ? left : block);
+// body(i, s, p0, p1, weights) for every atom i, slab s and its pairs from[i] … first[i + 1], in one piece from tables and in
+// blocks exactly; of layer l (embedding: -1). Tables are gone through slab by slab: a slab's share of them and of the
+// features near by stays in the caches while the atoms pass.
+template <class T, bool TABLE, bool SLOPE, int R, class Body>
+inline void over_pairs(const Weights<T>& w, int l, const Pairs<T>& pairs, const int* from, int begin, int end, T* scratch, const Body& body) {
+  const int slabs = w.F / kSlab;
+  if constexpr (TABLE) {
+    const T* table = l < 0 ? w.embedding_table : w.layers[l].table;
+    for (int s = 0; s < slabs; ++s) {
+      const TableWeights<T, R, SLOPE> weights{table + static_cast<std::size_t>(s) * w.knots * 3 * R * kSlab, pairs.knot, pairs.hermite};
+      for (int i = begin; i < end; ++i) body(i, s, from[i], pairs.first[i + 1], weights);
+    }
+  } else {
+    T* value = scratch;
+    T* slope = value + static_cast<std::size_t>(kPairBlock) * R * w.F;
+    T* rest = SLOPE ? slope + static_cast<std::size_t>(kPairBlock) * R * w.F : slope;
+    for (int i = begin; i < end; ++i) {
+      int p0 = from[i];
+      do {  // an atom without neighbours has one empty block
+        const int left = pairs.first[i + 1] - p0, n = left < kPairBlock ? left : kPairBlock;
+        radial<T>(w, l, pairs.d + p0, n, value, SLOPE ? slope : nullptr, rest);
+        for (int s = 0; s < slabs; ++s)
+          body(i, s, p0, p0 + n, ExactWeights<T, R, SLOPE>{value + s * kSlab, slope + s * kSlab, p0, w.F});
+        p0 += n;
+      } while (p0 < pairs.first[i + 1]);
+    }
   }
 }
 

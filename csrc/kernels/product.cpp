@@ -8,8 +8,8 @@ namespace MFMD_ISA {
 namespace {
 
 // One vector of channels, all components.
-template <int RANK, class T> inline void load(const T* x, int F, Vec<T>* v) {
-  for (int k = 0; k < tensor::components(RANK); ++k) v[k] = at(x + k * F);
+template <int RANK, class T> inline void load(const T* x, Vec<T>* v) {
+  for (int k = 0; k < tensor::components(RANK); ++k) v[k] = at(x + k * kSlab);
 }
 template <int RANK, class T> inline Vec<T> norm1(const Vec<T>* v) {
   Vec<T> sum = Vec<T>{} + T(1);
@@ -25,24 +25,24 @@ void forward(const Weights<T>& w, int l, const T* x, const T* y, const T* m, T* 
     const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
     for (int a = 0; a < atoms; ++a)
       for (int f = 0; f < F; f += W) {
-        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + f;
+        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + place(C, f), own = static_cast<std::size_t>(a) * C * F + place(C, f);
         Vec<T> vm[C], vy[C], p[C];
-        load<RANK, T>(m + row, F, vm);
-        load<RANK, T>(y + row, F, vy);
+        load<RANK, T>(m + row, vm);
+        load<RANK, T>(y + row, vy);
         tensor::anticommutator<RANK, T>(vm, vy, p);
         const Vec<T> inverse = T(1) / norm1<RANK, T>(p);
-        for (int k = 0; k < C; ++k) at(scratch + (a * C + k) * F + f) = p[k] * inverse;
+        for (int k = 0; k < C; ++k) at(scratch + own + k * kSlab) = p[k] * inverse;
       }
     mix<T>(w, w.layers[l].mix_out, scratch, dx + static_cast<std::size_t>(i) * C * F, atoms);
     for (int a = 0; a < atoms; ++a)
       for (int f = 0; f < F; f += W) {
-        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + f;
+        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + place(C, f);
         Vec<T> vx[C], d[C], square[C];
-        load<RANK, T>(x + row, F, vx);
-        load<RANK, T>(dx + row, F, d);
+        load<RANK, T>(x + row, vx);
+        load<RANK, T>(dx + row, d);
         tensor::anticommutator<RANK, T>(d, d, square);
         const Vec<T> inverse = T(1) / norm1<RANK, T>(vx);
-        for (int k = 0; k < C; ++k) at(next + row + k * F) = vx[k] * inverse + d[k] + T(0.5) * square[k];
+        for (int k = 0; k < C; ++k) at(next + row + k * kSlab) = vx[k] * inverse + d[k] + T(0.5) * square[k];
       }
   }
 }
@@ -58,22 +58,22 @@ void reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, co
     const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
     for (int a = 0; a < atoms; ++a)
       for (int f = 0; f < F; f += W) {
-        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + f;
+        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + place(C, f), own = static_cast<std::size_t>(a) * C * F + place(C, f);
         Vec<T> adjoint[C], d[C], through[C];
-        load<RANK, T>(ax + row, F, adjoint);
-        load<RANK, T>(dx + row, F, d);
+        load<RANK, T>(ax + row, adjoint);
+        load<RANK, T>(dx + row, d);
         tensor::transpose<RANK>(d);
         tensor::anticommutator<RANK, T>(adjoint, d, through);
-        for (int k = 0; k < C; ++k) at(adx + (a * C + k) * F + f) = adjoint[k] + through[k];
+        for (int k = 0; k < C; ++k) at(adx + own + k * kSlab) = adjoint[k] + through[k];
       }
     mix<T, true>(w, w.layers[l].mix_out, adx, ap, atoms);
     for (int a = 0; a < atoms; ++a)
       for (int f = 0; f < F; f += W) {
-        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + f;
+        const std::size_t row = static_cast<std::size_t>(i + a) * C * F + place(C, f), own = static_cast<std::size_t>(a) * C * F + place(C, f);
         Vec<T> vm[C], vy[C], p[C], back[C], out[C];
-        load<RANK, T>(m + row, F, vm);
-        load<RANK, T>(y + row, F, vy);
-        load<RANK, T>(ap + a * C * F + f, F, back);
+        load<RANK, T>(m + row, vm);
+        load<RANK, T>(y + row, vy);
+        load<RANK, T>(ap + own, back);
         tensor::anticommutator<RANK, T>(vm, vy, p);
         const Vec<T> inverse = T(1) / norm1<RANK, T>(p);
         Vec<T> dot{};
@@ -83,9 +83,9 @@ void reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, co
         tensor::transpose<RANK>(vy);
         tensor::transpose<RANK>(vm);
         tensor::anticommutator<RANK, T>(back, vy, out);
-        for (int k = 0; k < C; ++k) at(am + row + k * F) = out[k];
+        for (int k = 0; k < C; ++k) at(am + row + k * kSlab) = out[k];
         tensor::anticommutator<RANK, T>(back, vm, out);
-        for (int k = 0; k < C; ++k) at(ay + row + k * F) = out[k];
+        for (int k = 0; k < C; ++k) at(ay + row + k * kSlab) = out[k];
       }
   }
 }

@@ -6,7 +6,7 @@ namespace MFMD_ISA {
 
 template <class T>
 void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, int begin, int end, T* scratch) {
-  const int F = w.F, RF = w.R * F, C = w.C;
+  const int F = w.F, RF = w.R * F, C = w.C, W = Simd<T>::width;
   T* next = scratch;
   const auto take = [&](int width) { T* p = next; next += static_cast<std::size_t>(kAtomBlock) * width; return p; };
   T *norm = take(RF), *normal = take(RF), *scaled = take(RF), *z = take(F), *feature = take(F), *az = take(F);
@@ -16,11 +16,14 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
     const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
     for (int q = 0; q < atoms; ++q) {
       const T* xi = x + static_cast<std::size_t>(i + q) * C * F;
-      for (int part = 0; part < w.R; ++part)
-        for (int f = 0; f < F; ++f) {
-          T sum = 0;
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum += xi[k * F + f] * xi[k * F + f];
-          norm[q * RF + part * F + f] = sum;
+      for (int f = 0; f < F; f += W)
+        for (int part = 0; part < w.R; ++part) {
+          Vec<T> sum{};
+          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
+            const Vec<T> v = at(xi + place(C, f) + k * kSlab);
+            sum += v * v;
+          }
+          at(norm + q * RF + part * F + f) = sum;
         }
       inverse[q] = layer_norm(w.readout_norm, norm + q * RF, RF, normal + q * RF, scaled + q * RF);
     }
@@ -52,9 +55,10 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
       T* anorm = norm + q * RF;
       layer_norm_reverse(w.readout_norm, normal + q * RF, inverse[q], ascaled + q * RF, RF, anorm);
       const std::size_t row = static_cast<std::size_t>(i + q) * C * F;
-      for (int part = 0; part < w.R; ++part)
-        for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
-          for (int f = 0; f < F; ++f) ax[row + k * F + f] = 2 * x[row + k * F + f] * anorm[part * F + f];
+      for (int f = 0; f < F; f += W)
+        for (int part = 0; part < w.R; ++part)
+          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
+            at(ax + row + place(C, f) + k * kSlab) = 2 * at(x + row + place(C, f) + k * kSlab) * at(anorm + part * F + f);
     }
   }
 }

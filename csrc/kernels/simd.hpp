@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "stages.hpp"
 #include "tensor.hpp"
@@ -32,11 +33,18 @@ template <class T> using Vec = typename Simd<T>::type;
 
 template <class T> inline Vec<T>& at(T* p) { return *reinterpret_cast<Vec<T>*>(p); }
 template <class T> inline const Vec<T>& at(const T* p) { return *reinterpret_cast<const Vec<T>*>(p); }
-template <class T> inline T total(const Vec<T>& v) {
-  T sum = v[0];
-  for (int k = 1; k < Simd<T>::width; ++k) sum += v[k];
-  return sum;
+// Its sum, by halves.
+template <class V, std::size_t... K> inline auto folded(const V& v, std::index_sequence<K...>) {
+  return __builtin_shufflevector(v, v, K...) + __builtin_shufflevector(v, v, (K + sizeof...(K))...);
 }
+template <class T, int WIDTH, class V> inline T total_of(const V& v) {
+  if constexpr (WIDTH == 2) return v[0] + v[1];
+  else return total_of<T, WIDTH / 2>(folded(v, std::make_index_sequence<WIDTH / 2>{}));
+}
+template <class T> inline T total(const Vec<T>& v) { return total_of<T, Simd<T>::width>(v); }
+
+// Where a row of features [F / 16][C][16] keeps channel f of component 0; the other components follow at steps of 16.
+inline std::size_t place(int C, int f) { return static_cast<std::size_t>(f / kSlab) * C * kSlab + f % kSlab; }
 
 // exp of a vector, to rounding: x = n log 2 + r, a Taylor polynomial in r, n into the exponent's bits.
 template <class T> inline Vec<T> exponential(Vec<T> x) {
@@ -63,9 +71,10 @@ template <class T> inline void silu(const T* x, int n, T* value, T* slope) {
   }
 }
 
-// `rows` rows times w[in][out]; row r of x is at x[r], of y at y[r]. ADD accumulates into y.
+// `rows` rows times w[in][out]; row r of x is at x[r], of y at y[r], in runs of 16 channels `x_step` and `y_step` apart.
+// ADD accumulates into y.
 template <class T, int ROWS, int COLS, bool ADD>
-inline void tile(const T* const* x, const T* w, const T* b, T* const* y, int in, int out, int column) {
+inline void tile(const T* const* x, int x_step, const T* w, const T* b, T* const* y, int y_step, int in, int out, int column) {
   constexpr int W = Simd<T>::width;
   Vec<T> sum[ROWS][COLS];
   for (int r = 0; r < ROWS; ++r)
@@ -73,45 +82,49 @@ inline void tile(const T* const* x, const T* w, const T* b, T* const* y, int in,
       if (b) sum[r][c] = at(b + column + c * W);
       else sum[r][c] = Vec<T>{};
     }
-  for (int k = 0; k < in; ++k) {
-    const T* row = w + static_cast<std::size_t>(k) * out + column;
-    for (int r = 0; r < ROWS; ++r)
-      for (int c = 0; c < COLS; ++c) sum[r][c] += x[r][k] * at(row + c * W);
+  const T* row = w + column;
+  for (int k0 = 0; k0 < in; k0 += kSlab) {
+    const int n = in - k0 < kSlab ? in - k0 : kSlab;
+    const std::ptrdiff_t x0 = static_cast<std::ptrdiff_t>(k0 / kSlab) * x_step;
+    for (int k = 0; k < n; ++k, row += out)
+      for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < COLS; ++c) sum[r][c] += x[r][x0 + k] * at(row + c * W);
   }
   for (int r = 0; r < ROWS; ++r)
     for (int c = 0; c < COLS; ++c) {
-      if (ADD) at(y[r] + column + c * W) += sum[r][c];
-      else at(y[r] + column + c * W) = sum[r][c];
+      T* to = y[r] + static_cast<std::ptrdiff_t>((column + c * W) / kSlab) * y_step + (column + c * W) % kSlab;
+      if (ADD) at(to) += sum[r][c];
+      else at(to) = sum[r][c];
     }
 }
 template <class T, int ROWS, bool ADD>
-inline void strip(const T* const* x, const T* w, const T* b, T* const* y, int in, int out) {
+inline void strip(const T* const* x, int x_step, const T* w, const T* b, T* const* y, int y_step, int in, int out) {
   constexpr int W = Simd<T>::width, WIDE = MFMD_VBYTES == 64 ? 4 : 2;
   int column = 0;
-  for (; column + WIDE * W <= out; column += WIDE * W) tile<T, ROWS, WIDE, ADD>(x, w, b, y, in, out, column);
-  for (; column + W <= out; column += W) tile<T, ROWS, 1, ADD>(x, w, b, y, in, out, column);
+  for (; column + WIDE * W <= out; column += WIDE * W) tile<T, ROWS, WIDE, ADD>(x, x_step, w, b, y, y_step, in, out, column);
+  for (; column + W <= out; column += W) tile<T, ROWS, 1, ADD>(x, x_step, w, b, y, y_step, in, out, column);
 }
 template <class T, bool ADD = false>
-inline void dense(const T* const* x, const T* w, const T* b, T* const* y, int rows, int in, int out) {
+inline void dense(const T* const* x, int x_step, const T* w, const T* b, T* const* y, int y_step, int rows, int in, int out) {
   int r = 0;
-  for (; r + 6 <= rows; r += 6) strip<T, 6, ADD>(x + r, w, b, y + r, in, out);
-  for (; r + 3 <= rows; r += 3) strip<T, 3, ADD>(x + r, w, b, y + r, in, out);
-  for (; r < rows; ++r) strip<T, 1, ADD>(x + r, w, b, y + r, in, out);
+  for (; r + 6 <= rows; r += 6) strip<T, 6, ADD>(x + r, x_step, w, b, y + r, y_step, in, out);
+  for (; r + 3 <= rows; r += 3) strip<T, 3, ADD>(x + r, x_step, w, b, y + r, y_step, in, out);
+  for (; r < rows; ++r) strip<T, 1, ADD>(x + r, x_step, w, b, y + r, y_step, in, out);
 }
 // Rows that lie one behind the other.
 template <class T> inline void dense(const T* x, const Dense<T>& d, T* y, int rows) {
   const T* xs[64] = {};
   T* ys[64] = {};
   for (int r = 0; r < rows; ++r) xs[r] = x + static_cast<std::size_t>(r) * d.in, ys[r] = y + static_cast<std::size_t>(r) * d.out;
-  dense<T>(xs, d.w, d.b, ys, rows, d.in, d.out);
+  dense<T>(xs, kSlab, d.w, d.b, ys, kSlab, rows, d.in, d.out);
 }
 template <class T> inline void dense_reverse(const T* ay, const Dense<T>& d, T* ax, int rows) {
   const T* ys[64] = {};
   T* xs[64] = {};
   for (int r = 0; r < rows; ++r) ys[r] = ay + static_cast<std::size_t>(r) * d.out, xs[r] = ax + static_cast<std::size_t>(r) * d.in;
-  dense<T>(ys, d.wt, nullptr, xs, rows, d.out, d.in);
+  dense<T>(ys, kSlab, d.wt, nullptr, xs, kSlab, rows, d.out, d.in);
 }
-// y[a][k] = x[a][k] mix[part of k], for features [atoms][C][F]; REVERSE takes the transposed matrices.
+// y = x mix[part of the component], for the features of some atoms; REVERSE takes the transposed matrices.
 template <class T, bool REVERSE = false, bool ADD = false>
 inline void mix(const Weights<T>& w, const Dense<T>* m, const T* x, T* y, int atoms) {
   const T* xs[kAtomBlock * 5] = {};
@@ -120,19 +133,26 @@ inline void mix(const Weights<T>& w, const Dense<T>* m, const T* x, T* y, int at
     int rows = 0;
     for (int a = 0; a < atoms; ++a)
       for (int k = tensor::first(part); k < tensor::first(part + 1); ++k, ++rows) {
-        xs[rows] = x + (static_cast<std::size_t>(a) * w.C + k) * w.F;
-        ys[rows] = y + (static_cast<std::size_t>(a) * w.C + k) * w.F;
+        xs[rows] = x + static_cast<std::size_t>(a) * w.C * w.F + k * kSlab;
+        ys[rows] = y + static_cast<std::size_t>(a) * w.C * w.F + k * kSlab;
       }
-    dense<T, ADD>(xs, REVERSE ? m[part].wt : m[part].w, nullptr, ys, rows, w.F, w.F);
+    dense<T, ADD>(xs, w.C * kSlab, REVERSE ? m[part].wt : m[part].w, nullptr, ys, w.C * kSlab, rows, w.F, w.F);
   }
 }
 
+// Sum of body(k) for k < n, a multiple of 16, in double and in 16 interleaved sums, so that it runs in vectors.
+template <class Body> inline double sum_of(int n, const Body& body) {
+  double lanes[kSlab] = {};
+  for (int k0 = 0; k0 < n; k0 += kSlab)
+    for (int k = 0; k < kSlab; ++k) lanes[k] += body(k0 + k);
+  double sum = 0.0;
+  for (const double lane : lanes) sum += lane;
+  return sum;
+}
 // LayerNorm of one row; statistics in double. normal: [n], the row before weight and bias; returns 1 / sigma.
 template <class T> inline T layer_norm(const Norm<T>& p, const T* x, int n, T* normal, T* y) {
-  double mean = 0.0, square = 0.0;
-  for (int k = 0; k < n; ++k) mean += x[k];
-  mean /= n;
-  for (int k = 0; k < n; ++k) square += (x[k] - mean) * (x[k] - mean);
+  const double mean = sum_of(n, [&](int k) { return static_cast<double>(x[k]); }) / n;
+  const double square = sum_of(n, [&](int k) { return (x[k] - mean) * (x[k] - mean); });
   const double inverse = 1.0 / std::sqrt(square / n + 1e-5);
   for (int k = 0; k < n; ++k) {
     normal[k] = static_cast<T>((x[k] - mean) * inverse);
@@ -141,14 +161,8 @@ template <class T> inline T layer_norm(const Norm<T>& p, const T* x, int n, T* n
   return static_cast<T>(inverse);
 }
 template <class T> inline void layer_norm_reverse(const Norm<T>& p, const T* normal, T inverse, const T* ay, int n, T* ax) {
-  double mean = 0.0, along = 0.0;
-  for (int k = 0; k < n; ++k) {
-    const double a = static_cast<double>(ay[k]) * p.weight[k];
-    mean += a;
-    along += a * normal[k];
-  }
-  mean /= n;
-  along /= n;
+  const double mean = sum_of(n, [&](int k) { return static_cast<double>(ay[k]) * p.weight[k]; }) / n;
+  const double along = sum_of(n, [&](int k) { return static_cast<double>(ay[k]) * p.weight[k] * normal[k]; }) / n;
   for (int k = 0; k < n; ++k)
     ax[k] = static_cast<T>(inverse * (static_cast<double>(ay[k]) * p.weight[k] - mean - along * normal[k]));
 }
@@ -163,7 +177,7 @@ template <class Body> inline void with_rank(int rank, const Body& body) {
 
 template <class T> void radial(const Weights<T>&, int, const T*, int, T*, T*, T*);
 template <class T> void embedding_gather(const Weights<T>&, const Pairs<T>&, const int*, T*, int, int, T*);
-template <class T> void embedding_mix(const Weights<T>&, const T*, T*, int, int, T*);
+template <class T> void embedding_mix(const Weights<T>&, const T*, T*, T*, T*, int, int, T*);
 template <class T> void mixing(const Weights<T>&, int, const T*, T*, int, int, T*);
 template <class T> void message(const Weights<T>&, int, const Pairs<T>&, const T*, T*, int, int, T*);
 template <class T> void product(const Weights<T>&, int, const T*, const T*, const T*, T*, T*, int, int, T*);
@@ -171,8 +185,8 @@ template <class T> void readout(const Weights<T>&, const int*, const T*, const S
 template <class T> void product_reverse(const Weights<T>&, int, const T*, const T*, const T*, const T*, T*, T*, int, int, T*);
 template <class T> void message_reverse(const Weights<T>&, int, const Pairs<T>&, const T*, const T*, T*, double*, int, int, T*);
 template <class T> void mixing_reverse(const Weights<T>&, int, const T*, const T*, T*, int, int, T*);
-template <class T> void embedding_mix_reverse(const Weights<T>&, const T*, const T*, T*, int, int, T*);
-template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<T>&, const int*, const T*, const double*, double*, int, int, T*);
+template <class T> void embedding_mix_reverse(const Weights<T>&, const T*, const T*, T*, const T*, T*, int, int, T*);
+template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<T>&, const int*, const T*, double*, int, int, T*);
 template <class T> void training_gather(const T*, const T*, const int*, const int*, const int*, T*, int, int, int, int);
 template <class T> void training_dot(const T*, const T*, const int*, const int*, T*, int, int, int, int);
 template <class T> void training_anticommutator(const T*, const T*, T*, int, int, int, int);

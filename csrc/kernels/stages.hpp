@@ -1,6 +1,8 @@
 // The stages of one evaluation: packed weights, arrays and their shapes, and the functions that work on a range of atoms.
 //
-// F channels, C = (rank + 1)^2 components, R = rank + 1 parts, K radial functions. Features are [atom][C][F].
+// F channels, C = (rank + 1)^2 components, R = rank + 1 parts, K radial functions. Features are [atom][F / 16][C][16]:
+// component-major within a slab of 16 channels, so that what a gather reads of a neighbour at a time is one run of memory
+// (rows of F channels lie at strides that fall on few sets of the cache).
 // Every function gathers: it writes only rows of the atoms in [begin, end), whatever it reads.
 #pragma once
 
@@ -9,10 +11,10 @@
 namespace mfmd {
 
 constexpr int kMaxParts = 3, kMaxComponents = 9;
+constexpr int kSlab = 16;       // channels that a gather carries at a time
 constexpr int kAtomBlock = 8;   // atoms whose matrix products run together
-constexpr int kPairBlock = 32;    // neighbours whose radial functions are evaluated together, exactly
-constexpr int kTableBlock = 128;  // neighbours gathered in one pass over the channels, from tables
-constexpr int kHermite = 12;      // coefficients of a pair in its tables: six for values, six for slopes
+constexpr int kPairBlock = 32;  // neighbours whose radial functions are evaluated together, exactly
+constexpr int kHermite = 12;    // coefficients of a pair in its tables: six for values, six for slopes
 
 template <class T> struct Dense {  // y = x w + b
   int in = 0, out = 0;
@@ -27,7 +29,7 @@ template <class T> struct LayerWeights {
   Dense<T> radial[3];        // K -> F -> 2F -> RF
   Dense<T> mix_in[kMaxParts], mix_out[kMaxParts];
   const T* self = nullptr;   // [R][F], radial functions of the self pair (d = 0)
-  const T* table = nullptr;  // [knots][3][R][F], tables.hpp
+  const T* table = nullptr;  // [F / 16][knots][3][R][16], tables.hpp
 };
 template <class T> struct HeadWeights {
   Dense<T> hidden, out;          // F -> H -> 1
@@ -42,7 +44,7 @@ template <class T> struct Weights {
   const T* pair = nullptr;                     // [slots][slots][F], of ordered element pairs
   const T* self_embedding = nullptr;           // [slots][F], the self pair's share of component I
   Dense<T> embedding_radial;                   // K -> RF
-  const T* embedding_table = nullptr;          // [knots][3][R][F]
+  const T* embedding_table = nullptr;          // [F / 16][knots][3][R][16]
   Norm<T> embedding_norm;
   Dense<T> gate[2];                            // F -> 2F -> RF
   Dense<T> embedding_mix[kMaxParts];
@@ -55,9 +57,11 @@ template <class T> struct Weights {
 
 template <class T> struct Pairs {  // d < cutoff, in (i, j, S) order
   const int* first;  // [atoms + 1]
+  const int* half;   // [atoms], where in its row (j, S) > (i, 0) begins: every pair of atoms is there once, in one of the two rows
   const int* j;      // [pairs]
   const T* d;        // [pairs]
   const T* u;        // [pairs][3], D / d
+  const T* basis;    // [pairs][9], components of I, A(u), S(u)
   const int* knot;   // [pairs], the knot below log d in the radial tables; null: radial functions are evaluated exactly
   const T* hermite;  // [pairs][kHermite], what the six numbers of the two knots around it are multiplied by
 };
@@ -68,11 +72,14 @@ template <class T> struct Seed {  // what the read-out does with one head
   double* energies = nullptr;  // [atoms], its own, E0 included
 };
 
+// Numbers an atom that embedding_mix keeps for its reverse.
+template <class T> inline std::size_t kept_gates(const Weights<T>& w) { return static_cast<std::size_t>((3 + 2 * w.R) * w.F + kSlab); }
+
 // Scratch of one worker, in elements of T: the largest any stage takes.
 template <class T> inline std::size_t scratch_size(const Weights<T>& w) {
   const std::size_t F = static_cast<std::size_t>(w.F), K = static_cast<std::size_t>(w.K) + 15;
   const std::size_t pairs = kPairBlock * (2 * K + 6 * F + 2 * kMaxParts * F);
-  const std::size_t atoms = kAtomBlock * F * (3 + 2 + 2 + 3 + 3 + 9 + 3 + 2 + 1);
+  const std::size_t atoms = kAtomBlock * F * (6 * kMaxParts + 2 * kMaxComponents);
   return pairs > atoms ? pairs : atoms;
 }
 
@@ -82,8 +89,8 @@ template <class T> struct Stages {
 
   // raw[i] = sum over neighbours of element-pair weights, radial functions and I, A(u), S(u).
   void (*embedding_gather)(const Weights<T>&, const Pairs<T>&, const int* slot, T* raw, int begin, int end, T* scratch);
-  // x[i] = gates(|raw|^2) * mix(raw).
-  void (*embedding_mix)(const Weights<T>&, const T* raw, T* x, int begin, int end, T* scratch);
+  // x[i] = gates(|raw|^2) * mixed, mixed = mix(raw); kept: [atoms][kept_gates], what the reverse needs of the gates.
+  void (*embedding_mix)(const Weights<T>&, const T* raw, T* x, T* mixed, T* kept, int begin, int end, T* scratch);
   // y[i] = mix_in(x / (|x|^2 + 1)).
   void (*mixing)(const Weights<T>&, int l, const T* x, T* y, int begin, int end, T* scratch);
   // m[i] = sum over neighbours and self of radial * y[j].
@@ -93,13 +100,13 @@ template <class T> struct Stages {
   // Energies of the heads, and where ax is given their weighted gradient with respect to x.
   void (*readout)(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, int begin, int end, T* scratch);
 
-  // The reverse, stage by stage. ax is updated in place from d/d next to d/d x over the last two.
+  // The reverse, stage by stage. share: [pairs][4], dE/dd (which message_reverse and embedding_gather_reverse add to) and
+  // dE/du of each pair of atoms, both directions counted, where pairs.half has it. ax is updated in place from d/d next to d/d x over the last two.
   void (*product_reverse)(const Weights<T>&, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int begin, int end, T* scratch);
-  void (*message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, double* slope, int begin, int end, T* scratch);
+  void (*message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, double* share, int begin, int end, T* scratch);
   void (*mixing_reverse)(const Weights<T>&, int l, const T* x, const T* ay, T* ax, int begin, int end, T* scratch);
-  void (*embedding_mix_reverse)(const Weights<T>&, const T* raw, const T* ax, T* araw, int begin, int end, T* scratch);
-  // gradient[p] = dE/dD of the unordered pair, both directions counted; slope[p] holds the layers' dE/dd.
-  void (*embedding_gather_reverse)(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, const double* slope, double* gradient, int begin, int end, T* scratch);
+  void (*embedding_mix_reverse)(const Weights<T>&, const T* raw, const T* mixed, T* kept, const T* ax, T* araw, int begin, int end, T* scratch);
+  void (*embedding_gather_reverse)(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, double* share, int begin, int end, T* scratch);
 
   // For training, kernels/training.cpp.
   void (*training_gather)(const T* w, const T* y, const int* first, const int* neighbor, const int* pair, T* out, int R, int F, int begin, int end);

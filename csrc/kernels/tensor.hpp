@@ -22,7 +22,7 @@ MFMD_HD constexpr int components(int rank) { return (rank + 1) * (rank + 1); }
 MFMD_HD constexpr int first(int part) { return part * part; }       // of part 0 (I), 1 (A), 2 (S)
 MFMD_HD constexpr int size(int part) { return 2 * part + 1; }
 
-// Components of the matrix u u^T - 1/3, for |u| = 1, and their derivatives ds[m][a] = d s_m / d u_a.
+// Components of the matrix u u^T - 1/3, for |u| = 1.
 template <class T> MFMD_HD void symmetric(const T u[3], T s[5]) {
   const T x = u[0], y = u[1], z = u[2];
   s[0] = T(kSqrt2) * x * y;
@@ -31,12 +31,13 @@ template <class T> MFMD_HD void symmetric(const T u[3], T s[5]) {
   s[3] = (x * x - y * y) / T(kSqrt2);
   s[4] = (2 * z * z - x * x - y * y) / T(kSqrt6);
 }
-template <class T> MFMD_HD void symmetric_slope(const T u[3], T ds[5][3]) {
-  const T x = u[0], y = u[1], z = u[2], r2 = T(kSqrt2), r6 = T(2 / kSqrt6);
-  const T rows[5][3] = {{r2 * y, r2 * x, 0}, {r2 * z, 0, r2 * x}, {0, r2 * z, r2 * y},
-                        {r2 * x, -r2 * y, 0}, {-r6 * x, -r6 * y, 2 * r6 * z}};
-  for (int m = 0; m < 5; ++m)
-    for (int a = 0; a < 3; ++a) ds[m][a] = rows[m][a];
+// Gradient with respect to u of the sum over m of b[m] s_m(u); V is a number or a vector of channels.
+template <class T, class V> MFMD_HD void symmetric_gradient(const T u[3], const V b[5], V out[3]) {
+  const T x = u[0] * T(kSqrt2), y = u[1] * T(kSqrt2), z = u[2] * T(kSqrt2);
+  const V q = b[4] * T(1 / kSqrt3);
+  out[0] = y * b[0] + z * b[1] + x * (b[3] - q);
+  out[1] = x * b[0] + z * b[2] - y * (b[3] + q);
+  out[2] = x * b[1] + y * b[2] + z * (q + q);
 }
 
 // V is a number or a vector of channels; T is its element type.
