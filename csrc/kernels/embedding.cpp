@@ -23,12 +23,10 @@ void gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, T* raw,
         const T* zij = z + static_cast<std::size_t>(slot[pairs.j[p]]) * w.F + lane;
         const T* basis = pairs.basis + static_cast<std::size_t>(p) * kMaxComponents;
         weights.read(p, lane, v, nullptr);
-        for (int part = 0; part < R; ++part) {
-          v[part] *= at(zij);
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum[k] += v[part] * basis[k];
-        }
+        each<R>([&](auto part) __attribute__((always_inline)) { v[part] *= at(zij); });
+        each<C>([&](auto k) __attribute__((always_inline)) { sum[k] += v[tensor::part(k)] * basis[k]; });
       }
-      for (int k = 0; k < C; ++k) at(x + k * kSlab + lane) = sum[k];
+      each<C>([&](auto k) __attribute__((always_inline)) { at(x + k * kSlab + lane) = sum[k]; });
     }
   });
 }
@@ -56,16 +54,17 @@ void gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot,
         dd += dv[0] * basis[0] * both(0);
         if constexpr (R > 1) {
           Vec<T> along{};
-          for (int a = 0; a < 3; ++a) {
+          const Vec<T> turn = T(tensor::kSqrt2) * v[1];
+          each<3>([&](auto a) __attribute__((always_inline)) {
             const Vec<T> b = both(1 + a);
             along += b * basis[1 + a];
-            du[a] += T(tensor::kSqrt2) * v[1] * b;
-          }
+            du[a] += turn * b;
+          });
           dd += dv[1] * along;
         }
         if constexpr (R > 2) {
           Vec<T> b[5], turn[3];
-          for (int m = 0; m < 5; ++m) b[m] = both(4 + m);
+          each<5>([&](auto m) __attribute__((always_inline)) { b[m] = both(4 + m); });
           tensor::symmetric_gradient<T>(u, b, turn);
           dd += dv[2] * T(0.5) * (turn[0] * u[0] + turn[1] * u[1] + turn[2] * u[2]);  // homogeneous of degree two
           for (int a = 0; a < 3; ++a) du[a] += v[2] * turn[a];

@@ -17,17 +17,14 @@ void forward(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m
       T* mi = m + i * row + s * C * kSlab + lane;
       const T* yi = ys + i * row + lane;
       Vec<T> sum[C], v[R];
-      for (int part = 0; part < R; ++part)
-        for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
-          if (p0 == pairs.first[i]) sum[k] = at(self + part * w.F + lane) * at(yi + k * kSlab);
-          else sum[k] = at(mi + k * kSlab);
+      const bool fresh = p0 == pairs.first[i];
+      each<C>([&](auto k) __attribute__((always_inline)) { sum[k] = fresh ? at(self + tensor::part(k) * w.F + lane) * at(yi + k * kSlab) : at(mi + k * kSlab); });
       for (int p = p0; p < p1; ++p) {
         const T* yj = ys + pairs.j[p] * row + lane;
         weights.read(p, lane, v, nullptr);
-        for (int part = 0; part < R; ++part)
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum[k] += v[part] * at(yj + k * kSlab);
+        each<C>([&](auto k) __attribute__((always_inline)) { sum[k] += v[tensor::part(k)] * at(yj + k * kSlab); });
       }
-      for (int k = 0; k < C; ++k) at(mi + k * kSlab) = sum[k];
+      each<C>([&](auto k) __attribute__((always_inline)) { at(mi + k * kSlab) = sum[k]; });
     }
   });
 }
@@ -46,33 +43,31 @@ void reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, cons
       T* ayi = ay + i * row + slab;
       const T *yi = y + i * row + slab, *ami = am + i * row + slab;
       Vec<T> sum[C], v[R], dv[R];
-      for (int part = 0; part < R; ++part)
-        for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
-          sum[k] = at(ayi + k * kSlab);
-          if (p0 == pairs.first[i]) sum[k] += at(self + part * w.F + lane) * at(ami + k * kSlab);
-        }
+      const bool fresh = p0 == pairs.first[i];
+      each<C>([&](auto k) __attribute__((always_inline)) {
+        sum[k] = at(ayi + k * kSlab);
+        if (fresh) sum[k] += at(self + tensor::part(k) * w.F + lane) * at(ami + k * kSlab);
+      });
       for (int p = p0; p < half; ++p) {
         const T* amj = am + pairs.j[p] * row + slab;
         weights.read(p, lane, v, dv);
-        for (int part = 0; part < R; ++part)
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum[k] += v[part] * at(amj + k * kSlab);
+        each<C>([&](auto k) __attribute__((always_inline)) { sum[k] += v[tensor::part(k)] * at(amj + k * kSlab); });
       }
       for (int p = half; p < p1; ++p) {
         const T *amj = am + pairs.j[p] * row + slab, *yj = y + pairs.j[p] * row + slab;
         weights.read(p, lane, v, dv);
-        Vec<T> steep{};
-        for (int part = 0; part < R; ++part) {
-          Vec<T> dot{};
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
-            const Vec<T> a = at(amj + k * kSlab);
-            dot += at(ami + k * kSlab) * at(yj + k * kSlab) + a * at(yi + k * kSlab);
-            sum[k] += v[part] * a;
-          }
-          steep += dv[part] * dot;
-        }
+        Vec<T> dot[R], steep{};
+        each<C>([&](auto k) __attribute__((always_inline)) {
+          constexpr int part = tensor::part(k);
+          const Vec<T> a = at(amj + k * kSlab), both = at(ami + k * kSlab) * at(yj + k * kSlab) + a * at(yi + k * kSlab);
+          if constexpr (k == tensor::first(part)) dot[part] = both;
+          else dot[part] += both;
+          sum[k] += v[part] * a;
+        });
+        each<R>([&](auto part) __attribute__((always_inline)) { steep += dv[part] * dot[part]; });
         share[4 * static_cast<std::size_t>(p)] += total<T>(steep);
       }
-      for (int k = 0; k < C; ++k) at(ayi + k * kSlab) = sum[k];
+      each<C>([&](auto k) __attribute__((always_inline)) { at(ayi + k * kSlab) = sum[k]; });
     }
   });
 }

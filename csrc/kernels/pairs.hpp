@@ -12,22 +12,28 @@ template <class T, int R, bool SLOPE> struct TableWeights {
   const int* knot;
   const T* hermite;
 
-  void read(int p, int lane, Vec<T>* value, Vec<T>* slope) const {
+  MFMD_INLINE void read(int p, int lane, Vec<T>* value, Vec<T>* slope) const {
     const T* row = table + static_cast<std::size_t>(knot[p]) * (3 * R * kSlab) + lane;
     const T* h = hermite + static_cast<std::size_t>(p) * kHermite;
-    for (int k = 0; k < 6; ++k)
-      for (int part = 0; part < R; ++part) {
+    each<6>([&](auto k) __attribute__((always_inline)) {
+      each<R>([&](auto part) __attribute__((always_inline)) {
         const Vec<T> x = at(row + (k * R + part) * kSlab);
-        value[part] = k ? value[part] + x * h[k] : x * h[k];
-        if (SLOPE) slope[part] = k ? slope[part] + x * h[6 + k] : x * h[6 + k];
-      }
+        if constexpr (k == 0) {
+          value[part] = x * h[0];
+          if constexpr (SLOPE) slope[part] = x * h[6];
+        } else {
+          value[part] += x * h[k];
+          if constexpr (SLOPE) slope[part] += x * h[6 + k];
+        }
+      });
+    });
   }
 };
 template <class T, int R, bool SLOPE> struct ExactWeights {
   const T *value_of, *slope_of;  // of the slab, for pairs from p0 on, [pairs][R][F]
   int p0, F;
 
-  void read(int p, int lane, Vec<T>* value, Vec<T>* slope) const {
+  MFMD_INLINE void read(int p, int lane, Vec<T>* value, Vec<T>* slope) const {
     for (int part = 0; part < R; ++part) {
       const std::size_t from = (static_cast<std::size_t>(p - p0) * R + part) * F + lane;
       value[part] = at(value_of + from);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "stages.hpp"
@@ -17,6 +18,8 @@
 
 namespace mfmd {
 namespace MFMD_ISA {
+
+#define MFMD_INLINE __attribute__((always_inline)) inline  // the innermost pieces: a call between them would spill every register
 
 template <class T> struct Simd;
 template <> struct Simd<float> {
@@ -31,17 +34,17 @@ template <> struct Simd<double> {
 };
 template <class T> using Vec = typename Simd<T>::type;
 
-template <class T> inline Vec<T>& at(T* p) { return *reinterpret_cast<Vec<T>*>(p); }
-template <class T> inline const Vec<T>& at(const T* p) { return *reinterpret_cast<const Vec<T>*>(p); }
+template <class T> MFMD_INLINE Vec<T>& at(T* p) { return *reinterpret_cast<Vec<T>*>(p); }
+template <class T> MFMD_INLINE const Vec<T>& at(const T* p) { return *reinterpret_cast<const Vec<T>*>(p); }
 // Its sum, by halves.
-template <class V, std::size_t... K> inline auto folded(const V& v, std::index_sequence<K...>) {
+template <class V, std::size_t... K> MFMD_INLINE auto folded(const V& v, std::index_sequence<K...>) {
   return __builtin_shufflevector(v, v, K...) + __builtin_shufflevector(v, v, (K + sizeof...(K))...);
 }
-template <class T, int WIDTH, class V> inline T total_of(const V& v) {
+template <class T, int WIDTH, class V> MFMD_INLINE T total_of(const V& v) {
   if constexpr (WIDTH == 2) return v[0] + v[1];
   else return total_of<T, WIDTH / 2>(folded(v, std::make_index_sequence<WIDTH / 2>{}));
 }
-template <class T> inline T total(const Vec<T>& v) { return total_of<T, Simd<T>::width>(v); }
+template <class T> MFMD_INLINE T total(const Vec<T>& v) { return total_of<T, Simd<T>::width>(v); }
 
 // Where a row of features [F / 16][C][16] keeps channel f of component 0; the other components follow at steps of 16.
 inline std::size_t place(int C, int f) { return static_cast<std::size_t>(f / kSlab) * C * kSlab + f % kSlab; }
@@ -166,6 +169,12 @@ template <class T> inline void layer_norm_reverse(const Norm<T>& p, const T* nor
   for (int k = 0; k < n; ++k)
     ax[k] = static_cast<T>(inverse * (static_cast<double>(ay[k]) * p.weight[k] - mean - along * normal[k]));
 }
+
+// body(0), body(1) … body(N - 1), each a compile-time constant: what is indexed by it can live in registers.
+template <class Body, std::size_t... K> MFMD_INLINE void each(const Body& body, std::index_sequence<K...>) {
+  (body(std::integral_constant<int, static_cast<int>(K)>{}), ...);
+}
+template <int N, class Body> MFMD_INLINE void each(const Body& body) { each(body, std::make_index_sequence<N>{}); }
 
 // Calls body with the rank as a compile-time constant.
 template <int RANK> struct Rank { static constexpr int value = RANK; };

@@ -20,6 +20,7 @@ constexpr double kSqrt6 = 2.449489742783178;
 
 MFMD_HD constexpr int components(int rank) { return (rank + 1) * (rank + 1); }
 MFMD_HD constexpr int first(int part) { return part * part; }       // of part 0 (I), 1 (A), 2 (S)
+MFMD_HD constexpr int part(int component) { return component == 0 ? 0 : component < 4 ? 1 : 2; }
 MFMD_HD constexpr int size(int part) { return 2 * part + 1; }
 
 // Components of the matrix u u^T - 1/3, for |u| = 1.
