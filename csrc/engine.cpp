@@ -40,7 +40,7 @@ template const Stages<double>& stages<double>();
 
 namespace {
 
-constexpr int kGrain = 16;       // atoms that are worth a thread
+constexpr int kGrain = 12;       // atoms that are worth a thread
 constexpr int kGatherGrain = 256;  // atoms that go through a slab of the tables together, at most
 
 const char* const kSymbols[] = {
@@ -69,6 +69,8 @@ template <class T> class Evaluation final : public Workspace::Data {
   Evaluation(std::shared_ptr<const Model> model, const Options& options)
       : model_(std::move(model)), w_(model_->weights<T>()), pool_(options.threads), list_(w_.cutoff, options.skin), tables_(options.tables) {
     for (int k = 0; k < pool_.threads(); ++k) scratch_.emplace_back().resize(scratch_size(w_));
+    x_.resize(static_cast<std::size_t>(w_.n_layers) + 1);
+    for (auto* buffers : {&y_, &m_, &dx_}) buffers->resize(static_cast<std::size_t>(w_.n_layers));
   }
   std::int64_t rebuilds() const override { return list_.rebuilds(); }
   const std::map<std::string, double>& stage_times() const override { return times_; }
@@ -177,13 +179,12 @@ template <class T> class Evaluation final : public Workspace::Data {
     const int* slot = slot_.data();
 
     T *raw = raw_.resize(size), *mixed = mixed_.resize(size), *kept = kept_.resize(static_cast<std::size_t>(n) * kept_gates(w_));
-    while (x_.size() < static_cast<std::size_t>(L) + 1) x_.emplace_back();
-    while (y_.size() < static_cast<std::size_t>(L)) y_.emplace_back(), m_.emplace_back(), dx_.emplace_back();
-    std::vector<T*> x, y, m, dx;
-    for (auto& b : x_) x.push_back(b.resize(size));
-    for (auto& b : y_) y.push_back(b.resize(size));
-    for (auto& b : m_) m.push_back(b.resize(size));
-    for (auto& b : dx_) dx.push_back(b.resize(size));
+    const auto sized = [&](std::vector<Buffer<T>>& buffers) {
+      std::vector<T*> rows;
+      for (Buffer<T>& b : buffers) rows.push_back(b.resize(size));
+      return rows;
+    };
+    const std::vector<T*> x = sized(x_), y = sized(y_), m = sized(m_), dx = sized(dx_);
     head_energies_.assign(seeds_.size() * static_cast<std::size_t>(n), 0.0);
     for (std::size_t q = 0; q < seeds_.size(); ++q) seeds_[q].energies = head_energies_.data() + q * static_cast<std::size_t>(n);
 
@@ -197,30 +198,42 @@ template <class T> class Evaluation final : public Workspace::Data {
     const auto over_pairs = [&](const char* name, auto&& stage) { in_pieces(name, gather_grain, stage); };
     const auto fill = [&](T* rows) { if (s.ghosts) s.fill_ghosts(rows, row); };
 
-    over_pairs("embedding_gather", [&](int b, int e, T* t) { k.embedding_gather(w_, pairs, slot, raw, b, e, t); });
-    over_atoms("embedding_mix", [&](int b, int e, T* t) { k.embedding_mix(w_, raw, x[0], mixed, kept, b, e, t); });
-    for (std::size_t l = 0; l < y.size(); ++l) {
-      const int layer = static_cast<int>(l);
-      over_atoms("mixing", [&](int b, int e, T* t) { k.mixing(w_, layer, x[l], y[l], b, e, t); });
-      fill(y[l]);
-      over_pairs("message", [&](int b, int e, T* t) { k.message(w_, layer, pairs, y[l], m[l], b, e, t); });
-      over_atoms("product", [&](int b, int e, T* t) { k.product(w_, layer, x[l], y[l], m[l], dx[l], x[l + 1], b, e, t); });
-    }
-    T* ax = reverse ? ax_.resize(size) : nullptr;
-    over_atoms("readout", [&](int b, int e, T* t) { k.readout(w_, slot, x.back(), seeds_.data(), static_cast<int>(seeds_.size()), ax, b, e, t); });
-    if (!reverse) return;
-
-    T *am = am_.resize(size), *ay = ay_.resize(size);
-    share_.assign(4 * list_.neighbors().size(), 0.0);
-    for (std::size_t l = y.size(); l--;) {
-      const int layer = static_cast<int>(l);
-      over_atoms("product_reverse", [&](int b, int e, T* t) { k.product_reverse(w_, layer, y[l], m[l], dx[l], ax, am, ay, b, e, t); });
-      fill(am);
-      over_pairs("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, layer, pairs, y[l], am, ay, share_.data(), b, e, t); });
-      over_atoms("mixing_reverse", [&](int b, int e, T* t) { k.mixing_reverse(w_, layer, x[l], ay, ax, b, e, t); });
-    }
+    // What an atom goes through between two gathers is done in one pass, while its rows are at hand.
+    T *ax = reverse ? ax_.resize(size) : nullptr, *am = reverse ? am_.resize(size) : nullptr, *ay = reverse ? ay_.resize(size) : nullptr;
     T* araw = am;
-    over_atoms("embedding_mix_reverse", [&](int b, int e, T* t) { k.embedding_mix_reverse(w_, raw, mixed, kept, ax, araw, b, e, t); });
+    if (reverse) share_.assign(4 * list_.neighbors().size(), 0.0);
+    const auto leave = [&](int l, int b, int e, T* t) {  // layer l backwards, up to its messages
+      if (l >= 0) k.product_reverse(w_, l, y[l], m[l], dx[l], ax, am, ay, b, e, t);
+      else k.embedding_mix_reverse(w_, raw, mixed, kept, ax, araw, b, e, t);
+    };
+    const auto enter = [&](int l, int b, int e, T* t) {  // layer l up to its messages
+      if (l < L) k.mixing(w_, l, x[l], y[l], b, e, t);
+      else k.readout(w_, slot, x[l], seeds_.data(), static_cast<int>(seeds_.size()), ax, b, e, t);
+      if (l == L && reverse) leave(L - 1, b, e, t);
+    };
+
+    over_pairs("embedding_gather", [&](int b, int e, T* t) { k.embedding_gather(w_, pairs, slot, raw, b, e, t); });
+    over_atoms("embedding_mix", [&](int b, int e, T* t) {
+      k.embedding_mix(w_, raw, x[0], mixed, kept, b, e, t);
+      enter(0, b, e, t);
+    });
+    for (int l = 0; l < L; ++l) {
+      fill(y[l]);
+      over_pairs("message", [&](int b, int e, T* t) { k.message(w_, l, pairs, y[l], m[l], b, e, t); });
+      over_atoms("product", [&](int b, int e, T* t) {
+        k.product(w_, l, x[l], y[l], m[l], dx[l], x[l + 1], b, e, t);
+        enter(l + 1, b, e, t);
+      });
+    }
+    if (!reverse) return;
+    for (int l = L; l--;) {
+      fill(am);
+      over_pairs("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, l, pairs, y[l], am, ay, share_.data(), b, e, t); });
+      over_atoms("mixing_reverse", [&](int b, int e, T* t) {
+        k.mixing_reverse(w_, l, x[l], ay, ax, b, e, t);
+        leave(l - 1, b, e, t);
+      });
+    }
     fill(araw);
     over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, share_.data(), b, e, t); });
   }

@@ -12,7 +12,7 @@ namespace mfmd {
 
 constexpr int kMaxParts = 3, kMaxComponents = 9;
 constexpr int kSlab = 16;       // channels that a gather carries at a time
-constexpr int kAtomBlock = 8;   // atoms whose matrix products run together
+constexpr int kAtomBlock = 12;  // atoms whose matrix products run together: their rows, 1, 3 and 5 an atom, fill tiles of six
 constexpr int kPairBlock = 32;  // neighbours whose radial functions are evaluated together, exactly
 constexpr int kHermite = 12;    // coefficients of a pair in its tables: six for values, six for slopes
 
