@@ -41,7 +41,7 @@ template const Stages<double>& stages<double>();
 namespace {
 
 constexpr int kGrain = 12;       // atoms that are worth a thread
-constexpr int kGatherGrain = 256;  // atoms that go through a slab of the tables together, at most
+constexpr int kGatherGrain = 128;  // atoms that go through a slab of the tables together, at most
 
 const char* const kSymbols[] = {
     "X",  "H",  "He", "Li", "Be", "B",  "C",  "N",  "O",  "F",  "Ne", "Na", "Mg", "Al", "Si", "P",  "S",  "Cl", "Ar", "K",
@@ -79,9 +79,10 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (s.atoms < 0 || s.ghosts < 0) throw InputError("a structure cannot have fewer than no atoms");
     if (s.ghosts > 0 && (!s.pairs || !s.fill_ghosts)) throw InputError("ghost atoms need the host's pairs and fill_ghosts");
     plan(request);
-    find_slots(s);
+    check_elements(s);
     timed("neighbors", [&] {
       list_.update(s, kFirstKnot, pool_);
+      find_slots(s);
       round_pairs();
     });
     run(s, request.forces || request.virial);
@@ -118,12 +119,8 @@ template <class T> class Evaluation final : public Workspace::Data {
       }
   }
 
-  void find_slots(const Structure& s) {
-    const auto& elements = model_->elements();
-    slot_.resize(static_cast<std::size_t>(s.atoms + s.ghosts));
-    std::vector<int> slot_of(119, -1);
-    for (std::size_t k = 0; k < elements.size(); ++k) slot_of[static_cast<std::size_t>(elements[k])] = static_cast<int>(k);
-    std::vector<bool> trained(119, false);
+  void check_elements(const Structure& s) const {
+    std::vector<bool> trained(119);
     for (const Seed<T>& seed : seeds_) {
       const Level& level = model_->levels()[static_cast<std::size_t>(seed.head)];
       trained.assign(119, false);
@@ -136,7 +133,14 @@ template <class T> class Evaluation final : public Workspace::Data {
         throw InputError("atom " + std::to_string(i) + " is " + symbol(z) + ", and head " + level.name + " was trained on" + known + " only");
       }
     }
-    for (int i = 0; i < s.atoms + s.ghosts; ++i) slot_[static_cast<std::size_t>(i)] = slot_of[static_cast<std::size_t>(s.numbers[i])];
+  }
+
+  void find_slots(const Structure& s) {
+    const auto& elements = model_->elements();
+    std::vector<int> slot_of(119, -1);
+    for (std::size_t k = 0; k < elements.size(); ++k) slot_of[static_cast<std::size_t>(elements[k])] = static_cast<int>(k);
+    slot_.resize(list_.order().size());
+    for (std::size_t row = 0; row < slot_.size(); ++row) slot_[row] = slot_of[static_cast<std::size_t>(s.numbers[list_.order()[row]])];
   }
 
   void round_pairs() {
@@ -201,7 +205,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     // What an atom goes through between two gathers is done in one pass, while its rows are at hand.
     T *ax = reverse ? ax_.resize(size) : nullptr, *am = reverse ? am_.resize(size) : nullptr, *ay = reverse ? ay_.resize(size) : nullptr;
     T* araw = am;
-    if (reverse) share_.assign(4 * list_.neighbors().size(), 0.0);
+    if (reverse) slope_.assign(list_.neighbors().size(), 0.0), turn_.assign(3 * list_.neighbors().size(), 0.0);
     const auto leave = [&](int l, int b, int e, T* t) {  // layer l backwards, up to its messages
       if (l >= 0) k.product_reverse(w_, l, y[l], m[l], dx[l], ax, am, ay, b, e, t);
       else k.embedding_mix_reverse(w_, raw, mixed, kept, ax, araw, b, e, t);
@@ -228,17 +232,17 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (!reverse) return;
     for (int l = L; l--;) {
       fill(am);
-      over_pairs("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, l, pairs, y[l], am, ay, share_.data(), b, e, t); });
+      over_pairs("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, l, pairs, y[l], am, ay, slope_.data(), b, e, t); });
       over_atoms("mixing_reverse", [&](int b, int e, T* t) {
         k.mixing_reverse(w_, l, x[l], ay, ax, b, e, t);
         leave(l - 1, b, e, t);
       });
     }
     fill(araw);
-    over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, share_.data(), b, e, t); });
+    over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, slope_.data(), turn_.data(), b, e, t); });
   }
 
-  // Sums in atom order, in double.
+  // Sums in the order of the atoms, wherever their rows are; in double.
   void collect(const Structure& s, const Request& request) {
     const std::size_t n = static_cast<std::size_t>(s.atoms);
     const auto& levels = model_->levels();
@@ -249,8 +253,9 @@ template <class T> class Evaluation final : public Workspace::Data {
       for (int h = terms_[t].head; h >= 0; h = levels[static_cast<std::size_t>(h)].relative_to) {
         const double* energies = seeds_[static_cast<std::size_t>(seed_of_[static_cast<std::size_t>(h)])].energies;
         for (std::size_t i = 0; i < n; ++i) {
-          result_.term_energies[t] += energies[i];
-          if (request.atom_energies) result_.atom_energies[i] += terms_[t].weight * energies[i];
+          const double energy = energies[list_.row_of()[i]];
+          result_.term_energies[t] += energy;
+          if (request.atom_energies) result_.atom_energies[i] += terms_[t].weight * energy;
         }
       }
       result_.energy += terms_[t].weight * result_.term_energies[t];
@@ -258,19 +263,21 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (!std::isfinite(result_.energy)) throw InputError("the energy is not finite; the structure is far outside what the model was trained on");
     if (request.forces || request.virial) {
       result_.forces.assign(3 * n, 0.0);
-      for (std::size_t i = 0; i < n; ++i)
-        for (std::size_t p = static_cast<std::size_t>(list_.half()[i]); p < static_cast<std::size_t>(list_.first()[i + 1]); ++p) {
-          const std::size_t j = static_cast<std::size_t>(list_.neighbors()[p]);
-          const double *D = list_.vectors().data() + 3 * p, *share = share_.data() + 4 * p, r = list_.distances()[p];
-          const double along = (share[1] * D[0] + share[2] * D[1] + share[3] * D[2]) / (r * r);
+      for (std::size_t i = 0; i < n; ++i) {
+        const std::size_t row = static_cast<std::size_t>(list_.row_of()[i]);
+        for (std::size_t p = static_cast<std::size_t>(list_.half()[row]); p < static_cast<std::size_t>(list_.first()[row + 1]); ++p) {
+          const std::size_t j = static_cast<std::size_t>(list_.order()[static_cast<std::size_t>(list_.neighbors()[p])]);
+          const double *D = list_.vectors().data() + 3 * p, *turn = turn_.data() + 3 * p, r = list_.distances()[p];
+          const double along = (turn[0] * D[0] + turn[1] * D[1] + turn[2] * D[2]) / (r * r);
           const double weight = j < n ? 1.0 : 0.5;  // of the virial: the owner of a ghost counts the pair too
           for (std::size_t a = 0; a < 3; ++a) {
-            const double g = (share[0] * D[a] + share[1 + a] - along * D[a]) / r;  // dE/dD
+            const double g = (slope_[p] * D[a] + turn[a] - along * D[a]) / r;  // dE/dD
             result_.forces[3 * i + a] += g;
             if (j < n) result_.forces[3 * j + a] -= g;
             for (std::size_t b = 0; b < 3; ++b) result_.virial[3 * b + a] -= weight * D[b] * g;
           }
         }
+      }
       for (const double f : result_.forces)
         if (!std::isfinite(f)) throw InputError("a force is not finite; the structure is far outside what the model was trained on");
     }
@@ -286,7 +293,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   std::vector<Term> terms_;
   std::vector<Seed<T>> seeds_;
   std::vector<int> seed_of_, slot_;
-  std::vector<double> head_energies_, share_;
+  std::vector<double> head_energies_, slope_, turn_;
   Buffer<T> distance_, direction_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_;
   std::vector<Buffer<T>> x_, y_, m_, dx_;
   Result result_;

@@ -31,9 +31,9 @@ void gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, T* raw,
   });
 }
 
-// Of each pair of atoms once: share[0] = dE/dd through the radial functions, share[1 … 3] = dE/du.
+// Of each pair of atoms once: dE/dd through the radial functions, and dE/du.
 template <int RANK, bool TABLE, class T>
-void gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, const T* araw, double* share, int begin, int end, T* scratch) {
+void gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, const T* araw, double* slope, double* turn, int begin, int end, T* scratch) {
   constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
   const std::size_t row = static_cast<std::size_t>(C) * w.F;
   over_pairs<T, TABLE, true, R>(w, -1, pairs, pairs.half, begin, end, scratch, [&](int i, int s, int p0, int p1, const auto& weights) {
@@ -54,25 +54,24 @@ void gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot,
         dd += dv[0] * basis[0] * both(0);
         if constexpr (R > 1) {
           Vec<T> along{};
-          const Vec<T> turn = T(tensor::kSqrt2) * v[1];
+          const Vec<T> v1 = T(tensor::kSqrt2) * v[1];
           each<3>([&](auto a) __attribute__((always_inline)) {
             const Vec<T> b = both(1 + a);
             along += b * basis[1 + a];
-            du[a] += turn * b;
+            du[a] += v1 * b;
           });
           dd += dv[1] * along;
         }
         if constexpr (R > 2) {
-          Vec<T> b[5], turn[3];
+          Vec<T> b[5], g[3];
           each<5>([&](auto m) __attribute__((always_inline)) { b[m] = both(4 + m); });
-          tensor::symmetric_gradient<T>(u, b, turn);
-          dd += dv[2] * T(0.5) * (turn[0] * u[0] + turn[1] * u[1] + turn[2] * u[2]);  // homogeneous of degree two
-          for (int a = 0; a < 3; ++a) du[a] += v[2] * turn[a];
+          tensor::symmetric_gradient<T>(u, b, g);
+          dd += dv[2] * T(0.5) * (g[0] * u[0] + g[1] * u[1] + g[2] * u[2]);  // homogeneous of degree two
+          for (int a = 0; a < 3; ++a) du[a] += v[2] * g[a];
         }
       }
-      double* out = share + 4 * static_cast<std::size_t>(p);
-      out[0] += total<T>(dd);
-      for (int a = 0; a < 3 && R > 1; ++a) out[1 + a] += total<T>(du[a]);
+      slope[p] += total<T>(dd);
+      for (int a = 0; a < 3 && R > 1; ++a) turn[3 * static_cast<std::size_t>(p) + a] += total<T>(du[a]);
     }
   });
 }
@@ -87,10 +86,10 @@ void embedding_gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slo
   });
 }
 template <class T>
-void embedding_gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, const T* araw, double* share, int begin, int end, T* scratch) {
+void embedding_gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, const T* araw, double* slope, double* turn, int begin, int end, T* scratch) {
   with_rank(w.rank, [&](auto rank) {
-    if (pairs.knot) gather_reverse<decltype(rank)::value, true, T>(w, pairs, slot, araw, share, begin, end, scratch);
-    else gather_reverse<decltype(rank)::value, false, T>(w, pairs, slot, araw, share, begin, end, scratch);
+    if (pairs.knot) gather_reverse<decltype(rank)::value, true, T>(w, pairs, slot, araw, slope, turn, begin, end, scratch);
+    else gather_reverse<decltype(rank)::value, false, T>(w, pairs, slot, araw, slope, turn, begin, end, scratch);
   });
 }
 
@@ -189,7 +188,7 @@ void embedding_mix_reverse(const Weights<T>& w, const T* raw, const T* mixed, T*
   template void embedding_gather<T>(const Weights<T>&, const Pairs<T>&, const int*, T*, int, int, T*);                 \
   template void embedding_mix<T>(const Weights<T>&, const T*, T*, T*, T*, int, int, T*);                               \
   template void embedding_mix_reverse<T>(const Weights<T>&, const T*, const T*, T*, const T*, T*, int, int, T*);       \
-  template void embedding_gather_reverse<T>(const Weights<T>&, const Pairs<T>&, const int*, const T*, double*, int, int, T*);
+  template void embedding_gather_reverse<T>(const Weights<T>&, const Pairs<T>&, const int*, const T*, double*, double*, int, int, T*);
 MFMD_INSTANTIATE(float)
 MFMD_INSTANTIATE(double)
 

@@ -30,9 +30,9 @@ void forward(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m
 }
 
 // ay[i] += radial * am[j] over the same neighbours (the list is symmetric), and the layer's dE/dd of each pair of atoms,
-// both directions counted, once: into the first of its four shares.
+// both directions counted, once.
 template <int RANK, bool TABLE, class T>
-void reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* share, int begin, int end, T* scratch) {
+void reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* slope, int begin, int end, T* scratch) {
   constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
   const std::size_t row = static_cast<std::size_t>(C) * w.F;
   over_pairs<T, TABLE, true, R>(w, l, pairs, pairs.first, begin, end, scratch, [&](int i, int s, int p0, int p1, const auto& weights) {
@@ -65,7 +65,7 @@ void reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, cons
           sum[k] += v[part] * a;
         });
         each<R>([&](auto part) __attribute__((always_inline)) { steep += dv[part] * dot[part]; });
-        share[4 * static_cast<std::size_t>(p)] += total<T>(steep);
+        slope[p] += total<T>(steep);
       }
       each<C>([&](auto k) __attribute__((always_inline)) { at(ayi + k * kSlab) = sum[k]; });
     }
@@ -82,11 +82,11 @@ void message(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m
   });
 }
 template <class T>
-void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* share, int begin,
+void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, double* slope, int begin,
                      int end, T* scratch) {
   with_rank(w.rank, [&](auto rank) {
-    if (pairs.knot) reverse<decltype(rank)::value, true, T>(w, l, pairs, y, am, ay, share, begin, end, scratch);
-    else reverse<decltype(rank)::value, false, T>(w, l, pairs, y, am, ay, share, begin, end, scratch);
+    if (pairs.knot) reverse<decltype(rank)::value, true, T>(w, l, pairs, y, am, ay, slope, begin, end, scratch);
+    else reverse<decltype(rank)::value, false, T>(w, l, pairs, y, am, ay, slope, begin, end, scratch);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <climits>
 #include <cstdio>
+#include <numeric>
 
 namespace mfmd {
 
@@ -14,6 +15,14 @@ void cross(const double* a, const double* b, double* c) {
   c[0] = a[1] * b[2] - a[2] * b[1];
   c[1] = a[2] * b[0] - a[0] * b[2];
   c[2] = a[0] * b[1] - a[1] * b[0];
+}
+
+// Position along a Z curve (Morton 1966) through cells of a grid: the bits of the three coordinates interleaved.
+std::uint64_t along_curve(const unsigned cell[3]) {
+  std::uint64_t key = 0;
+  for (unsigned bit = 0; bit < 20; ++bit)
+    for (unsigned k = 0; k < 3; ++k) key |= static_cast<std::uint64_t>(cell[k] >> bit & 1u) << (3 * bit + k);
+  return key;
 }
 
 }  // namespace
@@ -88,6 +97,9 @@ void SkinList::build(const Structure& s, Pool& pool) {
   const int n = s.atoms;
   const double reach = cutoff_ + skin_width_;
   rows_.resize(static_cast<std::size_t>(n));
+  order_.resize(static_cast<std::size_t>(n + s.ghosts));
+  std::iota(order_.begin(), order_.end(), 0);
+  row_of_ = order_;
   if (s.pairs) {
     pool.loop(n, 256, [&](int begin, int end, int) {
       for (int i = begin; i < end; ++i) {
@@ -125,6 +137,18 @@ void SkinList::build(const Structure& s, Pool& pool) {
         }
         frac[at] = f;
       }
+    // Rows along the curve, in cells of 6 Å.
+    std::vector<std::uint64_t> key(static_cast<std::size_t>(n));
+    for (std::size_t i = 0; i < key.size(); ++i) {
+      unsigned cell[3];
+      for (std::size_t k = 0; k < 3; ++k) cell[k] = static_cast<unsigned>(std::min((frac[3 * i + k] - low[k]) * l.height[k] / 6.0, 1048575.0));
+      key[i] = along_curve(cell);
+    }
+    std::sort(order_.begin(), order_.end(), [&](int a, int b) {
+      const std::uint64_t ka = key[static_cast<std::size_t>(a)], kb = key[static_cast<std::size_t>(b)];
+      return ka != kb ? ka < kb : a < b;
+    });
+    for (int row = 0; row < n; ++row) row_of_[static_cast<std::size_t>(order_[static_cast<std::size_t>(row)])] = row;
     // Bins at least as wide as the reach where the cell allows it; `span` of them to look at on either side.
     int bins[3], span[3];
     double extent[3];
@@ -145,7 +169,7 @@ void SkinList::build(const Structure& s, Pool& pool) {
       const double f = extent[k] > 0.0 ? (frac[at + static_cast<std::size_t>(k)] - low[k]) / extent[k] : 0.0;
       return std::min(bins[k] - 1, static_cast<int>(f * bins[k]));
     };
-    std::vector<int> start(static_cast<std::size_t>(bins[0] * bins[1] * bins[2]) + 1, 0), home(static_cast<std::size_t>(n)), order(home.size());
+    std::vector<int> start(static_cast<std::size_t>(bins[0] * bins[1] * bins[2]) + 1, 0), home(static_cast<std::size_t>(n)), binned(home.size());
     for (int i = 0; i < n; ++i) {
       const std::size_t at = 3 * static_cast<std::size_t>(i);
       home[static_cast<std::size_t>(i)] = (bin_of(at, 0) * bins[1] + bin_of(at, 1)) * bins[2] + bin_of(at, 2);
@@ -154,12 +178,13 @@ void SkinList::build(const Structure& s, Pool& pool) {
     for (std::size_t b = 1; b < start.size(); ++b) start[b] += start[b - 1];
     std::vector<int> cursor(start.begin(), start.end() - 1);
     for (int i = 0; i < n; ++i)
-      order[static_cast<std::size_t>(cursor[static_cast<std::size_t>(home[static_cast<std::size_t>(i)])]++)] = i;
+      binned[static_cast<std::size_t>(cursor[static_cast<std::size_t>(home[static_cast<std::size_t>(i)])]++)] = i;
 
     const auto floor_div = [](int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); };
     pool.loop(n, 64, [&](int begin, int end, int) {
-      for (int i = begin; i < end; ++i) {
-        auto& row = rows_[static_cast<std::size_t>(i)];
+      for (int at_row = begin; at_row < end; ++at_row) {
+        const int i = order_[static_cast<std::size_t>(at_row)];
+        auto& row = rows_[static_cast<std::size_t>(at_row)];
         row.clear();
         const std::size_t at = 3 * static_cast<std::size_t>(i);
         const int own = home[static_cast<std::size_t>(i)];
@@ -178,7 +203,7 @@ void SkinList::build(const Structure& s, Pool& pool) {
               if (!inside) continue;
               const std::size_t bin = static_cast<std::size_t>((target[0] * bins[1] + target[1]) * bins[2] + target[2]);
               for (int q = start[bin]; q < start[bin + 1]; ++q) {
-                const int j = order[static_cast<std::size_t>(q)];
+                const int j = binned[static_cast<std::size_t>(q)];
                 Entry entry{j, {0, 0, 0}};
                 for (std::size_t k = 0; k < 3; ++k)
                   entry.s[k] = image[k] - wrap[3 * static_cast<std::size_t>(j) + k] + wrap[at + k];
@@ -204,8 +229,11 @@ void SkinList::build(const Structure& s, Pool& pool) {
   }
   entries_.resize(total);
   for (int i = 0; i < n; ++i)
-    std::copy(rows_[static_cast<std::size_t>(i)].begin(), rows_[static_cast<std::size_t>(i)].end(),
-              entries_.begin() + skin_first_[static_cast<std::size_t>(i)]);
+    std::transform(rows_[static_cast<std::size_t>(i)].begin(), rows_[static_cast<std::size_t>(i)].end(),
+                   entries_.begin() + skin_first_[static_cast<std::size_t>(i)], [&](Entry e) {
+                     e.j = row_of_[static_cast<std::size_t>(e.j)];
+                     return e;
+                   });
   built_positions_.assign(s.positions, s.positions + 3 * static_cast<std::size_t>(s.atoms + s.ghosts));
   built_periodic_.assign(s.periodic, s.periodic + 3);
   built_cell_.assign(9, 0.0);
@@ -220,12 +248,15 @@ void SkinList::update(const Structure& s, double closest, Pool& pool) {
   if (stale(s)) build(s, pool);
 
   const int n = s.atoms;
+  ordered_positions_.resize(3 * order_.size());
+  for (std::size_t row = 0; row < order_.size(); ++row) std::copy_n(s.positions + 3 * static_cast<std::size_t>(order_[row]), 3, ordered_positions_.begin() + 3 * static_cast<long>(row));
+  const double* positions = ordered_positions_.data();
   const auto each_close_pair = [&](int i, const auto& body) {
     for (int q = skin_first_[static_cast<std::size_t>(i)]; q < skin_first_[static_cast<std::size_t>(i) + 1]; ++q) {
       const Entry& e = entries_[static_cast<std::size_t>(q)];
       double shift[3] = {0, 0, 0}, d[3];
       if (e.s[0] || e.s[1] || e.s[2]) shift_vector(built_cell_.data(), e.s, shift);
-      pair_vector(s.positions + 3 * static_cast<std::size_t>(i), s.positions + 3 * static_cast<std::size_t>(e.j), shift, d);
+      pair_vector(positions + 3 * static_cast<std::size_t>(i), positions + 3 * static_cast<std::size_t>(e.j), shift, d);
       const double square = dot(d, d);
       if (square < cutoff_ * cutoff_) body(e, d, square);
     }
@@ -245,25 +276,26 @@ void SkinList::update(const Structure& s, double closest, Pool& pool) {
       std::size_t p = static_cast<std::size_t>(first_[static_cast<std::size_t>(i)]);
       half_[static_cast<std::size_t>(i)] = static_cast<int>(p);
       each_close_pair(i, [&](const Entry& e, const double* d, double square) {
-        if (e.j < i || (e.j == i && std::lexicographical_compare(e.s, e.s + 3, zero, zero + 3))) ++half_[static_cast<std::size_t>(i)];
+        const int own = order_[static_cast<std::size_t>(i)], other = order_[static_cast<std::size_t>(e.j)];
+        if (other < own || (other == own && std::lexicographical_compare(e.s, e.s + 3, zero, zero + 3))) ++half_[static_cast<std::size_t>(i)];
         j_[p] = e.j;
         std::copy_n(e.s, 3, shift_.begin() + 3 * static_cast<long>(p));
         std::copy_n(d, 3, vector_.begin() + 3 * static_cast<long>(p));
         distance_[p] = std::sqrt(square);
         if (distance_[p] < closest) {
           int seen = too_close.load();
-          while (i < seen && !too_close.compare_exchange_weak(seen, i)) {}
+          while (own < seen && !too_close.compare_exchange_weak(seen, own)) {}
         }
         ++p;
       });
     }
   });
   if (const int i = too_close.load(); i != INT_MAX)
-    for (std::size_t p = static_cast<std::size_t>(first_[static_cast<std::size_t>(i)]);; ++p)
+    for (std::size_t p = static_cast<std::size_t>(first_[static_cast<std::size_t>(row_of_[static_cast<std::size_t>(i)])]);; ++p)
       if (distance_[p] < closest) {
         char text[160];
-        std::snprintf(text, sizeof text, "atoms %d and %d overlap: they are %.3f Å apart, and the model holds from %.1f Å up", i, j_[p],
-                      distance_[p], closest);
+        std::snprintf(text, sizeof text, "atoms %d and %d overlap: they are %.3f Å apart, and the model holds from %.1f Å up", i,
+                      order_[static_cast<std::size_t>(j_[p])], distance_[p], closest);
         throw InputError(text);
       }
 }
@@ -274,12 +306,15 @@ NeighborList neighbor_list(const Structure& structure, double cutoff) {
   SkinList list(cutoff, 0.0);
   list.update(structure, 0.0, pool);
   NeighborList out;
-  out.j = list.neighbors();
-  out.shifts = list.shifts();
-  out.vectors = list.vectors();
-  out.i.reserve(out.j.size());
-  for (int i = 0; i < structure.atoms; ++i)
-    out.i.insert(out.i.end(), static_cast<std::size_t>(list.first()[static_cast<std::size_t>(i) + 1] - list.first()[static_cast<std::size_t>(i)]), i);
+  for (int i = 0; i < structure.atoms; ++i) {
+    const std::size_t row = static_cast<std::size_t>(list.row_of()[static_cast<std::size_t>(i)]);
+    for (std::size_t p = static_cast<std::size_t>(list.first()[row]); p < static_cast<std::size_t>(list.first()[row + 1]); ++p) {
+      out.i.push_back(i);
+      out.j.push_back(list.order()[static_cast<std::size_t>(list.neighbors()[p])]);
+      out.shifts.insert(out.shifts.end(), list.shifts().begin() + 3 * static_cast<long>(p), list.shifts().begin() + 3 * static_cast<long>(p) + 3);
+      out.vectors.insert(out.vectors.end(), list.vectors().begin() + 3 * static_cast<long>(p), list.vectors().begin() + 3 * static_cast<long>(p) + 3);
+    }
+  }
   return out;
 }
 

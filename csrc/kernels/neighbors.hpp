@@ -30,7 +30,9 @@ MFMD_HD void pair_vector(const double* ri, const double* rj, const double shift[
 }
 
 // All pairs within the cutoff plus a skin, reused until an atom has moved half the skin or the cell has changed;
-// compacted every step to d < cutoff in (i, j, S) order, so that its age never shows in a sum.
+// compacted every step to d < cutoff in (j, S) order within the row of an atom, so that its age never shows in a sum.
+// Rows are stored along a curve through space, so that atoms near in space are near in memory: `order` says which atom a row
+// belongs to, and neighbours are named by row. A host's own pairs stay as the host has them.
 class SkinList {
  public:
   SkinList(double cutoff, double skin) : cutoff_(cutoff), skin_width_(skin) {}
@@ -40,28 +42,30 @@ class SkinList {
   void update(const Structure& s, double closest, Pool& pool);
 
   std::int64_t rebuilds() const { return rebuilds_; }
-  const std::vector<int>& first() const { return first_; }          // [atoms + 1]
-  const std::vector<int>& half() const { return half_; }            // [atoms], where in its row (j, S) > (i, 0) begins
-  const std::vector<int>& neighbors() const { return j_; }          // [pairs]
+  const std::vector<int>& order() const { return order_; }          // [rows], the atom (or ghost) of a row
+  const std::vector<int>& row_of() const { return row_of_; }        // [atoms + ghosts]
+  const std::vector<int>& first() const { return first_; }          // [rows + 1]
+  const std::vector<int>& half() const { return half_; }            // [rows], where in the row (j, S) > (i, 0) begins, in atoms
+  const std::vector<int>& neighbors() const { return j_; }          // [pairs], rows
   const std::vector<int>& shifts() const { return shift_; }         // [pairs][3]
   const std::vector<double>& vectors() const { return vector_; }    // [pairs][3]
   const std::vector<double>& distances() const { return distance_; }  // [pairs]
 
  private:
   struct Entry {
-    int j, s[3];
+    int j, s[3];  // j: an atom while the list is built, then its row
   };
   bool stale(const Structure& s) const;
   void build(const Structure& s, Pool& pool);
 
   const double cutoff_, skin_width_;
   std::int64_t rebuilds_ = 0;
-  std::vector<double> built_positions_, built_cell_;
+  std::vector<double> built_positions_, built_cell_, ordered_positions_;
   std::vector<bool> built_periodic_;
   std::vector<int> skin_first_;
   std::vector<Entry> entries_;
   std::vector<std::vector<Entry>> rows_;
-  std::vector<int> first_, half_, j_, shift_;
+  std::vector<int> order_, row_of_, first_, half_, j_, shift_;
   std::vector<double> vector_, distance_;
 };
 

@@ -195,7 +195,7 @@ template <class T> void product_reverse(const Weights<T>&, int, const T*, const 
 template <class T> void message_reverse(const Weights<T>&, int, const Pairs<T>&, const T*, const T*, T*, double*, int, int, T*);
 template <class T> void mixing_reverse(const Weights<T>&, int, const T*, const T*, T*, int, int, T*);
 template <class T> void embedding_mix_reverse(const Weights<T>&, const T*, const T*, T*, const T*, T*, int, int, T*);
-template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<T>&, const int*, const T*, double*, int, int, T*);
+template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<T>&, const int*, const T*, double*, double*, int, int, T*);
 template <class T> void training_gather(const T*, const T*, const int*, const int*, const int*, T*, int, int, int, int);
 template <class T> void training_dot(const T*, const T*, const int*, const int*, T*, int, int, int, int);
 template <class T> void training_anticommutator(const T*, const T*, T*, int, int, int, int);

@@ -100,13 +100,13 @@ template <class T> struct Stages {
   // Energies of the heads, and where ax is given their weighted gradient with respect to x.
   void (*readout)(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, int begin, int end, T* scratch);
 
-  // The reverse, stage by stage. share: [pairs][4], dE/dd (which message_reverse and embedding_gather_reverse add to) and
-  // dE/du of each pair of atoms, both directions counted, where pairs.half has it. ax is updated in place from d/d next to d/d x over the last two.
+  // The reverse, stage by stage. slope: [pairs], dE/dd, which message_reverse and embedding_gather_reverse
+  // add to, and turn: [pairs][3], dE/du of each pair of atoms, both directions counted, where pairs.half has it. ax is updated in place from d/d next to d/d x over the last two.
   void (*product_reverse)(const Weights<T>&, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int begin, int end, T* scratch);
-  void (*message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, double* share, int begin, int end, T* scratch);
+  void (*message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, double* slope, int begin, int end, T* scratch);
   void (*mixing_reverse)(const Weights<T>&, int l, const T* x, const T* ay, T* ax, int begin, int end, T* scratch);
   void (*embedding_mix_reverse)(const Weights<T>&, const T* raw, const T* mixed, T* kept, const T* ax, T* araw, int begin, int end, T* scratch);
-  void (*embedding_gather_reverse)(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, double* share, int begin, int end, T* scratch);
+  void (*embedding_gather_reverse)(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, double* slope, double* turn, int begin, int end, T* scratch);
 
   // For training, kernels/training.cpp.
   void (*training_gather)(const T* w, const T* y, const int* first, const int* neighbor, const int* pair, T* out, int R, int F, int begin, int end);
