@@ -83,6 +83,11 @@ def _info(arguments):
                     parts.append(f"{kind} MAE {1e3 * row['mae']:.1f} {unit}")
             if parts:
                 print(f"  {split}: {', '.join(parts)}")
+    if tables := header.get("tables"):
+        print(
+            f"radial tables: within {tables['energy']:.1e} eV/atom and {tables['forces']:.1e} eV/Å of exact evaluation on "
+            f"{tables['structures']} validation structures"
+        )
     print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
 
 

@@ -11,9 +11,10 @@ import safetensors.torch
 import torch
 
 from mfmd import Error
-from mfmd.engine import load_torch_host
+from mfmd.engine import Engine, load_torch_host
 
 FORMAT = 1
+TABLE_BOUND = {"energy": 1e-6, "forces": 1e-5}  # eV/atom, eV/Å: what the radial tables may differ by from exact evaluation
 STATE = 1  # version of the engine's state inside the archive
 ENTRY = "mfmd.safetensors"
 
@@ -22,7 +23,40 @@ class ExportError(Error):
     """The model cannot be exported."""
 
 
-def serialize(model, elements, provenance):
+def table_error(content, structures):
+    """What the engine's radial tables cost in accuracy, in double: the largest over the structures, each at the highest level that
+    knows its elements.
+
+    content : bytes of mfmd.safetensors; structures : data.Structure, of validation
+
+    Returns
+    -------
+    dict: structures (how many), energy (eV/atom), forces (eV/Å)
+
+    Raises
+    ------
+    ExportError : more than TABLE_BOUND.
+    """
+    table, exact = (Engine(content, precision="double", radial=radial) for radial in ("table", "exact"))
+    elements = {level["name"]: level["elements"] for level in table.metadata["levels"]}
+    worst = {"structures": len(structures), "energy": 0.0, "forces": 0.0}
+    for s in structures:
+        level = next((level for level in reversed(table.levels) if np.isin(s.numbers, elements[level]).all()), None)
+        if level is None:
+            continue
+        a, b = (engine.compute(s.positions, s.numbers, s.cell, s.pbc, terms=[(level, 1.0)]) for engine in (table, exact))
+        worst["energy"] = max(worst["energy"], abs(a["energy"] - b["energy"]) / len(s.numbers))
+        worst["forces"] = max(worst["forces"], float(np.abs(a["forces"] - b["forces"]).max()))
+    for kind, unit in (("energy", "eV/atom"), ("forces", "eV/Å")):
+        if worst[kind] > TABLE_BOUND[kind]:
+            raise ExportError(
+                f"the engine's radial tables err by {worst[kind]:.1e} {unit} on the validation set, and {TABLE_BOUND[kind]:.0e} is allowed; "
+                "the model's radial functions are too steep: train with fewer radial_functions or with weight_decay"
+            )
+    return worst
+
+
+def serialize(model, elements, provenance, tables=None):
     """The bytes of mfmd.safetensors.
 
     Parameters
@@ -30,6 +64,7 @@ def serialize(model, elements, provenance):
     model : mfmd.model.Model
     elements : {level: atomic numbers it was trained on}
     provenance : JSON-able; where the model comes from
+    tables : what `table_error` measured
 
     head(isolated atom) is folded into E0, so that an isolated atom returns its reference energy.
     """
@@ -75,6 +110,7 @@ def serialize(model, elements, provenance):
         },
         "levels": levels,
         "units": {"energy": "eV", "length": "Å"},
+        "tables": tables,
         "provenance": provenance,
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
@@ -116,8 +152,15 @@ def write_archive(path, module, content):
     os.replace(partial, path)
 
 
-def write_model(path, model, elements, provenance):
-    """Write the model file of a mfmd.model.Model. HostError where the TorchScript host is missing."""
-    content = serialize(model, elements, provenance)
+def write_model(path, model, elements, provenance, structures=()):
+    """Write the model file of a mfmd.model.Model; the error of its radial tables is measured on `structures` first.
+
+    Raises
+    ------
+    ExportError : see `table_error`
+    HostError : the TorchScript host is missing
+    """
+    tables = table_error(serialize(model, elements, provenance), structures) if len(structures) else None
+    content = serialize(model, elements, provenance, tables)
     head = len(model.heads) - 1
     write_archive(path, torch.jit.script(ModelFile(torch_engine(content), head)), content)

@@ -58,12 +58,28 @@ class Data(_Section):
         return [value] if isinstance(value, (str, Path)) else value
 
 
+SIZES = {  # docs/speed.md has the speed and the accuracy of each
+    "small": {"channels": 32, "layers": 1},
+    "medium": {"channels": 64, "layers": 1},
+    "large": {"channels": 128, "layers": 2},
+}
+
+
 class Backbone(_Section):
-    channels: Annotated[int, Field(ge=16, le=256, multiple_of=16)] = 64
-    layers: Annotated[int, Field(ge=0, le=8)] = 1
+    """What the levels share. `backbone: large` is short for `backbone: {size: large}`; a size sets what is not set beside it."""
+
+    size: Literal[tuple(SIZES)] = "medium"
+    channels: Annotated[int, Field(ge=16, le=256, multiple_of=16)]
+    layers: Annotated[int, Field(ge=0, le=8)]
     cutoff: Annotated[float, Field(gt=1, lt=20)] = 5.0  # Å
     rank: Annotated[int, Field(ge=0, le=2)] = 2  # highest tensor rank kept
     radial_functions: Annotated[int, Field(ge=4, le=512)] = 32
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_size(cls, value):
+        value = {"size": value} if isinstance(value, str) else value
+        return {**SIZES.get(value.get("size", "medium"), {}), **value} if isinstance(value, dict) else value
 
 
 class Train(_Section):
@@ -86,7 +102,7 @@ class Config(_Section):
     resume: bool = False  # go on from the last checkpoint in `out`
     data: Data
     levels: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Level]  # cheapest first
-    backbone: Backbone = Backbone()
+    backbone: Backbone = Backbone.model_validate({})
     train: Train = Train()
 
     @field_validator("levels", mode="before")

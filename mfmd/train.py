@@ -53,7 +53,7 @@ def build_model(config, structures):
                 )
             e0[z] = value - parent.get(z, 0.0)
         heads[level] = MLPHead(config.backbone.channels, scales[level], e0, zero_start=settings.delta_of is not None)
-    backbone = TensorNet(**config.backbone.model_dump())
+    backbone = TensorNet(**config.backbone.model_dump(exclude={"size"}))
     delta_of = {level: s.delta_of for level, s in config.levels.items() if s.delta_of is not None}
     return Model(backbone, heads, delta_of)
 
@@ -315,7 +315,7 @@ def _run(config, console, out, last):
         "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
     }
     elements = {name: data.subset_elements(train, name) for name in config.levels}
-    export.write_model(out / "model.pt", model, elements, provenance)
+    export.write_model(out / "model.pt", model, elements, provenance, splits["val"])
     console.print(f"model file: {out / 'model.pt'}")
     report.learning_curve(out / "learning_curve.png", read_metrics(out), list(config.levels))
     for split, points in parity.items():

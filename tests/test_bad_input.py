@@ -10,7 +10,7 @@ import zipfile
 import ase.io
 import numpy as np
 import pytest
-from conftest import DATA, ethanol
+from conftest import DATA, ELEMENTS, ethanol, random_model
 
 import mfmd
 from mfmd import cli
@@ -275,6 +275,24 @@ def test_archive_is_one_source_of_weights(model_file):
     module = torch.jit.load(str(model_file), _extra_files=extra)
     model = load_model(model_file)
     assert module.engine.sha256() == model.sha256 == load_model(extra["mfmd.safetensors"]).sha256
+
+
+def test_export_refuses_tables_that_err_too_much(tmp_path):
+    """A model a million times as steep as it should be."""
+    pytest.importorskip("torch")
+    from mfmd import export
+    from mfmd.data import Structure
+
+    model, atoms = random_model(), ethanol()
+    structures = [Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "ethanol")]
+    elements = {level: list(ELEMENTS) for level in model.heads}
+    export.write_model(tmp_path / "model.pt", model, elements, {}, structures)
+    (tmp_path / "model.pt").unlink()
+    for head in model.heads.values():
+        head.scale *= 1e6
+    with pytest.raises(export.ExportError, match="radial tables err by .* is allowed; .* train with"):
+        export.write_model(tmp_path / "model.pt", model, elements, {}, structures)
+    assert not (tmp_path / "model.pt").exists()
 
 
 # ------------------------------------------------------------------------------------------------ at run time

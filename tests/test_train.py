@@ -54,8 +54,9 @@ def test_a_run_leaves_what_it_promises(config, tmp_path):
         assert (out / name).stat().st_size > 0
     curve = train.read_metrics(out)["val/gfn2.forces"][1]
     assert min(curve) < 0.9 * curve[0]
-    # The model file carries the run's errors, and the engine has the same ones.
+    # The model file carries the error of its radial tables and the run's own, and the engine has the same ones.
     header = json.loads(load_model(out / "model.pt").metadata)
+    assert header["tables"]["structures"] == tables["val"]["gfn2", "energy"]["count"] and 0 < header["tables"]["forces"] < 1e-6
     assert header["provenance"]["errors"]["val"]["gfn2.forces"]["mae"] == tables["val"]["gfn2", "forces"]["mae"]
     c = plan.load(config)
     engine, errors = Engine(out / "model.pt", "double"), []
@@ -209,3 +210,18 @@ def test_units_are_converted(config, tmp_path):
     assert other.labels["gfn2"].energy == pytest.approx(one.labels["gfn2"].energy, abs=1e-5)
     np.testing.assert_allclose(other.labels["gfn2"].forces, one.labels["gfn2"].forces, atol=1e-5)
     np.testing.assert_allclose(other.positions, one.positions, atol=1e-6)
+
+
+def test_sizes_of_the_backbone(config):
+    def size(*overrides):
+        return plan.load(config, overrides).backbone
+
+    named = config.with_name("named.yaml")
+    named.write_text(config.read_text().replace("{channels: 16, layers: 1, radial_functions: 16}", "large"))
+    assert (plan.load(named).backbone.channels, plan.load(named).backbone.layers) == (128, 2)
+    assert (size().channels, size().layers) == (16, 1)
+    named.write_text(config.read_text().replace("backbone: {channels: 16, layers: 1, radial_functions: 16}", ""))
+    assert plan.load(named).backbone.model_dump() == plan.load(named, ["backbone=medium"]).backbone.model_dump()
+    assert plan.load(named, ["backbone.size=small", "backbone.layers=2"]).backbone.layers == 2
+    with pytest.raises(plan.ConfigError, match=r"backbone.size: found 'huge'.*'small', 'medium' or 'large'"):
+        size("backbone.size=huge")
