@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-newest lint clean
+.PHONY: demo test test-newest sanitize peers lint clean
 .SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested $(VENV)-newest/built
 
 demo: $(VENV)/built
@@ -50,9 +50,30 @@ $(VENV)-newest/built: $(SOURCES)
 	  --config-settings=build-dir=build/newest --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF)
 	touch $@
 
+# --- Peers of benchmarks/inference.py, in an environment of their own.
+peers: $(VENV)-peers/done
+$(VENV)-peers/done:
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "pybind11>=2.13" \
+	  torch==2.9.1 mace-torch==0.3.16 calorine==4.1
+	touch $@
+
+# --- The core from C++ under ThreadSanitizer, AddressSanitizer and UBSan, on every instruction set of this machine.
+SANITIZERS := thread address undefined
+sanitize: $(SANITIZERS:%=sanitize-%)
+build/models/done: $(VENV)/tested tests/models.py
+	$(BIN)/python tests/models.py build/models
+	touch $@
+sanitize-%: build/models/done
+	$(BIN)/cmake -S . -B build/$* -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_SANITIZE=$* -DMFMD_WERROR=ON > build/$*.log
+	$(BIN)/cmake --build build/$* >> build/$*.log || (cat build/$*.log; false)
+	for simd in generic avx2 avx512; do \
+	  if grep -q -w "$$simd" build/models/simd; then MFMD_SIMD=$$simd build/$*/core_test build/models/*.pt || exit 1; fi; \
+	done
+
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest build runs
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-peers build runs

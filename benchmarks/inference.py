@@ -1,16 +1,16 @@
-"""Energies and forces beside torchmd-net's TensorNet with the same weights, in one run, answers compared first.
+"""Energies and forces beside other models, in one run; torchmd-net's TensorNet has the same weights and is compared before it is timed.
 
-    python benchmarks/inference.py [--channels 128] [--layers 2] [--systems ethanol water-192 water-648 …] [--no-peer]
+    python benchmarks/inference.py [--channels 128] [--layers 2] [--systems ethanol peptide water-192 …] [--no-peers]
+    python benchmarks/inference.py --stages [--systems water-648]
 
-One core and two: medians of interleaved runs, single precision. "share" is the arithmetic the work needs (226 F² FLOP
-an atom for two layers, 240 F a pair) over the run's own sgemm peak on one core.
+One core and two: medians of interleaved runs, single precision. "share" is the arithmetic the work needs (FLOP below)
+over the run's own sgemm peak on one core. MACE and NEP live in an environment of their own, `make peers`.
 """
 
 import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -46,8 +46,22 @@ def water(atoms):
     return Atoms(np.tile(one.numbers, n), np.concatenate(positions), cell=[length] * 3, pbc=True)
 
 
+def peptide():
+    """Alanine dipeptide, ACE-ALA-NME, extended: 22 atoms."""
+    symbols = "HCHHCONHCHCHHHCONHCHHH"
+    positions = [
+        [2.0, 1.0, 0.0], [2.0, 2.09, 0.0], [1.486, 2.454, 0.89], [1.486, 2.454, -0.89], [3.427, 2.641, 0.0], [4.391, 1.877, 0.0],
+        [3.555, 3.97, 0.0], [2.733, 4.556, 0.0], [4.853, 4.614, 0.0], [5.408, 4.316, 0.89], [5.661, 4.221, -1.232],
+        [5.123, 4.521, -2.131], [6.63, 4.719, -1.206], [5.809, 3.141, -1.241], [4.713, 6.129, 0.0], [3.601, 6.653, 0.0],
+        [5.846, 6.835, 0.0], [6.737, 6.359, 0.0], [5.846, 8.284, 0.0], [4.819, 8.648, 0.0], [6.36, 8.648, 0.89], [6.36, 8.648, -0.89],
+    ]  # fmt: skip
+    return Atoms(symbols, positions)
+
+
 def system(name):
-    return molecule("CH3CH2OH") if name == "ethanol" else water(int(name.split("-")[1]))
+    if name in ("ethanol", "peptide"):
+        return molecule("CH3CH2OH") if name == "ethanol" else peptide()
+    return water(int(name.split("-")[1]))
 
 
 def median(function, seconds, least=5):
@@ -111,8 +125,8 @@ def openmm_step(path, atoms, seconds):
     return median(lambda: integrator.step(1), seconds)
 
 
-def memory_slope(path, small, large):
-    """Resident memory an atom, from two fresh processes (bytes)."""
+def resident(path, name):
+    """Resident memory of a fresh process after one evaluation (bytes), and the number of atoms."""
     code = (
         "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
         "import inference; from mfmd.engine import Engine\n"
@@ -120,12 +134,8 @@ def memory_slope(path, small, large):
         "e.compute(a.positions, a.numbers, a.cell.array, a.pbc, terms=[('low', 1.0)])\n"
         "print([1024 * int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmRSS')][0])"
     )
-    resident = {}
-    for name in (small, large):
-        command = [sys.executable, "-c", code, str(ROOT / "benchmarks"), str(ROOT / "tests"), str(path), name]
-        resident[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-    atoms = {name: len(system(name)) for name in resident}
-    return (resident[large] - resident[small]) / (atoms[large] - atoms[small])
+    command = [sys.executable, "-c", code, str(ROOT / "benchmarks"), str(ROOT / "tests"), str(path), name]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]), len(system(name))
 
 
 def first_energy(path):
@@ -142,66 +152,197 @@ def first_energy(path):
     )
 
 
+def bandwidth():
+    """GB/s of one core, the best of many copies of an array beyond the caches: read once, written once."""
+    a = np.ones(32_000_000)
+    b, best = np.empty_like(a), np.inf
+    for _ in range(10):
+        start = time.perf_counter()
+        np.copyto(b, a)
+        best = min(best, time.perf_counter() - start)
+    return 2 * a.nbytes / best / 1e9
+
+
+def needed(atoms, pairs, channels, layers):
+    """FLOP that energies and forces need once the pair weights are tables: 113 F² an atom and 120 F a pair, for each layer."""
+    return atoms * 113 * layers * channels**2 + pairs * 120 * layers * channels
+
+
+def floors(atoms, pairs, F, L, hidden):
+    """{stage: (FLOP it does, bytes if every feature is read and written once)} of the engine at rank 2, single precision.
+
+    A table costs 36 FLOP a function triple and pair, its slope as much again; what slopes need is done once for (i, j) and (j, i).
+    """
+    features, dense = 4 * 9 * F * atoms, 18 * F * F * atoms  # one array of tensors; one channel mixing of all components
+    gates, readout = 16 * F * F * atoms, (12 * F * F + 4 * F * hidden) * atoms
+    pair = 4 * (12 + 3 + 9 + 3) * pairs
+    return {
+        "embedding_gather": (57 * F * pairs, features + pair),
+        "embedding_mix": (dense + gates + (dense if L else readout + dense + gates), 6 * features),
+        "message": (54 * F * pairs * L, (2 * features + pair) * L),
+        "product": (L * dense + (L - 1) * dense + readout + dense, (7 * L + 2) * features),
+        "message_reverse": ((54 + 39) * F * pairs * L, (4 * features + pair) * L),
+        "mixing_reverse": (L * dense + (L - 1) * dense + dense + gates, (8 * L + 2) * features),
+        "embedding_gather_reverse": (74 * F * pairs, features + pair),
+    }
+
+
+def evaluation(engine, atoms, head="low"):
+    return lambda: engine.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[(head, 1.0)])
+
+
+def print_stages(path, model, names, peak, seconds):
+    """Time, GFLOP/s and GB/s of every stage, beside the ceilings of the machine."""
+    F, L = model.backbone.embedding.pair.out_features, len(model.backbone.layers)
+    print(f"ceilings of one core: {peak:.0f} GFLOP/s (sgemm), {bandwidth():.1f} GB/s (copy beyond the caches)")
+    for name in names:
+        atoms, engine = system(name), Engine(path, threads=1)
+        evaluate = evaluation(engine, atoms)
+        evaluate()
+        before, runs = engine.stage_times(), []
+        median(lambda e=evaluate, r=runs: r.append(e()), seconds)
+        after = engine.stage_times()
+        work = floors(len(atoms), len(conftest.neighbor_list("i", atoms, 5.0)), F, L, model.heads["low"].hidden.out_features)
+        total = sum(after[k] - before[k] for k in after) / len(runs)
+        print(f"\n{name}\n\n| stage | ms | share | GFLOP/s | GB/s |\n|---|---|---|---|---|")
+        for stage in ("neighbors", *work, "collect"):
+            t = (after[stage] - before[stage]) / len(runs)
+            rates = [f"{x / t / 1e9:.1f}" for x in work[stage]] if stage in work else ["", ""]
+            print(f"| {stage} | {1e3 * t:.3g} | {100 * t / total:.0f} % | {' | '.join(rates)} |")
+
+
+class Peers:
+    """The models of benchmarks/peers.py, in a process of their environment."""
+
+    def __init__(self, python):
+        command = [python, str(ROOT / "benchmarks" / "peers.py")]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.names = json.loads(self.process.stdout.readline())
+
+    def time(self, peer, atoms, threads, seconds):
+        request = {
+            "peer": peer, "threads": threads, "seconds": seconds, "numbers": atoms.numbers.tolist(),
+            "positions": atoms.positions.tolist(), "cell": atoms.cell.array.tolist(), "periodic": bool(atoms.pbc.all()),
+        }  # fmt: skip
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+def on_threads(threads, evaluate):
+    def run():
+        torch.set_num_threads(threads)
+        evaluate()
+
+    return run
+
+
+def check(name, ours, theirs):
+    """The two models are one: the same forces, or no timing."""
+    difference, largest = np.abs(theirs - ours).max(), np.abs(ours).max()
+    if difference > 2e-3 * largest:
+        sys.exit(f"error: {name}: the two do not give the same forces ({difference:.1e} of {largest:.1e} eV/Å)")
+
+
+TENSORNET = "torchmd-net TensorNet"
+
+
+def measure(name, path, peer, head, peers, seconds, rounds=3):
+    """{model: (seconds on one core, on two)} of a system, interleaved, and an OpenMM step."""
+    atoms = system(name)
+    timed = {}
+    for threads in (1, 2):
+        timed["mfmd", threads] = lambda s, e=evaluation(Engine(path, threads=threads), atoms): median(e, s, 3)
+    small = len(atoms) <= 1000
+    if peer is not None and small:
+        evaluate = peer_evaluation(peer, head, atoms)
+        check(name, evaluation(Engine(path, threads=1), atoms)()["forces"], evaluate()[1])
+        for threads in (1, 2):
+            timed[TENSORNET, threads] = lambda s, e=on_threads(threads, evaluate): median(e, s, 2)
+    for other in peers.names if peers else []:
+        for threads in (1, 2) if "NEP" not in other else (1,):  # NEP on the CPU knows one thread
+            if small or "NEP" in other:
+                timed[other, threads] = lambda s, o=other, t=threads: peers.time(o, atoms, t, s)
+    times = {key: [] for key in timed}
+    for _ in range(rounds):
+        for key, run in timed.items():
+            times[key].append(run(seconds / rounds))
+    step = openmm_step(path, atoms, seconds)
+    return {key: statistics.median(values) for key, values in times.items()}, step
+
+
+def plot(path, results, caption):
+    """Time against atoms, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for model in dict.fromkeys(key[0] for times, _, _ in results.values() for key in times):
+        points = [(n, 1e3 * times[model, 1]) for times, _, n in results.values() if (model, 1) in times]
+        axes.loglog(*zip(*points, strict=True), "o-", label=model, lw=2.5 if model == "mfmd" else 1.2)
+    axes.set(xlabel="atoms", ylabel="energy and forces, ms (one core)", title=caption)
+    axes.grid(which="both", alpha=0.25)
+    axes.legend()
+    figure.savefig(path, dpi=130)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--systems", nargs="+", default=["ethanol", "water-192", "water-648", "water-5184", "water-20736"])
+    every = ["ethanol", "peptide", "water-192", "water-648", "water-5184", "water-20736"]
+    parser.add_argument("--systems", nargs="+", default=every)
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each figure")
-    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--stages", action="store_true", help="where the time goes, instead of the comparison")
+    parser.add_argument("--plot", help="PNG file")
     args = parser.parse_args()
     model = conftest.random_model(0, args.channels, args.layers, 5.0, 2, 32)
     torch.set_default_dtype(torch.float32)
+    peak = sgemm_peak()
+    title = f"{args.channels} channels, {args.layers} layers, 5 Å, single precision"
+    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {title}; sgemm {peak:.0f} GFLOP/s on a core\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path = conftest.write(model, Path(folder) / "model.pt")
-        peer = None if args.no_peer else peer_model(model)
-        head = model.heads["low"].float()
-        peak = sgemm_peak()
-        print(
-            f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {args.channels} channels, {args.layers} layers, 5 Å, single; sgemm {peak:.0f} GFLOP/s on a core\n"
-        )
-        print(
-            "| system | atoms | one core, ms | µs/atom | share of sgemm | two cores, ms | TorchForce step, ms | torchmd-net one core, ms | times |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|", flush=True)
+        if args.stages:
+            return print_stages(path, model, args.systems if args.systems != every else ["ethanol", "water-648"], peak, args.seconds)
+        peers = None
+        if not args.no_peers:
+            python = ROOT / ".venv-peers" / "bin" / "python"
+            if not python.exists():
+                sys.exit("error: the peers are not installed; run `make peers` first, or give --no-peers")
+            peers = Peers(str(python))
+        peer, head = (None if args.no_peers else peer_model(model)), model.heads["low"].float()
+        print("| system | atoms | one core, ms | µs/atom | share | two cores, ms | times | atom·steps/s | OpenMM step, ms | ns/day at 0.5 fs | MB |")
+        print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+        results, memory = {}, {}
         for name in args.systems:
-            atoms = system(name)
-            data = (atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc)
-            one, two = (Engine(path, threads=n) for n in (1, 2))
-            out = one.compute(*data, terms=[("low", 1.0)])
-            pairs = len(conftest.neighbor_list("i", atoms, 5.0))
-            theirs = None
-            if peer is not None and len(atoms) <= 1000:
-                evaluate = peer_evaluation(peer, head, atoms)
-                _, forces = evaluate()
-                if np.abs(forces - out["forces"]).max() > 2e-3 * np.abs(out["forces"]).max():
-                    sys.exit(f"error: {name}: the two do not give the same forces ({np.abs(forces - out['forces']).max():.1e} eV/Å)")
-            ours, rounds = [], 3
-            theirs = []
-            for _ in range(rounds):  # interleaved
-                ours.append(median(lambda e=one, d=data: e.compute(*d, terms=[("low", 1.0)]), args.seconds / rounds, 3))
-                if peer is not None and len(atoms) <= 1000:
-                    torch.set_num_threads(1)
-                    theirs.append(median(evaluate, args.seconds / rounds, 3))
-            t = statistics.median(ours)
-            t2 = median(lambda e=two, d=data: e.compute(*d, terms=[("low", 1.0)]), args.seconds)
-            step = openmm_step(path, atoms, args.seconds) if len(atoms) <= 1000 else None
-            flop = len(atoms) * 113 * args.layers * args.channels**2 + pairs * 120 * args.layers * args.channels
-            cells = [
-                name,
-                len(atoms),
-                f"{1e3 * t:.3g}",
-                f"{1e6 * t / len(atoms):.1f}",
-                f"{100 * flop / t / 1e9 / peak:.0f} %",
-                f"{1e3 * t2:.3g}",
-            ]
-            cells += [f"{1e3 * step:.3g}" if step else "", f"{1e3 * statistics.median(theirs):.4g}" if theirs else ""]
-            cells += [f"{statistics.median(theirs) / t:.1f}" if theirs else ""]
+            times, step = measure(name, path, peer, head, peers, args.seconds)
+            bytes_, n = memory[name] = resident(path, name)
+            one, two = times["mfmd", 1], times["mfmd", 2]
+            share = needed(n, len(conftest.neighbor_list("i", system(name), 5.0)), args.channels, args.layers) / one / 1e9 / peak
+            cells = [name, n, f"{1e3 * one:.3g}", f"{1e6 * one / n:.1f}", f"{100 * share:.0f} %", f"{1e3 * two:.3g}", f"{one / two:.2f}"]
+            cells += [f"{n / one:.3g}", f"{1e3 * step:.3g}", f"{0.5e-6 * 86400 / step:.3g}", f"{bytes_ / 1e6:.0f}"]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-        if {"water-5184", "water-20736"} <= set(args.systems):
-            print(f"\nresident memory, 5184 to 20736 atoms: {memory_slope(path, 'water-5184', 'water-20736') / 1e3:.0f} kB an atom")
+            results[name] = times, step, n
+        others = list(dict.fromkeys(key[0] for times, _, _ in results.values() for key in times if key[0] != "mfmd"))
+        if others:
+            print("\nMilliseconds on one core / two, and how many times mfmd's:\n")
+            print("| system | " + " | ".join(others) + " |\n" + "|---" * (len(others) + 1) + "|")
+            for name, (times, _, _) in results.items():
+                cells = []
+                for other in others:
+                    both = [(times[other, t], times["mfmd", t]) for t in (1, 2) if (other, t) in times]
+                    cells.append(" / ".join(f"{1e3 * t:.4g}" for t, _ in both) + (f" ({' / '.join(f'{t / m:.1f}' for t, m in both)} ×)" if both else ""))
+                print(f"| {name} | " + " | ".join(cells) + " |")
+        if {"water-5184", "water-20736"} <= set(memory):
+            slope = (memory["water-20736"][0] - memory["water-5184"][0]) / (memory["water-20736"][1] - memory["water-5184"][1])
+            print(f"\nresident memory, 5184 to 20736 atoms: {slope / 1e3:.0f} kB an atom")
         print(f"import, Calculator and first energy of ethanol in a fresh process: {first_energy(path):.2f} s")
-        print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+        weights = 4 * sum(p.numel() for k, p in model.backbone.named_parameters() if "mixing" in k or "gate" in k or "readout" in k)
+        print(f"weights a step reads in both directions: {2 * weights / 1e6:.1f} MB, {2 * weights / bandwidth() / 1e6:.3f} ms if they came from memory")
+        if args.plot:
+            plot(args.plot, results, title)
 
 
 if __name__ == "__main__":

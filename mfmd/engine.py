@@ -154,6 +154,10 @@ class Engine:
     def metadata(self):
         return json.loads(self.model.metadata)
 
+    def stage_times(self):
+        """Seconds spent in each stage so far, {stage: s}."""
+        return dict(self._workspace.stage_times)
+
     def terms(self, terms):
         """(head, weight) pairs with heads by name, as the compiled engine takes them. InputError for an unknown head."""
         return [(self.model.level(head), float(weight)) for head, weight in terms]

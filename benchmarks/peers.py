@@ -1,0 +1,97 @@
+"""Peers that live in an environment of their own (`make peers`): energies and forces timed on request.
+
+Run by benchmarks/inference.py as `.venv-peers/bin/python benchmarks/peers.py`: each line on standard input is a request
+{"peer", "threads", "seconds", "numbers", "positions", "cell", "periodic"}, each line on standard output the median time in seconds.
+Weights are random: only the time is asked for. The neighbour lists of MACE are made beforehand and not timed.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # e3nn 0.4 reads its own constants the old way
+OUT = os.dup(1)
+os.dup2(2, 1)  # what the packages print goes to standard error
+
+import numpy as np
+import torch
+from ase import Atoms
+from calorine.calculators import CPUNEP
+from e3nn import o3
+from mace import data, modules
+from mace.tools import torch_geometric, utils
+
+ELEMENTS = {1: "H", 6: "C", 7: "N", 8: "O"}
+torch.set_default_dtype(torch.float32)
+
+
+def mace(irreps, cutoff):
+    """A function of ase.Atoms that returns a function without arguments: one evaluation."""
+    block = modules.interaction_classes
+    model = modules.ScaleShiftMACE(
+        r_max=cutoff, num_bessel=8, num_polynomial_cutoff=5, max_ell=3, num_interactions=2, correlation=3,
+        interaction_cls_first=block["RealAgnosticInteractionBlock"], interaction_cls=block["RealAgnosticResidualInteractionBlock"],
+        hidden_irreps=o3.Irreps(irreps), MLP_irreps=o3.Irreps("16x0e"), radial_MLP=[64, 64, 64], radial_type="bessel",
+        gate=torch.nn.functional.silu, num_elements=len(ELEMENTS), atomic_numbers=list(ELEMENTS), atomic_energies=np.zeros(len(ELEMENTS)),
+        avg_num_neighbors=40.0, atomic_inter_scale=1.0, atomic_inter_shift=0.0,
+    )  # fmt: skip
+    table = utils.AtomicNumberTable(list(ELEMENTS))
+
+    def prepare(atoms):
+        one = data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=cutoff)
+        batch = next(iter(torch_geometric.dataloader.DataLoader([one], batch_size=1))).to_dict()
+        return lambda: model(batch, compute_force=True)["forces"]
+
+    return prepare
+
+
+def nep(folder, n=4, basis=8, l3=4, neurons=30):
+    """NEP4 (Song et al. 2024) as calorine runs it, with a usual size."""
+    types = len(ELEMENTS)
+    descriptors = (n + 1) + (n + 1) * (l3 + 1)
+    parameters = types * (descriptors + 2) * neurons + 1 + types**2 * 2 * (n + 1) * (basis + 1)
+    values = np.random.default_rng(0).uniform(-0.1, 0.1, parameters)
+    lines = [f"nep4 {types} {' '.join(ELEMENTS.values())}", "cutoff 6 4.5 400 200", f"n_max {n} {n}", f"basis_size {basis} {basis}", f"l_max {l3} 2 0"]
+    path = Path(folder) / "nep.txt"
+    path.write_text("\n".join([*lines, f"ANN {neurons} 0", *map(str, values), *["0.01"] * descriptors]) + "\n")
+
+    def prepare(atoms):
+        if not atoms.cell.any():
+            atoms.set_cell([50.0] * 3)  # it asks for a cell
+        atoms.calc = CPUNEP(str(path))
+
+        def evaluate():
+            atoms.rattle(1e-9)  # ASE would remember the last result
+            return atoms.get_forces()
+
+        return evaluate
+
+    return prepare
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        models = {"MACE 96x0e, 4.5 Å": mace("96x0e", 4.5), "MACE 128x0e+128x1o, 5 Å": mace("128x0e+128x1o", 5.0), "NEP4, 6 Å": nep(folder)}
+        os.write(OUT, (json.dumps(list(models)) + "\n").encode())
+        for line in sys.stdin:
+            request = json.loads(line)
+            torch.set_num_threads(request["threads"])
+            atoms = Atoms(request["numbers"], request["positions"], cell=request["cell"], pbc=request["periodic"])
+            evaluate = models[request["peer"]](atoms)
+            evaluate()
+            times = []
+            while not times or sum(times) < request["seconds"]:
+                start = time.perf_counter()
+                evaluate()
+                times.append(time.perf_counter() - start)
+            os.write(OUT, (json.dumps(statistics.median(times)) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

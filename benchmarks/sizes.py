@@ -1,0 +1,46 @@
+"""Speed and accuracy of the sizes of the backbone: trains each on examples/demo.yaml and times the engine with it.
+
+    python benchmarks/sizes.py [--epochs 10] [--out runs/sizes]
+
+Errors on the test frames of the demo's highest head and its cheapest; times on one core, single precision. A size whose model
+file is in the folder already is not trained again.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+from inference import ROOT, evaluation, median, system
+
+from mfmd.engine import Engine
+from mfmd.plan import SIZES
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("runs/sizes"))
+    args = parser.parse_args()
+    command = [sys.executable, "-c", "from mfmd.cli import train; train()", str(ROOT / "examples" / "demo.yaml"), "resume=true"]
+    for size in SIZES:
+        if not (args.out / size / "model.pt").exists():
+            subprocess.run([*command, f"backbone={size}", f"train.epochs={args.epochs}", f"out={args.out / size}"], check=True)
+    print(f"\n{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {args.epochs} epochs of examples/demo.yaml; test errors in meV and meV/Å\n")
+    print("| size | channels, layers | gfn2 energy | gfn2 forces | dft energy | dft forces | cctz energy | cctz forces | ethanol, ms | water-648, ms |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for size, shape in SIZES.items():
+        engine = Engine(args.out / size / "model.pt", threads=1)
+        errors = engine.metadata["provenance"]["errors"]["test"]
+        cells = [size, f"{shape['channels']}, {shape['layers']}"]
+        cells += [f"{1e3 * errors[f'{level}.{kind}']['mae']:.1f}" for level in ("gfn2", "dft", "cctz") for kind in ("energy", "forces")]
+        for name in ("ethanol", "water-648"):
+            cells.append(f"{1e3 * median(evaluation(engine, system(name), engine.levels[-1]), 3):.3g}")
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
