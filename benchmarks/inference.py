@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -252,21 +253,21 @@ def measure(name, path, peer, head, peers, seconds, rounds=3):
     atoms = system(name)
     timed = {}
     for threads in (1, 2):
-        timed["mfmd", threads] = lambda s, e=evaluation(Engine(path, threads=threads), atoms): median(e, s, 3)
+        timed["mfmd", threads] = partial(median, evaluation(Engine(path, threads=threads), atoms), least=3)
     small = len(atoms) <= 1000
     if peer is not None and small:
         evaluate = peer_evaluation(peer, head, atoms)
         check(name, evaluation(Engine(path, threads=1), atoms)()["forces"], evaluate()[1])
         for threads in (1, 2):
-            timed[TENSORNET, threads] = lambda s, e=on_threads(threads, evaluate): median(e, s, 2)
+            timed[TENSORNET, threads] = partial(median, on_threads(threads, evaluate), least=2)
     for other in peers.names if peers else []:
         for threads in (1, 2) if "NEP" not in other else (1,):  # NEP on the CPU knows one thread
             if small or "NEP" in other:
-                timed[other, threads] = lambda s, o=other, t=threads: peers.time(o, atoms, t, s)
+                timed[other, threads] = partial(peers.time, other, atoms, threads)
     times = {key: [] for key in timed}
     for _ in range(rounds):
         for key, run in timed.items():
-            times[key].append(run(seconds / rounds))
+            times[key].append(run(seconds=seconds / rounds))
     step = openmm_step(path, atoms, seconds)
     return {key: statistics.median(values) for key, values in times.items()}, step
 
@@ -313,7 +314,9 @@ def main():
                 sys.exit("error: the peers are not installed; run `make peers` first, or give --no-peers")
             peers = Peers(str(python))
         peer, head = (None if args.no_peers else peer_model(model)), model.heads["low"].float()
-        print("| system | atoms | one core, ms | µs/atom | share | two cores, ms | times | atom·steps/s | OpenMM step, ms | ns/day at 0.5 fs | MB |")
+        print(
+            "| system | atoms | one core, ms | µs/atom | share | two cores, ms | times | atom·steps/s | OpenMM step, ms | ns/day at 0.5 fs | MB |"
+        )
         print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
         results, memory = {}, {}
         for name in args.systems:
@@ -333,14 +336,19 @@ def main():
                 cells = []
                 for other in others:
                     both = [(times[other, t], times["mfmd", t]) for t in (1, 2) if (other, t) in times]
-                    cells.append(" / ".join(f"{1e3 * t:.4g}" for t, _ in both) + (f" ({' / '.join(f'{t / m:.1f}' for t, m in both)} ×)" if both else ""))
+                    cells.append(
+                        " / ".join(f"{1e3 * t:.4g}" for t, _ in both)
+                        + (f" ({' / '.join(f'{t / m:.1f}' for t, m in both)} ×)" if both else "")
+                    )
                 print(f"| {name} | " + " | ".join(cells) + " |")
         if {"water-5184", "water-20736"} <= set(memory):
             slope = (memory["water-20736"][0] - memory["water-5184"][0]) / (memory["water-20736"][1] - memory["water-5184"][1])
             print(f"\nresident memory, 5184 to 20736 atoms: {slope / 1e3:.0f} kB an atom")
         print(f"import, Calculator and first energy of ethanol in a fresh process: {first_energy(path):.2f} s")
         weights = 4 * sum(p.numel() for k, p in model.backbone.named_parameters() if "mixing" in k or "gate" in k or "readout" in k)
-        print(f"weights a step reads in both directions: {2 * weights / 1e6:.1f} MB, {2 * weights / bandwidth() / 1e6:.3f} ms if they came from memory")
+        print(
+            f"weights a step reads in both directions: {2 * weights / 1e6:.1f} MB, {2 * weights / bandwidth() / 1e6:.3f} ms if they came from memory"
+        )
         if args.plot:
             plot(args.plot, results, title)
 

@@ -19,13 +19,13 @@ os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # e3nn 0.4 reads its own c
 OUT = os.dup(1)
 os.dup2(2, 1)  # what the packages print goes to standard error
 
-import numpy as np
-import torch
-from ase import Atoms
-from calorine.calculators import CPUNEP
-from e3nn import o3
-from mace import data, modules
-from mace.tools import torch_geometric, utils
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from ase import Atoms  # noqa: E402
+from calorine.calculators import CPUNEP  # noqa: E402
+from e3nn import o3  # noqa: E402
+from mace import data, modules  # noqa: E402
+from mace.tools import torch_geometric, utils  # noqa: E402
 
 ELEMENTS = {1: "H", 6: "C", 7: "N", 8: "O"}
 torch.set_default_dtype(torch.float32)
@@ -57,7 +57,13 @@ def nep(folder, n=4, basis=8, l3=4, neurons=30):
     descriptors = (n + 1) + (n + 1) * (l3 + 1)
     parameters = types * (descriptors + 2) * neurons + 1 + types**2 * 2 * (n + 1) * (basis + 1)
     values = np.random.default_rng(0).uniform(-0.1, 0.1, parameters)
-    lines = [f"nep4 {types} {' '.join(ELEMENTS.values())}", "cutoff 6 4.5 400 200", f"n_max {n} {n}", f"basis_size {basis} {basis}", f"l_max {l3} 2 0"]
+    lines = [
+        f"nep4 {types} {' '.join(ELEMENTS.values())}",
+        "cutoff 6 4.5 400 200",
+        f"n_max {n} {n}",
+        f"basis_size {basis} {basis}",
+        f"l_max {l3} 2 0",
+    ]
     path = Path(folder) / "nep.txt"
     path.write_text("\n".join([*lines, f"ANN {neurons} 0", *map(str, values), *["0.01"] * descriptors]) + "\n")
 

@@ -9,13 +9,12 @@ file is in the folder already is not trained again.
 import argparse
 import os
 import platform
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
 from inference import ROOT, evaluation, median, system
 
+from mfmd import plan, train
 from mfmd.engine import Engine
 from mfmd.plan import SIZES
 
@@ -25,12 +24,16 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("runs/sizes"))
     args = parser.parse_args()
-    command = [sys.executable, "-c", "from mfmd.cli import train; train()", str(ROOT / "examples" / "demo.yaml"), "resume=true"]
     for size in SIZES:
         if not (args.out / size / "model.pt").exists():
-            subprocess.run([*command, f"backbone={size}", f"train.epochs={args.epochs}", f"out={args.out / size}"], check=True)
-    print(f"\n{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {args.epochs} epochs of examples/demo.yaml; test errors in meV and meV/Å\n")
-    print("| size | channels, layers | gfn2 energy | gfn2 forces | dft energy | dft forces | cctz energy | cctz forces | ethanol, ms | water-648, ms |")
+            overrides = [f"backbone={size}", f"train.epochs={args.epochs}", f"out={args.out / size}", "resume=true"]
+            train.run(plan.load(ROOT / "examples" / "demo.yaml", overrides))
+    print(
+        f"\n{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {args.epochs} epochs of examples/demo.yaml; test errors in meV and meV/Å\n"
+    )
+    print(
+        "| size | channels, layers | gfn2 energy | gfn2 forces | dft energy | dft forces | cctz energy | cctz forces | ethanol, ms | water-648, ms |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for size, shape in SIZES.items():
         engine = Engine(args.out / size / "model.pt", threads=1)

@@ -25,12 +25,16 @@ def train():
     parser = argparse.ArgumentParser(prog="mfmd-train", description="Train one model on several levels of theory.")
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=10 or resume=true")
+    parser.add_argument("--show-plan", action="store_true", help="print the stages of the config and stop")
     arguments = parser.parse_args()
 
     def action():
         from mfmd import plan
 
         config = plan.load(arguments.config, arguments.overrides)
+        if arguments.show_plan:
+            print("\n".join(plan.describe(config)))
+            return
         from mfmd import train as training
 
         training.run(config)

@@ -174,6 +174,24 @@ def subset_elements(structures, level):
     return sorted({int(z) for s in structures if level in s.labels for z in s.numbers})
 
 
+def keep_labels(structures, levels, seed):
+    """Drop training labels of levels that keep only a share of them, or so many; which ones only the seed decides.
+
+    Raises
+    ------
+    DataError : a level is to keep more labels than there are
+    """
+    for name, level in levels.items():
+        if level.keep is None:
+            continue
+        labelled = [s for s in structures if name in s.labels]
+        n = level.keep if isinstance(level.keep, int) else max(1, round(level.keep * len(labelled)))
+        if n > len(labelled):
+            raise DataError(f"levels.{name}.keep: {n} labels are to be kept, and the training set has {len(labelled)}")
+        for k in np.random.default_rng([seed, len(labelled)]).permutation(len(labelled))[n:]:
+            del labelled[k].labels[name]
+
+
 # ------------------------------------------------------------------------------------------------ reference energies
 
 
@@ -196,28 +214,26 @@ def read_atoms(path, levels, energy_unit="eV"):
     return table
 
 
-def fit_reference_energies(structures, level, given):
-    """Energies per element such that their sums come closest to the level's total energies (least squares, eV).
+def fit_reference_energies(structures, energies, elements, level, given):
+    """Energies per element such that their sums come closest to `energies` (least squares, eV).
 
-    Where compositions do not determine them, the solution with the smallest deviation from `given` ({Z: eV}) is taken.
+    structures, energies : as many; elements : atomic numbers wanted; level : for messages
+    given : {Z: eV}; where compositions do not determine the solution, that with the smallest deviation from these is taken
 
     Returns
     -------
     {Z: eV}, and whether the compositions determine it
     """
-    elements = subset_elements(structures, level)
-    labelled = [s for s in structures if level in s.labels and s.labels[level].energy is not None]
-    if not labelled:
+    if not structures:
         missing = [chemical_symbols[z] for z in elements if z not in given]
         if missing:
             raise DataError(f"levels.{level}: it has no energies to fit E0 to, and data.atoms has none for {', '.join(missing)}")
         return {z: given[z] for z in elements}, True
-    counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in labelled], float)
-    energies = np.array([s.labels[level].energy for s in labelled])
+    counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in structures], float)
     start = np.array([given.get(z, 0.0) for z in elements])
     rows, index = np.unique(counts, axis=0, return_inverse=True)
     weight = np.sqrt(np.bincount(index.ravel()))
-    mean = np.bincount(index.ravel(), energies - counts @ start) / weight**2
+    mean = np.bincount(index.ravel(), np.asarray(energies) - counts @ start) / weight**2
     change, _, rank, _ = np.linalg.lstsq(rows * weight[:, None], mean * weight, rcond=1e-10)
     return dict(zip(elements, (start + change).tolist(), strict=True)), bool(rank == len(elements))
 

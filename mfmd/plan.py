@@ -4,6 +4,7 @@ Every key is listed here, with its unit and its default; a key that is not is an
 """
 
 import difflib
+import itertools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +39,7 @@ class Level(_Section):
     forces_weight: NotNegative = 1.0
     stress_weight: NotNegative = 1.0
     sampling: Positive = 1.0  # how often an epoch shows a structure with a label of this level (the largest of its levels)
+    keep: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] | None = None  # training labels used: a share, or how many
     e0: Literal["fit", "atoms"] = "fit"  # atomic reference energies: least squares over compositions, or those of data.atoms
     delta_of: str | None = None  # an earlier level; the head is a difference to it and starts at zero
 
@@ -96,6 +98,93 @@ class Train(_Section):
     precision: Literal["single", "double"] = "single"
 
 
+# ------------------------------------------------------------------------------------------------ strategies
+#
+# A strategy maps the levels of a config, cheapest first, and its learning rate to stages as a config would list them.
+
+
+def _rate(value):
+    section = value.get("train")
+    rate = section.get("learning_rate") if isinstance(section, dict) else None
+    return rate if isinstance(rate, (int, float)) else Train().learning_rate
+
+
+def _labels(level, weights):
+    return {level: {f"{kind}_weight": 0.0 for kind in weights}}
+
+
+def _chain(levels, rate, *, frozen=False, low_forces=False, replay=False):
+    """Each level from the one before, its head a copy of that level's or (delta_of) the difference to it."""
+    names = list(levels)
+    stages = [{"name": names[0], "levels": {names[0]: {}}}]
+    for low, high in itertools.pairwise(names):
+        relative = isinstance(levels[high], dict) and levels[high].get("delta_of") is not None
+        learned = _labels(high, ["forces", "stress"] if low_forces else [])
+        if replay:
+            learned = {names[0]: {"energy_weight": 0.1, "forces_weight": 0.1}, **learned}
+        stages.append(
+            {
+                "name": high,
+                "levels": learned,
+                "heads": {} if relative else {high: low},
+                "backbone_rate": 0.0 if frozen else 1.0,
+                "train": {"learning_rate": rate if frozen else 0.1 * rate},
+            }
+        )
+    return stages
+
+
+def _ends(levels):
+    names = list(levels)
+    return {name: levels[name] for name in (names[0], names[-1])}
+
+
+STRATEGIES = {
+    "single": lambda levels, rate: [{"name": list(levels)[-1], "levels": {list(levels)[-1]: {}}}],
+    "multihead": lambda levels, rate: [{"name": "multihead", "levels": {n: {} for n in levels}}],
+    "finetune": lambda levels, rate: _chain(_ends(levels), rate),
+    "finetune-readout": lambda levels, rate: _chain(_ends(levels), rate, frozen=True),
+    "replay": lambda levels, rate: _chain(_ends(levels), rate, replay=True),
+    "chain": _chain,
+    "low-forces-high-energies": lambda levels, rate: _chain(levels, rate, low_forces=True),
+    "multihead-finetune": lambda levels, rate: [
+        {"name": "multihead", "levels": {n: {} for n in levels}},
+        {"name": "finetune", "levels": {list(levels)[-1]: {}}, "train": {"learning_rate": 0.1 * rate}},
+    ],
+}
+
+
+class StageLevel(_Section):
+    """What a stage learns of a level; what is not set is as under `levels`."""
+
+    energy_weight: NotNegative | None = None
+    forces_weight: NotNegative | None = None
+    stress_weight: NotNegative | None = None
+    sampling: Positive | None = None
+
+
+class Stage(_Section):
+    """One step of training: which labels, from what, what may move."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # its folder in `out`
+    levels: dict[str, StageLevel]  # levels learned
+    start: str = ""  # a stage before it, or "new"; by default the stage before, and the first starts new
+    heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", or a level whose head is copied
+    backbone_rate: NotNegative = 1.0  # times learning_rate; 0 freezes it
+    heads_rate: NotNegative = 1.0  # likewise, of the heads of the stage's levels; all other heads are frozen
+    train: Train = Train()  # what is not set is as in the section `train`
+
+
+def _filled(stage, common):
+    """A stage with what the section `train` says of all; its `monitor` holds for the stages that learn its level."""
+    levels = stage.get("levels")
+    if isinstance(levels, dict):
+        stage = {**stage, "levels": {k: {} if v is None else v for k, v in levels.items()}}
+        if str(common.get("monitor", "")).partition(".")[0] not in levels:
+            common = {k: v for k, v in common.items() if k != "monitor"}
+    return {**stage, "train": {**common, **(stage.get("train") or {})}}
+
+
 class Config(_Section):
     out: Path  # folder of the run
     seed: int = 0
@@ -104,11 +193,35 @@ class Config(_Section):
     levels: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Level]  # cheapest first
     backbone: Backbone = Backbone.model_validate({})
     train: Train = Train()
+    strategy: Literal[tuple(STRATEGIES)] | None = None  # a name that stands for stages; by default multihead
+    stages: list[Stage] = []  # or the stages themselves
 
     @field_validator("levels", mode="before")
     @classmethod
     def _empty_level(cls, value):
         return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, value):
+        """A strategy becomes its stages; a stage's `train` is filled up from the section of that name."""
+        if not isinstance(value, dict) or not isinstance(value.get("levels"), dict):
+            return value
+        strategy, stages = value.get("strategy"), value.get("stages")
+        if strategy is not None and stages:
+            raise ValueError("stages: a strategy stands for stages of its own; give one of the two")
+        if not stages:
+            strategy = strategy or "multihead"
+            if strategy not in STRATEGIES:
+                return value  # refused by its type
+            levels = value["levels"]
+            if len(levels) < 2 and (strategy not in ("single", "multihead") or not levels):
+                raise ValueError(f"levels: {strategy} goes from level to level, and there is {', '.join(map(str, levels)) or 'none'}")
+            stages = STRATEGIES[strategy](levels, _rate(value))
+        common = value.get("train") or {}
+        if isinstance(common, dict) and isinstance(stages, list):
+            stages = [_filled(stage, common) if isinstance(stage, dict) else stage for stage in stages]
+        return {**value, "strategy": strategy, "stages": stages}
 
     @model_validator(mode="after")
     def _levels_fit(self):
@@ -125,16 +238,103 @@ class Config(_Section):
             self.data.val = 0.1 if self.data.val is None else self.data.val
         elif isinstance(self.data.val, float) or isinstance(self.data.test, float):
             raise ValueError("data.val and data.test: with a split_key they may name more files, but not fractions")
-        if self.train.validate_every > self.train.epochs:
-            raise ValueError(
-                f"train.validate_every: {self.train.validate_every} is more than train.epochs, {self.train.epochs}; no validation would be run"
-            )
-        self.train.monitor = self.train.monitor or f"{seen[-1]}.energy"
-        level, _, kind = self.train.monitor.partition(".")
-        if level not in self.levels or kind not in ("energy", "forces", "stress"):
-            allowed = ", ".join(f"{n}.energy, {n}.forces" for n in seen)
-            raise ValueError(f"train.monitor: {self.train.monitor!r} is not one of {allowed}")
+        _train_fits("train", self.train, self.levels)
+        self._stages_fit()
         return self
+
+    def _stages_fit(self):
+        names, known = [], {}
+        for stage in self.stages:
+            where = f"stages.{stage.name}"
+            if stage.name in names or stage.name == "new":
+                raise ValueError(f"{where}: each stage needs a name of its own other than new")
+            stage.start = stage.start or (names[-1] if names else "new")
+            if stage.start not in [*names, "new"]:
+                raise ValueError(f"{where}.start: {stage.start!r} is not a stage before it; found before it: {names}, and new")
+            before = known.get(stage.start, [])
+            if not stage.levels:
+                raise ValueError(f"{where}.levels: a stage learns at least one level")
+            for level in [*stage.levels, *stage.heads]:
+                if level not in self.levels:
+                    raise ValueError(f"{where}: there is no level {level!r}; there are {', '.join(self.levels)}")
+            # Every level that a new head is relative to needs a head too.
+            after = [n for n in self.levels if n in before or n in stage.levels]
+            for level in after:
+                parent = self.levels[level].delta_of
+                if parent is not None and parent not in after:
+                    raise ValueError(f"{where}.levels: {level} is relative to {parent}, which no stage up to here has learned")
+            for level in stage.levels:
+                if level in before and level in stage.heads:
+                    raise ValueError(f"{where}.heads.{level}: the level has a head already, from a stage before")
+                if level not in before:
+                    how = stage.heads.setdefault(level, "new")
+                    if how != "new" and how not in before:
+                        raise ValueError(
+                            f"{where}.heads.{level}: {how!r} has no head to copy; there are {', '.join(before) or 'none'}, and new"
+                        )
+                    if how != "new" and self.levels[level].delta_of is not None:
+                        raise ValueError(f"{where}.heads.{level}: a relative head (delta_of) starts at zero, not as a copy of {how}")
+            if missing := [level for level in stage.heads if level not in stage.levels]:
+                raise ValueError(f"{where}.heads: {', '.join(missing)} is not learned in this stage")
+            if stage.backbone_rate == 0 and stage.heads_rate == 0:
+                raise ValueError(f"{where}: backbone_rate and heads_rate are both 0; nothing would be learned")
+            if stage.backbone_rate == 0 and stage.start == "new":
+                raise ValueError(f"{where}.backbone_rate: a new backbone cannot be frozen; start from a stage that has trained it")
+            for level, own in stage.levels.items():
+                for key in type(own).model_fields:
+                    setattr(own, key, getattr(self.levels[level], key) if getattr(own, key) is None else getattr(own, key))
+                if not any(getattr(own, f"{kind}_weight") for kind in ("energy", "forces", "stress")):
+                    raise ValueError(
+                        f"{where}.levels.{level}: all its weights are 0, so nothing of it would be learned; leave the level out"
+                    )
+            _train_fits(f"{where}.train", stage.train, stage.levels)
+            names.append(stage.name)
+            known[stage.name] = after
+
+
+def _train_fits(where, train, levels):
+    if train.validate_every > train.epochs:
+        raise ValueError(
+            f"{where}.validate_every: {train.validate_every} is more than {where}.epochs, {train.epochs}; no validation would be run"
+        )
+    train.monitor = train.monitor or f"{list(levels)[-1]}.energy"
+    level, _, kind = train.monitor.partition(".")
+    if level not in levels or kind not in ("energy", "forces", "stress"):
+        allowed = ", ".join(f"{n}.energy, {n}.forces" for n in levels)
+        raise ValueError(f"{where}.monitor: {train.monitor!r} is not one of {allowed}")
+
+
+def describe(config):
+    """The plan as lines of text: what `mfmd-train --show-plan` prints."""
+    lines = [f"strategy {config.strategy}" if config.strategy else "stages of the config"]
+    for k, stage in enumerate(config.stages, 1):
+        lines.append(f"{k}. {stage.name}: {'a new backbone' if stage.start == 'new' else f'from {stage.start}'}")
+        for level, own in stage.levels.items():
+            labels = [
+                f"{kind} × {getattr(own, f'{kind}_weight'):g}"
+                for kind in ("energy", "forces", "stress")
+                if getattr(own, f"{kind}_weight") > 0
+            ]
+            parent = config.levels[level].delta_of
+            how = stage.heads.get(level)
+            head = (
+                "its head goes on"
+                if how is None
+                else f"relative to {parent}, from zero"
+                if parent
+                else "new head"
+                if how == "new"
+                else f"head copied from {how}"
+            )
+            kept = "" if config.levels[level].keep is None else f", {config.levels[level].keep:g} of its labels kept"
+            lines.append(f"   {level}: {', '.join(labels) or 'no labels'}; sampled {own.sampling:g} ×{kept}; {head}")
+        t = stage.train
+        rates = [f"{factor * t.learning_rate:g}" if factor else "frozen" for factor in (stage.backbone_rate, stage.heads_rate)]
+        lines.append(
+            f"   {t.epochs} epochs of batches of {t.batch_size}; learning rate of the backbone {rates[0]}, "
+            f"of the heads {rates[1]}; best by the validation MAE of {t.monitor}"
+        )
+    return lines
 
 
 def load(path, overrides=()):
@@ -182,8 +382,15 @@ def _sentence(error):
 
 def _keys(where):
     """Keys allowed in the section at `where`."""
-    section = Config
-    for part in where:
-        annotation = section.model_fields[part].annotation if section is not Level and part in section.model_fields else None
-        section = Level if where[0] == "levels" else annotation
+    match where:
+        case []:
+            section = Config
+        case ["levels", *_]:
+            section = Level
+        case ["stages", _]:
+            section = Stage
+        case ["stages", _, "levels", *_]:
+            section = StageLevel
+        case _:
+            section = {"data": Data, "backbone": Backbone, "train": Train}[where[-1]]
     return list(section.model_fields)

@@ -9,23 +9,34 @@ from rich.table import Table
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
 
-def print_counts(console, splits, levels):
-    """How many structures and labels each level has in each split."""
+def print_counts(console, splits, config):
+    """How many labels each level has in each split, and which the stages learn."""
     from mfmd.data import KINDS, count_labels
 
     table = Table(title="Labels: energies / forces / stresses")
     table.add_column("level")
     for name, structures in splits.items():
         table.add_column(f"{name} ({len(structures)} structures)", justify="right")
-    counts = {name: count_labels(structures, levels) for name, structures in splits.items()}
-    for level in levels:
+    counts = {name: count_labels(structures, config.levels) for name, structures in splits.items()}
+    for level in config.levels:
         table.add_row(level, *(" / ".join(str(counts[name][level][kind]) for kind in KINDS) for name in splits))
     console.print(table)
+    for stage in config.stages:
+        learned = []
+        for level, own in stage.levels.items():
+            words = {"energy": "energies", "forces": "forces", "stress": "stresses"}
+            used = [
+                f"{counts['train'][level][kind]} {words[kind]}"
+                for kind in KINDS
+                if getattr(own, f"{kind}_weight") and counts["train"][level][kind]
+            ]
+            learned.append(f"{level} ({', '.join(used)})")
+        console.print(f"stage {stage.name} learns {', '.join(learned)}")
 
 
 def print_errors(console, split, errors):
     """MAE and RMSE per level and kind of label."""
-    table = Table(title=f"Errors on the {split} set")
+    table = Table(title=f"Errors on the {split}")
     for name in ("level", "label", "count", "MAE", "RMSE", "unit"):
         table.add_column(name, justify="left" if name in ("level", "label", "unit") else "right")
     for (level, kind), row in errors.items():

@@ -1,9 +1,13 @@
-"""One backbone, a head per level: reference energies, masked losses, the (thin) loop."""
+"""Stage by stage: what a stage begins with, masked losses, the (thin) loop, and guards that the plan is kept."""
 
+import copy
 import csv
 import datetime
+import json
 import logging
 import math
+import os
+import pickle
 import warnings
 from pathlib import Path
 
@@ -13,49 +17,100 @@ import torch
 from ase.data import chemical_symbols
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from torch.utils.data import DataLoader
 
 import mfmd
-from mfmd import data, export, report
+from mfmd import Error, data, export, report
 from mfmd.model import TABLE, MLPHead, Model, TensorNet
 from mfmd.plan import ConfigError
 
 DTYPE = {"single": torch.float32, "double": torch.float64}
 
 
-def build_model(config, structures):
-    """A new Model: E0 and scale of each level from the training structures, weights from torch's current random state."""
+class PlanError(Error):
+    """A stage did not do what the plan says of it; a defect, found before it could spoil a run."""
+
+
+def begin(config, stage, before, structures):
+    """The Model a stage begins with.
+
+    Parameters
+    ----------
+    stage : plan.Stage
+    before : Model of the stage it starts from, or None for a new one (weights from torch's current random state)
+    structures : training structures; E0 of a new head is fitted to them, and its scale is taken from their forces
+
+    A new head has E0 fitted to its level's energies; a copied one to what its network leaves of them; a relative one to
+    label − label where a structure has both, else to label − parent's prediction.
+    """
     atoms = data.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {level: {} for level in config.levels}
-    data.check_units(structures, config.levels, atoms, config.data)
-    reference, scales, heads = {}, {}, {}
-    for level, settings in config.levels.items():
-        elements = data.subset_elements(structures, level)
+    backbone = TensorNet(**config.backbone.model_dump(exclude={"size"})) if before is None else before.backbone
+    heads = {} if before is None else dict(before.heads.items())
+    delta_of = {level: s.delta_of for level, s in config.levels.items() if s.delta_of is not None}
+    for level in config.levels:  # parents before those relative to them
+        if level not in stage.levels or level in heads:
+            continue
         if hasattr(torch.nn.ModuleDict, level):
             raise ConfigError(f"levels.{level}: torch keeps this name for itself; choose another")
-        if settings.e0 == "atoms":
-            missing = [chemical_symbols[z] for z in elements if z not in atoms[level]]
-            if missing:
-                raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
-            reference[level] = {z: atoms[level][z] for z in elements}
+        how, parent = stage.heads[level], delta_of.get(level)
+        if how != "new":
+            heads[level] = copy.deepcopy(heads[how])
         else:
-            reference[level], determined = data.fit_reference_energies(structures, level, atoms[level])
-            if not determined:
-                base = "the isolated atoms of data.atoms" if atoms[level] else "zero; give data.atoms"
-                warnings.warn(f"levels.{level}: its compositions do not determine E0; taken is the fit closest to {base}", stacklevel=1)
-        scales[level] = _scale(structures, level) or next((s for s in reversed(list(scales.values())) if s), 1.0)
-        e0 = np.zeros(TABLE)
-        parent = reference.get(settings.delta_of, {})
-        for z, value in reference[level].items():
-            if settings.delta_of is not None and z not in parent:
-                raise ConfigError(
-                    f"levels.{level}.delta_of: {settings.delta_of} was never trained on {chemical_symbols[z]}, which {level} has"
-                )
-            e0[z] = value - parent.get(z, 0.0)
-        heads[level] = MLPHead(config.backbone.channels, scales[level], e0, zero_start=settings.delta_of is not None)
-    backbone = TensorNet(**config.backbone.model_dump(exclude={"size"}))
-    delta_of = {level: s.delta_of for level, s in config.levels.items() if s.delta_of is not None}
-    return Model(backbone, heads, delta_of)
+            others = [float(head.scale) for head in heads.values()]
+            scale = _scale(structures, level) or (others[-1] if others else 1.0)
+            heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), zero_start=parent is not None)
+        partial = Model(backbone, heads, delta_of)
+        heads[level].e0.copy_(torch.as_tensor(_reference_energies(config, level, how, partial, before, structures, atoms)))
+    return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
+
+
+def _reference_energies(config, level, how, model, before, structures, atoms):
+    """(119,) E0 of a head that begins, eV; of a relative head the difference to its parent's."""
+    elements, parent = data.subset_elements(structures, level), model.delta_of.get(level)
+    chain = model.chain(level)[1:]
+    inherited = {z: sum(float(model.heads[h].e0[z]) for h in chain) for z in elements}
+    if parent is not None:
+        known = data.subset_elements(structures, parent)
+        if missing := [chemical_symbols[z] for z in elements if z not in known]:
+            raise ConfigError(f"levels.{level}.delta_of: {parent} was never trained on {', '.join(missing)}, which {level} has")
+    if config.levels[level].e0 == "atoms":
+        if missing := [chemical_symbols[z] for z in elements if z not in atoms[level]]:
+            raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
+        fitted = {z: atoms[level][z] - inherited[z] for z in elements}
+    else:
+        labelled = [s for s in structures if level in s.labels and s.labels[level].energy is not None]
+        both = [s for s in labelled if parent in s.labels and s.labels[parent].energy is not None]
+        given = atoms[level]
+        if both and {int(z) for s in both for z in s.numbers} == set(elements):
+            labelled, rest = both, [s.labels[parent].energy for s in both]
+            given = {z: e - atoms[parent][z] for z, e in given.items() if z in atoms[parent]}
+        else:
+            rest = [sum(inherited[int(z)] for z in s.numbers) for s in labelled]
+            if how != "new" or (parent is not None and before is not None):
+                rest = np.add(rest, _network_energies(model, labelled, level, config))
+            if how != "new":
+                given = {z: float(model.heads[how].e0[z]) + given.get(z, 0.0) - atoms[how].get(z, 0.0) for z in elements}
+            else:
+                given = {z: e - inherited[z] for z, e in given.items() if z in inherited}
+        energies = [s.labels[level].energy - r for s, r in zip(labelled, rest, strict=True)]
+        fitted, determined = data.fit_reference_energies(labelled, energies, elements, level, given)
+        if not determined:
+            base = f"that of {how}" if how != "new" else "the isolated atoms of data.atoms" if atoms[level] else "zero; give data.atoms"
+            warnings.warn(f"levels.{level}: its compositions do not determine E0; taken is the fit closest to {base}", stacklevel=1)
+    e0 = np.zeros(TABLE)
+    e0[list(fitted)] = list(fitted.values())
+    return e0
+
+
+def _network_energies(model, structures, level, config, batch_size=32):
+    """What the networks of a level's chain of heads give, without E0; eV."""
+    out = []
+    with torch.no_grad():
+        for start in range(0, len(structures), batch_size):
+            out += model.eval()(_collate(config, [])(structures[start : start + batch_size]))[level].network_energy.double().tolist()
+    return out
 
 
 def _scale(structures, level):
@@ -117,22 +172,32 @@ class Errors:
 
 
 class Training(lightning.LightningModule):
-    def __init__(self, model, config):
+    """One stage: its losses, its optimiser; what the plan freezes does not move."""
+
+    def __init__(self, model, stage):
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.stage = model, stage
+        model.requires_grad_(False)
+        for module, rate in self.parts():
+            module.requires_grad_(rate > 0)
+
+    def parts(self):
+        """(module, factor of the learning rate) of all that the stage may train."""
+        heads = torch.nn.ModuleList([self.model.heads[level] for level in self.stage.levels])
+        return (self.model.backbone, self.stage.backbone_rate), (heads, self.stage.heads_rate)
 
     def predict(self, batch, weighted=True):
         """Predictions with forces and stress only for the levels that have such a label in this batch (and a weight)."""
         wanted = {}
         for kind in ("forces", "stress"):
-            levels = self.config.levels
+            levels = self.stage.levels
             wanted[kind] = [v for v in getattr(batch, kind) if not weighted or getattr(levels[v], f"{kind}_weight") > 0]
         return self.model(batch, **wanted)
 
     def training_step(self, batch, _):
         predictions = self.predict(batch)
         total = torch.zeros((), dtype=self.dtype, device=self.device)
-        for level, settings in self.config.levels.items():
+        for level, settings in self.stage.levels.items():
             for kind, loss in losses(predictions[level], batch, level, self.model.heads[level].scale.to(self.dtype)).items():
                 weight = getattr(settings, f"{kind}_weight")
                 if weight > 0:
@@ -142,7 +207,7 @@ class Training(lightning.LightningModule):
         return total if total.requires_grad else None  # a batch whose only labels have no weight
 
     def on_save_checkpoint(self, checkpoint):
-        checkpoint["config"] = self.config.model_dump(mode="json")
+        checkpoint["stage"] = self.stage.model_dump(mode="json")
 
     def on_validation_epoch_start(self):
         self.errors = Errors()
@@ -152,12 +217,13 @@ class Training(lightning.LightningModule):
 
     def on_validation_epoch_end(self):
         for (level, kind), row in self.errors.table().items():
-            shown = self.config.train.monitor == f"{level}.{kind}"
+            shown = self.stage.train.monitor == f"{level}.{kind}"
             self.log(f"val/{level}.{kind}", row["mae"], prog_bar=shown)
 
     def configure_optimizers(self):
-        settings = self.config.train
-        optimizer = torch.optim.AdamW(self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+        settings = self.stage.train
+        groups = [{"params": list(module.parameters()), "lr": rate * settings.learning_rate} for module, rate in self.parts() if rate > 0]
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         steps = self.trainer.estimated_stepping_batches
         warm = settings.warmup * steps
 
@@ -173,12 +239,12 @@ class Training(lightning.LightningModule):
 
 
 def evaluate(model, structures, config, batch_size=32):
-    """Errors of a model on structures, and its predictions: (Errors.table(), {(level, kind): (label, prediction)})."""
-    training = Training(model.eval(), config)
+    """Errors of a model's levels on structures, and its predictions: (Errors.table(), {(level, kind): (label, prediction)})."""
     errors, points = Errors(), {}
+    model.eval()
     for start in range(0, len(structures), batch_size):
-        batch = _collate(config)(structures[start : start + batch_size])
-        predictions = training.predict(batch, weighted=False)
+        batch = _collate(config, model.levels)(structures[start : start + batch_size])
+        predictions = model(batch, forces=list(batch.forces), stress=list(batch.stress))
         errors.update(predictions, batch)
         for level, p in predictions.items():
             for kind in data.KINDS:
@@ -195,9 +261,9 @@ def evaluate(model, structures, config, batch_size=32):
     return errors.table(), {k: (np.concatenate(a), np.concatenate(b)) for k, (a, b) in points.items()}
 
 
-def _collate(config):
+def _collate(config, levels):
     dtype = DTYPE[config.train.precision]
-    return lambda structures: data.collate(structures, config.levels, config.backbone.cutoff, dtype)
+    return lambda structures: data.collate(structures, levels, config.backbone.cutoff, dtype)
 
 
 def _moving_average(decay):
@@ -206,122 +272,243 @@ def _moving_average(decay):
 
 
 def sampling_weights(structures, levels):
-    """How often an epoch shows each structure: the largest `sampling` of its levels."""
-    return [max(levels[name].sampling for name in s.labels) for s in structures]
+    """How often an epoch shows each structure: the largest `sampling` of the stage's levels it has a label of; 0 without any."""
+    return [max((own.sampling for name, own in levels.items() if name in s.labels), default=0.0) for s in structures]
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """A checkpoint appears whole or not at all, whenever the process is killed."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        _save(checkpoint, path)
+
+
+def _save(content, path):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def run(config, console=None):
-    """Train, evaluate, export: the whole of `mfmd-train`.
+    """Train stage by stage, evaluate, export: the whole of `mfmd-train`.
 
-    Writes into config.out: log/version_*/metrics.csv, last.ckpt, best.ckpt, model.pt, errors.csv, learning_curve.png, parity_<split>.png.
+    Writes into config.out: model.pt, errors.csv, parity_<split>.png, and for every stage a folder with log/version_*/metrics.csv,
+    last.ckpt, best.ckpt, learning_curve.png and, when it is done, stage.ckpt.
 
     Returns
     -------
-    {split: Errors.table()} of the best model
+    {split: Errors.table()} of the best model of the last stage
 
     Raises
     ------
     ConfigError, DataError : see plan.load and data.read; an unfinished run in config.out without resume.
+    PlanError : a stage did not do what the plan says.
     """
     console = console or Console()
     out = Path(config.out)
-    last = out / "last.ckpt"
-    if last.exists() and not config.resume:
-        raise ConfigError(f"out: {out} holds a run already; go on with resume=true, or name another folder with out=…")
-    if config.resume and last.exists():
-        _check_same(config, last)
+    if (out / "plan.json").exists():
+        if not config.resume:
+            raise ConfigError(f"out: {out} holds a run already; go on with resume=true, or name another folder with out=…")
+        _check_same(config, json.loads((out / "plan.json").read_text()))
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPE[config.train.precision])
     try:
-        return _run(config, console, out, last)
+        return _run(config, console, out)
     finally:
         torch.set_default_dtype(before)
 
 
-def _check_same(config, last):
-    """A run is resumed on the model and the data it began with."""
-    checkpoint = torch.load(last, weights_only=False)
+def _check_same(config, then):
+    """A run is resumed on the model, the data and the plan it began with; only epochs not yet done may change."""
+    now = config.model_dump(mode="json")
     for section in ("data", "levels", "backbone", "seed"):
-        then, now = checkpoint["config"][section], config.model_dump(mode="json")[section]
-        if then != now:
+        if then[section] != now[section]:
             raise ConfigError(
-                f"{section}: the run in {config.out} began with {then}, and now it is {now}; to change it, begin a new run with out=…"
+                f"{section}: the run in {config.out} began with {then[section]}, and now it is {now[section]}; to change it, begin a new run with out=…"
             )
-    if checkpoint["epoch"] + 1 > config.train.epochs:
-        raise ConfigError(f"train.epochs: {config.train.epochs}, but the run in {config.out} has done {checkpoint['epoch'] + 1} already")
+    for old, stage in zip(then["stages"], config.stages, strict=False):
+        new = stage.model_dump(mode="json")
+        for key in old:
+            if key != "train" and old[key] != new[key]:
+                raise ConfigError(
+                    f"stages.{old['name']}.{key}: the run in {config.out} began with {old[key]}, and now it is {new[key]}; begin a new run with out=…"
+                )
+        last = Path(config.out) / stage.name / "last.ckpt"
+        if last.exists() and (done := torch.load(last, weights_only=False)["epoch"] + 1) > stage.train.epochs:
+            raise ConfigError(
+                f"stages.{stage.name}.train.epochs: {stage.train.epochs}, but the run in {config.out} has done {done} already"
+            )
 
 
-def _run(config, console, out, last):
-    lightning.seed_everything(config.seed, verbose=False)
+def _run(config, console, out):
     splits = data.read(config.data, config.levels)
-    report.print_counts(console, splits, config.levels)
-    level, _, kind = config.train.monitor.partition(".")
-    if not data.count_labels(splits["val"], config.levels)[level][kind]:
-        raise ConfigError(f"train.monitor: {config.train.monitor} has no label in the validation set")
-    # Structures without a label of any level teach nothing.
-    train = [s for s in splits["train"] if s.labels]
-    model = build_model(config, train)
-    parameters = sum(p.numel() for p in model.parameters())
-    console.print(f"{parameters:,} parameters, {torch.get_num_threads()} threads; best by the validation MAE of {config.train.monitor}")
-
-    sampler = data.Sampler(sampling_weights(train, config.levels), config.seed)
-    options = {"batch_size": config.train.batch_size, "collate_fn": _collate(config)}
-    monitor = f"val/{config.train.monitor}"
-    best = ModelCheckpoint(out, "best", monitor=monitor, enable_version_counter=False)
-    recent = ModelCheckpoint(out, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False)
-    patience = EarlyStopping(monitor, patience=config.train.patience, check_finite=True)
-    average = WeightAveraging(use_buffers=False, avg_fn=_moving_average(config.train.ema)) if config.train.ema else None
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what devices there are, tips
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(num_workers|does not have many workers|LeafSpec|litlogger|Checkpoint directory).*")
-        trainer = lightning.Trainer(
-            default_root_dir=out,
-            max_epochs=config.train.epochs,
-            gradient_clip_val=config.train.clip,
-            check_val_every_n_epoch=config.train.validate_every,
-            num_sanity_val_steps=0,
-            inference_mode=False,
-            accelerator="cpu",
-            logger=CSVLogger(out, name="log", flush_logs_every_n_steps=1),  # a folder for each time the run is resumed
-            log_every_n_steps=1,
-            callbacks=[c for c in (best, recent, patience, average, LearningRateMonitor("epoch"), RichProgressBar(leave=False)) if c],
-            enable_model_summary=False,
+    data.check_units(
+        splits["train"], config.levels, data.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {}, config.data
+    )
+    data.keep_labels(splits["train"], config.levels, config.data.split_seed)
+    report.print_counts(console, splits, config)
+    for stage in config.stages:
+        counts = data.count_labels(splits["val"], stage.levels)
+        level, _, kind = stage.train.monitor.partition(".")
+        if not counts[level][kind]:
+            raise ConfigError(f"stages.{stage.name}.train.monitor: {stage.train.monitor} has no label in the validation set")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out / "plan.json", config.model_dump(mode="json"))
+    models, fresh = {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
+    for number, stage in enumerate(config.stages):
+        folder = out / stage.name
+        start = models.get(stage.start)
+        learned = [s for s in splits["train"] if any(level in s.labels for level in stage.levels)]
+        lightning.seed_everything(config.seed + number, verbose=False)
+        model = begin(config, stage, copy.deepcopy(start), splits["train"])
+        if (folder / "stage.ckpt").exists():
+            _load_stage(model, folder / "stage.ckpt")
+        else:
+            console.print(
+                f"stage {stage.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {torch.get_num_threads()} threads"
+            )
+            check_beginning(model, start, stage, splits["val"], config)
+            frozen = {k: v.clone() for k, v in model.state_dict().items()}
+            fit(model, stage, learned, splits["val"], config, folder)
+            check_frozen(model, frozen, stage)
+            _save(model.state_dict(), folder / "stage.ckpt")
+        report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
+        models[stage.name] = model
+        kept = {h for level in stage.levels for h in model.chain(level)}
+        fresh[stage.name] = kept | (fresh.get(stage.start, set()) if stage.backbone_rate == 0 else set())
+        table, _ = evaluate(only(model, fresh[stage.name]), splits["val"], config)
+        report.print_errors(console, f"validation set after stage {stage.name}", table)
+    model = only(model, fresh[stage.name])
+    if left_out := [level for level in config.levels if level not in model.heads]:
+        console.print(
+            f"left out of the model file: {', '.join(left_out)} (the backbone has moved on since this head was trained, or none was)"
         )
-        trainer.fit(
-            Training(model, config),
-            DataLoader(train, sampler=sampler, **options),
-            DataLoader(splits["val"], **options),
-            ckpt_path=last if config.resume and last.exists() else None,
-            weights_only=False,  # our own checkpoint
-        )
-    if not math.isfinite(float(best.best_model_score)):
-        raise ConfigError(f"train: the validation error of {config.train.monitor} is not finite; lower train.learning_rate")
-    state = torch.load(out / "best.ckpt", weights_only=False)["state_dict"]
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
 
     tables, parity = {}, {}
     for split in ("val", "test"):
         if splits[split]:
-            tables[split], points = evaluate(model, splits[split], config)
-            parity[split] = points
-            report.print_errors(console, split, tables[split])
+            tables[split], parity[split] = evaluate(model, splits[split], config)
+    if "test" in tables:
+        report.print_errors(console, "test set", tables["test"])
     report.write_errors(out / "errors.csv", tables)
     provenance = {
         "mfmd": mfmd.__version__,
         "torch": torch.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),
-        "labels": data.count_labels(train, config.levels),
+        "labels": data.count_labels(splits["train"], config.levels),
         "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
     }
-    elements = {name: data.subset_elements(train, name) for name in config.levels}
+    elements = {name: data.subset_elements(splits["train"], name) for name in model.levels}
     export.write_model(out / "model.pt", model, elements, provenance, splits["val"])
     console.print(f"model file: {out / 'model.pt'}")
-    report.learning_curve(out / "learning_curve.png", read_metrics(out), list(config.levels))
     for split, points in parity.items():
         if points:
             report.parity(out / f"parity_{split}.png", points, split)
     return tables
+
+
+def _load_stage(model, path):
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True))
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: not the end of this stage ({str(error).splitlines()[0]}); delete the stage's folder to train it again"
+        ) from None
+
+
+def _write_json(path, content):
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    os.replace(partial, path)
+
+
+def only(model, levels):
+    """The model with the heads of some levels alone."""
+    return Model(model.backbone, {level: head for level, head in model.heads.items() if level in levels}, model.delta_of)
+
+
+def check_beginning(model, start, stage, structures, config):
+    """Before the first update the model predicts what the plan implies, or PlanError.
+
+    Levels from before as before; a copied head what its source does, apart from E0; a relative head its parent's energy.
+    """
+    structures = structures[:64]
+    batch = _collate(config, [])(structures)
+    with torch.no_grad():
+        now = {level: p.network_energy for level, p in model.eval()(batch).items()}
+        then = {level: p.network_energy for level, p in start.eval()(batch).items()} if start else {}
+    expected = dict(then)
+    for level in stage.levels:
+        if level not in then:
+            parent = model.delta_of.get(level)
+            if parent is not None:
+                expected[level] = now[parent]
+            elif stage.heads[level] != "new":
+                expected[level] = then[stage.heads[level]]
+    for level, value in expected.items():
+        if level not in now or not torch.equal(now[level], value):
+            raise PlanError(f"stages.{stage.name}: before its first update level {level} does not predict what the plan implies")
+    if missing := [level for level in stage.levels if level not in now]:
+        raise PlanError(f"stages.{stage.name}: it has no head for {', '.join(missing)}")
+
+
+def check_frozen(model, before, stage):
+    """What the stage froze is bitwise what it was, or PlanError."""
+    trained = ["heads." + level + "." for level in stage.levels if stage.heads_rate > 0] + (
+        ["backbone."] if stage.backbone_rate > 0 else []
+    )
+    for name, value in model.state_dict().items():
+        if not name.startswith(tuple(trained)) and not torch.equal(value, before[name]):
+            raise PlanError(f"stages.{stage.name}: {name} is frozen, and yet it has changed")
+
+
+def fit(model, stage, structures, val, config, folder):
+    """Train a model through a stage; afterwards it has the weights with the best validation error. Resumes where folder/last.ckpt is."""
+    settings = stage.train
+    model.train()
+    weights = sampling_weights(structures, stage.levels)
+    sampler = data.Sampler(weights, config.seed)
+    options = {"batch_size": settings.batch_size, "collate_fn": _collate(config, stage.levels)}
+    monitor = f"val/{settings.monitor}"
+    best = ModelCheckpoint(folder, "best", monitor=monitor, enable_version_counter=False)
+    recent = ModelCheckpoint(folder, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    patience = EarlyStopping(monitor, patience=settings.patience, check_finite=True)
+    average = WeightAveraging(use_buffers=False, avg_fn=_moving_average(settings.ema)) if settings.ema else None
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what devices there are, tips
+    last = folder / "last.ckpt"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(num_workers|does not have many workers|LeafSpec|litlogger|Checkpoint directory).*")
+        trainer = lightning.Trainer(
+            default_root_dir=folder,
+            max_epochs=settings.epochs,
+            gradient_clip_val=settings.clip,
+            check_val_every_n_epoch=settings.validate_every,
+            num_sanity_val_steps=0,
+            inference_mode=False,
+            accelerator="cpu",
+            plugins=[AtomicCheckpoints()],
+            logger=CSVLogger(folder, name="log", flush_logs_every_n_steps=1),  # a folder for each time the run is resumed
+            log_every_n_steps=1,
+            callbacks=[c for c in (best, recent, patience, average, LearningRateMonitor("epoch"), RichProgressBar(leave=False)) if c],
+            enable_model_summary=False,
+        )
+        trainer.fit(
+            Training(model, stage),
+            DataLoader(structures, sampler=sampler, **options),
+            DataLoader([s for s in val if any(level in s.labels for level in stage.levels)], **options),
+            ckpt_path=last if last.exists() else None,
+            weights_only=False,  # our own checkpoint
+        )
+    if not math.isfinite(float(best.best_model_score)):
+        raise ConfigError(f"stages.{stage.name}.train: the validation error of {settings.monitor} is not finite; lower train.learning_rate")
+    state = torch.load(folder / "best.ckpt", weights_only=False)["state_dict"]
+    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
 
 
 def read_metrics(out):

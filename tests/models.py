@@ -1,6 +1,6 @@
 """Model files for the core's C++ test: every rank, with and without layers; and the instruction sets this machine has.
 
-    python tests/models.py build/models
+python tests/models.py build/models
 """
 
 import os

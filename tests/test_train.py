@@ -50,9 +50,10 @@ def splits(config):
 def test_a_run_leaves_what_it_promises(config, tmp_path):
     tables = train.run(plan.load(config))
     out = tmp_path / "run"
-    for name in ("model.pt", "log/version_0/metrics.csv", "errors.csv", "learning_curve.png", "parity_val.png", "best.ckpt", "last.ckpt"):
+    in_stage = [f"multihead/{name}" for name in ("log/version_0/metrics.csv", "learning_curve.png", "best.ckpt", "last.ckpt", "stage.ckpt")]
+    for name in ["model.pt", "errors.csv", "parity_val.png", "plan.json", *in_stage]:
         assert (out / name).stat().st_size > 0
-    curve = train.read_metrics(out)["val/gfn2.forces"][1]
+    curve = train.read_metrics(out / "multihead")["val/gfn2.forces"][1]
     assert min(curve) < 0.9 * curve[0]
     # The model file carries the error of its radial tables and the run's own, and the engine has the same ones.
     header = json.loads(load_model(out / "model.pt").metadata)
@@ -86,16 +87,17 @@ def test_resumed_equals_uninterrupted(config, monkeypatch):
         with pytest.raises(plan.ConfigError, match="began with|has done"):
             train.run(plan.load(config, [f"out={half.out}", "resume=true", change]))
     train.run(plan.load(config, [f"out={half.out}", "resume=true"]))
-    one, other = (torch.load(c.out / "best.ckpt", weights_only=False)["state_dict"] for c in (whole, half))
+    one, other = (torch.load(c.out / "multihead" / "stage.ckpt") for c in (whole, half))
     assert all(torch.equal(one[k], other[k]) for k in one)
-    assert train.read_metrics(half.out)["val/gfn2.forces"] == train.read_metrics(whole.out)["val/gfn2.forces"]
+    curves = [train.read_metrics(c.out / "multihead")["val/gfn2.forces"] for c in (half, whole)]
+    assert curves[0] == curves[1]
 
 
 def test_missing_labels_have_no_share(splits):
     """The loss and its gradient do not change when a level without labels in the batch is there or not."""
     c, s = splits
     torch.manual_seed(0)
-    model = train.build_model(c, s["train"])
+    model = train.begin(c, c.stages[0], None, s["train"])
     only_low = [x for x in s["train"] if list(x.labels) == ["gfn2"]][:3]
     both = [x for x in s["train"] if "dft" in x.labels][:2]
     batch = data.collate(only_low + both, c.levels, c.backbone.cutoff, torch.float32)
@@ -111,7 +113,7 @@ def test_missing_labels_have_no_share(splits):
 
 def test_no_force_pass_without_force_labels(splits, monkeypatch):
     c, s = splits
-    model = train.build_model(c, s["train"])
+    model = train.begin(c, c.stages[0], None, s["train"])
     for x in s["train"]:
         for label in x.labels.values():
             label.forces = None
@@ -121,23 +123,23 @@ def test_no_force_pass_without_force_labels(splits, monkeypatch):
         raise AssertionError("forces were differentiated for a batch that has none")
 
     monkeypatch.setattr(torch.autograd, "grad", never)
-    t = train.Training(model, c)
+    t = train.Training(model, c.stages[0])
     t.log = lambda *_, **__: None
     t.training_step(batch, 0).backward()
 
 
 def test_a_batch_whose_labels_have_no_weight_is_passed_over(splits):
     c, s = splits
-    for level in c.levels.values():
+    for level in c.stages[0].levels.values():
         level.energy_weight = level.forces_weight = 0.0
-    t = train.Training(train.build_model(c, s["train"]), c)
+    t = train.Training(train.begin(c, c.stages[0], None, s["train"]), c.stages[0])
     t.log = lambda *_, **__: None
     assert t.training_step(data.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32), 0) is None
 
 
 def test_fresh_relative_heads_add_nothing(splits):
     c, s = splits
-    model = train.build_model(c, s["train"])
+    model = train.begin(c, c.stages[0], None, s["train"])
     batch = data.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32)
     p = model(batch)
     assert torch.equal(p["dft"].network_energy, p["gfn2"].network_energy)
@@ -162,9 +164,10 @@ def test_reference_energies(splits):
     atoms = {1: -10.0, 6: -50.0, 8: -100.0}
     for x in s["train"]:
         x.labels["gfn2"].energy = sum(atoms[int(z)] for z in x.numbers)
-    fitted, determined = data.fit_reference_energies(s["train"], "gfn2", {})
+    energies = [x.labels["gfn2"].energy for x in s["train"]]
+    fitted, determined = data.fit_reference_energies(s["train"], energies, list(atoms), "gfn2", {})
     assert not determined  # CH2O and H2O do not tell C from H
-    fitted, _ = data.fit_reference_energies(s["train"], "gfn2", atoms)
+    fitted, _ = data.fit_reference_energies(s["train"], energies, list(atoms), "gfn2", atoms)
     assert fitted == pytest.approx(atoms)
 
 

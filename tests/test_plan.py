@@ -1,0 +1,255 @@
+"""Strategies become stages, and a stage does what the plan says: what a head begins as, what is frozen, what is caught."""
+
+import copy
+
+import ase.io
+import pytest
+import yaml
+from conftest import DATA
+
+pytest.importorskip("lightning")
+import torch
+
+from mfmd import data, plan, train
+from mfmd.plan import ConfigError
+
+STAGES = {
+    "single": ["cctz"],
+    "multihead": ["multihead"],
+    "finetune": ["gfn2", "cctz"],
+    "finetune-readout": ["gfn2", "cctz"],
+    "replay": ["gfn2", "cctz"],
+    "chain": ["gfn2", "dft", "cctz"],
+    "low-forces-high-energies": ["gfn2", "dft", "cctz"],
+    "multihead-finetune": ["multihead", "finetune"],
+}
+
+
+@pytest.fixture(autouse=True)
+def single():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """A function of overrides: the config of a quick run on water and formaldehyde."""
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("water", "formaldehyde")]
+    labelled = [a for a in frames if "energy_cctz" in a.info]
+    ase.io.write(tmp_path / "small.xyz", labelled[::3] + [a for a in frames if "energy_dft" not in a.info][::12], format="extxyz")
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"""
+out: {tmp_path}/run
+data: {{train: {tmp_path}/small.xyz, val: 0.3, atoms: {DATA}/atoms.json}}
+levels: {{gfn2: , dft: , cctz: }}
+backbone: {{channels: 16, layers: 1, radial_functions: 8}}
+train: {{epochs: 2, batch_size: 8, learning_rate: 0.01}}
+"""
+    )
+    return lambda *overrides: plan.load(path, overrides)
+
+
+def override(stages):
+    """The overrides that give a config these stages."""
+    return f"stages={yaml.safe_dump(stages, default_flow_style=True, width=10**6).strip()}"
+
+
+def test_every_strategy_has_its_stages(load):
+    assert set(STAGES) == set(plan.STRATEGIES)
+    for strategy, names in STAGES.items():
+        c = load(f"strategy={strategy}")
+        assert [s.name for s in c.stages] == names
+        assert all(word in "\n".join(plan.describe(c)) for word in [strategy, *names])
+    chain = load("strategy=chain").stages
+    assert [s.start for s in chain] == ["new", "gfn2", "dft"] and chain[2].heads == {"cctz": "dft"}
+    assert chain[1].train.learning_rate == pytest.approx(0.1 * chain[0].train.learning_rate)
+    assert load("strategy=finetune-readout").stages[1].backbone_rate == 0
+    assert list(load("strategy=replay").stages[1].levels) == ["gfn2", "cctz"]
+    energies = load("strategy=low-forces-high-energies").stages
+    assert energies[0].levels["gfn2"].forces_weight == 1 and energies[1].levels["dft"].forces_weight == 0
+    # A level declared relative stays so in a chain; the monitor holds for the stage that learns its level.
+    relative = load("strategy=chain", "levels.dft.delta_of=gfn2", "train.monitor=dft.forces").stages
+    assert relative[1].heads == {"dft": "new"} and [s.train.monitor for s in relative] == ["gfn2.energy", "dft.forces", "cctz.energy"]
+
+
+def test_a_chain_is_trained_stage_by_stage(load, capsys):
+    """It leaves a model file with the head of the last level alone; what is done is not done again."""
+    from mfmd.engine import load_model
+
+    c = load("strategy=chain")
+    tables = train.run(c)
+    assert load_model(c.out / "model.pt").levels == ["cctz"] and {level for level, _ in tables["val"]} == {"cctz"}
+    assert "left out of the model file: gfn2, dft" in capsys.readouterr().out
+    before = {s.name: (c.out / s.name / "stage.ckpt").read_bytes() for s in c.stages}
+    (c.out / "cctz" / "stage.ckpt").unlink()
+    assert train.run(load("strategy=chain", "resume=true")) == tables
+    assert (c.out / "dft" / "stage.ckpt").read_bytes() == before["dft"]
+    one, other = (torch.load(c.out / "cctz" / name, weights_only=False) for name in ("stage.ckpt", "best.ckpt"))
+    assert all(torch.equal(v, other["state_dict"][f"model.{k}"]) for k, v in one.items())
+
+
+def test_a_frozen_backbone_keeps_every_head(load):
+    c = load("strategy=finetune-readout")
+    train.run(c)
+    first, last = (torch.load(c.out / name / "stage.ckpt") for name in ("gfn2", "cctz"))
+    assert all(torch.equal(v, last[k]) for k, v in first.items())  # the backbone and the head of gfn2, bit for bit
+    from mfmd.engine import load_model
+
+    assert load_model(c.out / "model.pt").levels == ["gfn2", "cctz"]
+
+
+def beginning(c):
+    """The model the first stage begins with, and the structures."""
+    s = data.read(c.data, c.levels)
+    torch.manual_seed(0)
+    return train.begin(c, c.stages[0], None, s["train"]), s
+
+
+def test_what_a_head_begins_as(load):
+    """A copy predicts what its source does but for E0, which is fitted to what the source leaves over."""
+    c = load("strategy=chain")
+    start, s = beginning(c)
+    model = train.begin(c, c.stages[1], copy.deepcopy(start), s["train"])
+    train.check_beginning(model, start, c.stages[1], s["val"], c)
+    errors = []
+    for x in s["train"]:
+        if "dft" in x.labels:
+            batch = data.collate([x], ["dft"], c.backbone.cutoff, torch.float32)
+            errors.append((model(batch)["dft"].energy - batch.energy["dft"]).item())
+    assert abs(sum(errors)) / len(errors) < 0.05 and max(map(abs, errors)) < 5  # totals are thousands of eV
+    # Relative to a level whose labels are there: E0 is the mean difference of the labels, whatever the parent's network says.
+    c = load("strategy=chain", "levels.dft.delta_of=gfn2")
+    relative = train.begin(c, c.stages[1], copy.deepcopy(start), s["train"])
+    for x in (x for x in s["train"] if "dft" in x.labels and len(x.numbers) == 3):
+        e0 = sum(float(relative.heads["dft"].e0[z]) for z in x.numbers)
+        assert e0 == pytest.approx(x.labels["dft"].energy - x.labels["gfn2"].energy, abs=0.5)
+
+
+def broken(name, model):
+    """A model in which one promise of the plan is broken."""
+    with torch.no_grad():
+        if name == "a backbone that was not loaded":
+            model.backbone.readout.linear.weight.mul_(1.5)
+        elif name == "a head that was not copied":
+            torch.nn.init.normal_(model.heads["dft"].out.weight)
+        elif name == "a head that lost its scale":
+            model.heads["dft"].scale.mul_(27.2114)
+        elif name == "a head of the level before that changed":
+            model.heads["gfn2"].hidden.bias.add_(0.1)
+        elif name == "a head that is missing":
+            model = train.only(model, ["gfn2"])
+    return model
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "a backbone that was not loaded", "a head that was not copied", "a head that lost its scale",
+        "a head of the level before that changed", "a head that is missing",
+    ],
+)  # fmt: skip
+def test_a_wrong_beginning_is_caught(mistake, load):
+    c = load("strategy=chain")
+    start, s = beginning(c)
+    model = broken(mistake, train.begin(c, c.stages[1], copy.deepcopy(start), s["train"]))
+    with pytest.raises(train.PlanError, match=r"stages.dft: (before its first update level|it has no head for dft)"):
+        train.check_beginning(model, start, c.stages[1], s["val"], c)
+
+
+def test_a_relative_head_that_does_not_start_at_zero_is_caught(load):
+    c = load("strategy=chain", "levels.dft.delta_of=gfn2")
+    start, s = beginning(c)
+    model = train.begin(c, c.stages[1], copy.deepcopy(start), s["train"])
+    torch.nn.init.normal_(model.heads["dft"].out.weight)
+    with pytest.raises(train.PlanError, match="stages.dft: before its first update level dft"):
+        train.check_beginning(model, start, c.stages[1], s["val"], c)
+
+
+@pytest.mark.parametrize("name", ["backbone.embedding.elements.weight", "heads.gfn2.out.bias"])
+def test_a_frozen_weight_that_moved_is_caught(name, load, monkeypatch):
+    c = load("strategy=finetune-readout")
+    fit = train.fit
+
+    def fit_and_move(model, stage, *rest):
+        fit(model, stage, *rest)
+        if stage.name == "cctz":
+            model.state_dict()[name].add_(1e-7)
+
+    monkeypatch.setattr(train, "fit", fit_and_move)
+    with pytest.raises(train.PlanError, match=f"stages.cctz: {name} is frozen"):
+        train.run(c)
+
+
+MISTAKES = {
+    "a level that is not there": ([{"name": "a", "levels": {"ccsd": {}}}], "there is no level 'ccsd'; there are gfn2, dft, cctz"),
+    "a copy of a head that was renamed": (
+        [{"name": "a", "levels": {"gfn2": {}}}, {"name": "b", "levels": {"dft": {}}, "heads": {"dft": "xtb"}}],
+        "stages.b.heads.dft: 'xtb' has no head to copy; there are gfn2, and new",
+    ),
+    "a head for a level that is not learned": (
+        [{"name": "a", "levels": {"gfn2": {}}}, {"name": "b", "levels": {"dft": {}}, "heads": {"cctz": "gfn2"}}],
+        "stages.b.heads: cctz is not learned",
+    ),
+    "a head that is there already": (
+        [{"name": "a", "levels": {"gfn2": {}}}, {"name": "b", "levels": {"gfn2": {}}, "heads": {"gfn2": "new"}}],
+        "stages.b.heads.gfn2: the level has a head already",
+    ),
+    "a start that comes later": (
+        [{"name": "a", "levels": {"gfn2": {}}, "start": "b"}, {"name": "b", "levels": {"dft": {}}}],
+        "stages.a.start: 'b'",
+    ),
+    "two stages of one name": (
+        [{"name": "a", "levels": {"gfn2": {}}}, {"name": "a", "levels": {"dft": {}}}],
+        "stages.a: each stage needs a name",
+    ),
+    "a stage that learns nothing": (
+        [{"name": "a", "levels": {"gfn2": {}}, "backbone_rate": 0, "heads_rate": 0}],
+        "nothing would be learned",
+    ),
+    "a replayed level without a weight": (
+        [{"name": "a", "levels": {"gfn2": {"energy_weight": 0, "forces_weight": 0, "stress_weight": 0}, "dft": {}}}],
+        "stages.a.levels.gfn2: all its weights are 0",
+    ),
+    "a frozen new backbone": ([{"name": "a", "levels": {"gfn2": {}}, "backbone_rate": 0}], "a new backbone cannot be frozen"),
+    "a key that is none": ([{"name": "a", "levels": {"gfn2": {}}, "freeze": True}], "stages.0.freeze: unknown key"),
+    "a monitor of another stage": (
+        [{"name": "a", "levels": {"gfn2": {}}, "train": {"monitor": "dft.energy"}}],
+        "stages.a.train.monitor: 'dft.energy'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_plan_that_cannot_be_is_refused(mistake, load):
+    stages, message = MISTAKES[mistake]
+    with pytest.raises(ConfigError, match=message):
+        load(override(stages))
+
+
+def test_a_strategy_and_stages_exclude_each_other(load):
+    with pytest.raises(ConfigError, match="give one of the two"):
+        load("strategy=chain", override([{"name": "a", "levels": {"gfn2": {}}}]))
+    with pytest.raises(ConfigError, match="levels.cctz.*relative to dft|cctz is relative to dft, which no stage"):
+        load("strategy=finetune", "levels.cctz.delta_of=dft")
+
+
+def test_labels_that_are_not_kept(load):
+    c = load("levels.cctz.keep=5", "levels.dft.keep=0.5")
+    s = data.read(c.data, c.levels)["train"]
+    whole = data.count_labels(s, c.levels)
+    data.keep_labels(s, c.levels, 0)
+    kept = data.count_labels(s, c.levels)
+    assert kept["cctz"]["energy"] == 5 and kept["dft"]["energy"] == round(0.5 * whole["dft"]["energy"]) and kept["gfn2"] == whole["gfn2"]
+    with pytest.raises(data.DataError, match="levels.cctz.keep: 5000 labels"):
+        data.keep_labels(data.read(c.data, c.levels)["train"], load("levels.cctz.keep=5000").levels, 0)
+
+
+def test_a_damaged_stage_is_named(load):
+    c = load("strategy=chain")
+    train.run(c)
+    (c.out / "gfn2" / "stage.ckpt").write_bytes((c.out / "gfn2" / "stage.ckpt").read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="gfn2/stage.ckpt: not the end of this stage .* delete the stage's folder"):
+        train.run(load("strategy=chain", "resume=true"))
