@@ -107,12 +107,13 @@ def main():
         config = plan.load(path)
         splits = {k: [s for s in v if not s.pbc.any()] for k, v in data.read(config.data, config.levels).items()}
         atoms = data.read_atoms(config.data.atoms, config.levels)["gfn2"]
-        e0, _ = data.fit_reference_energies(splits["train"], "gfn2", atoms)
+        energies = [s.labels["gfn2"].energy for s in splits["train"]]
+        e0, _ = data.fit_reference_energies(splits["train"], energies, data.subset_elements(splits["train"], "gfn2"), "gfn2", atoms)
 
         # One step, on the same batches, interleaved.
         torch.manual_seed(args.seed)
         module = peer_module(args)
-        ours = train.Training(train.build_model(config, splits["train"]).train(), config)
+        ours = train.Training(train.begin(config, config.stages[0], None, splits["train"]).train(), config.stages[0])
         ours.log = lambda *_, **__: None
         order = np.random.default_rng(args.seed).permutation(len(splits["train"]))
         times = {"mfmd": [], "torchmd-net": []}
