@@ -40,9 +40,7 @@ def main():
             path = args.out / f"{size}.yaml"
             path.write_text(CONFIG.format(data=ROOT / "examples" / "data", size=size, epochs=args.epochs, out=args.out / size))
             train.run(plan.load(path))
-    print(
-        f"\n{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {args.epochs} epochs; test errors in meV and meV/Å\n"
-    )
+    print(f"\n{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {args.epochs} epochs; test errors in meV and meV/Å\n")
     print(
         "| size | channels, layers | gfn2 energy | gfn2 forces | dft energy | dft forces | cctz energy | cctz forces | ethanol, ms | water-648, ms |"
     )
