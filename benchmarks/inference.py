@@ -109,7 +109,7 @@ def peer_evaluation(peer, head, atoms):
     def evaluate():
         positions = torch.tensor(atoms.positions, dtype=torch.float32, requires_grad=True)
         x = peer(z, positions, batch, box=box)[0]
-        energy = (head(x) * scale).sum()
+        energy = (head(x, z) * scale).sum()
         return energy.item(), -torch.autograd.grad(energy, positions)[0].numpy()
 
     return evaluate

@@ -85,7 +85,7 @@ template <class T> class Evaluation final : public Workspace::Data {
       find_slots(s);
       round_pairs();
     });
-    run(s, request.forces || request.virial);
+    run(s, request.forces || request.virial, request.error_bars);
     timed("collect", [&] { collect(s, request); });
     return result_;
   }
@@ -173,7 +173,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   }
 
   // The stages, forward then backward.
-  void run(const Structure& s, bool reverse) {
+  void run(const Structure& s, bool reverse, bool error_bars) {
     const Stages<T>& k = stages<T>();
     const int n = s.atoms, L = w_.n_layers;
     const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_.C * w_.F);
@@ -205,6 +205,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     // What an atom goes through between two gathers is done in one pass, while its rows are at hand.
     T *ax = reverse ? ax_.resize(size) : nullptr, *am = reverse ? am_.resize(size) : nullptr, *ay = reverse ? ay_.resize(size) : nullptr;
     T* araw = am;
+    T* features = error_bars ? features_.resize(static_cast<std::size_t>(n * w_.F)) : nullptr;
     if (reverse) slope_.assign(list_.neighbors().size(), 0.0), turn_.assign(3 * list_.neighbors().size(), 0.0);
     const auto leave = [&](int l, int b, int e, T* t) {  // layer l backwards, up to its messages
       if (l >= 0) k.product_reverse(w_, l, y[l], m[l], dx[l], ax, am, ay, b, e, t);
@@ -212,7 +213,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     };
     const auto enter = [&](int l, int b, int e, T* t) {  // layer l up to its messages
       if (l < L) k.mixing(w_, l, x[l], y[l], b, e, t);
-      else k.readout(w_, slot, x[l], seeds_.data(), static_cast<int>(seeds_.size()), ax, b, e, t);
+      else k.readout(w_, slot, x[l], seeds_.data(), static_cast<int>(seeds_.size()), ax, features, b, e, t);
       if (l == L && reverse) leave(L - 1, b, e, t);
     };
 
@@ -260,6 +261,8 @@ template <class T> class Evaluation final : public Workspace::Data {
       }
       result_.energy += terms_[t].weight * result_.term_energies[t];
     }
+    if (request.error_bars)
+      for (const Term& term : terms_) result_.term_errors.push_back(levels[static_cast<std::size_t>(term.head)].error_bars ? error_of(s, term.head) : NAN);
     if (!std::isfinite(result_.energy)) throw InputError("the energy is not finite; the structure is far outside what the model was trained on");
     if (request.forces || request.virial) {
       result_.forces.assign(3 * n, 0.0);
@@ -283,6 +286,27 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
   }
 
+  // Standard deviation of a head's energy (Bayesian linear regression): see ErrorBars.
+  double error_of(const Structure& s, int head) const {
+    const Level& level = model_->levels()[static_cast<std::size_t>(head)];
+    const ErrorBars& bars = model_->error_bars(head);
+    const std::size_t F = static_cast<std::size_t>(w_.F), size = level.elements.size() * (F + 1);
+    std::vector<double> phi(size, 0.0);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
+      const auto kind = static_cast<std::size_t>(std::lower_bound(level.elements.begin(), level.elements.end(), s.numbers[i]) - level.elements.begin());
+      const T* own = features_.get() + static_cast<std::size_t>(list_.row_of()[i]) * F;
+      for (std::size_t f = 0; f < F; ++f) phi[kind * (F + 1) + f] += own[f] - bars.isolated[kind * F + f];
+      phi[kind * (F + 1) + F] += 1.0;
+    }
+    double variance = bars.noise * s.atoms;
+    for (std::size_t column = 0; column < size; ++column) {
+      double sum = 0.0;
+      for (std::size_t row = column; row < size; ++row) sum += bars.factor[row * size + column] * phi[row];
+      variance += sum * sum;
+    }
+    return std::sqrt(variance);
+  }
+
   const std::shared_ptr<const Model> model_;
   const Weights<T>& w_;
   Pool pool_;
@@ -294,7 +318,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   std::vector<Seed<T>> seeds_;
   std::vector<int> seed_of_, slot_;
   std::vector<double> head_energies_, slope_, turn_;
-  Buffer<T> distance_, direction_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_;
+  Buffer<T> distance_, direction_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_, features_;
   std::vector<Buffer<T>> x_, y_, m_, dx_;
   Result result_;
   std::map<std::string, double> times_;

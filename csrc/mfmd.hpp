@@ -24,9 +24,18 @@ struct InputError : Error {  // the structure, the head or an option cannot be e
 
 struct Level {
   std::string name;
-  std::string kind;           // "mlp"
+  std::string kind;           // "mlp" or "linear"
+  bool error_bars = false;    // its energies come with a standard deviation
   int relative_to = -1;       // index of the level this head is a difference to (delta_of), or -1
   std::vector<int> elements;  // atomic numbers it was trained on
+};
+
+// Of a linear head fitted in closed form: the energy's variance is |factor^T phi|^2 + noise * atoms, phi being, for each of the
+// level's elements one behind the other, the sum of the features of its atoms less those of isolated ones, and their number.
+struct ErrorBars {
+  std::vector<double> factor;    // [size][size], lower triangle; size = elements * (F + 1), eV
+  std::vector<double> isolated;  // [elements][F]
+  double noise = 0.0;            // eV², an atom
 };
 
 template <class T> struct Weights;  // packed for the kernels, kernels/stages.hpp
@@ -44,6 +53,7 @@ class Model {
   int level(const std::string& name) const;  // index; InputError naming the levels there are
   const std::vector<int>& elements() const;  // atomic numbers known to any level, ascending; a position in it is a slot
   double cutoff() const;                     // Å
+  const ErrorBars& error_bars(int level) const;  // of a level that has them
   const std::string& metadata() const;       // JSON text
   const std::string& bytes() const;          // the safetensors file itself
   const std::string& sha256() const;         // of bytes(), hexadecimal
@@ -89,11 +99,13 @@ struct Request {
   bool forces = true;
   bool virial = false;         // implies the reverse pass, as forces do
   bool atom_energies = false;
+  bool error_bars = false;
 };
 
 struct Result {
   double energy = 0.0;                 // eV, the weighted sum
   std::vector<double> term_energies;   // eV, [terms], each head's own energy
+  std::vector<double> term_errors;     // eV, [terms], standard deviation of each head's energy; NaN where it has no error bars
   std::vector<double> atom_energies;   // eV, [atoms], of the weighted sum
   std::vector<double> forces;          // eV/Å, [atoms][3]
   double virial[9] = {};               // eV, -dE/dstrain; stress = -virial / volume

@@ -66,7 +66,8 @@ struct Model::Data {
   double cutoff = 0.0;
   int F = 0, K = 0, rank = 0, layers = 0;
   std::map<std::string, Tensor> tensors;
-  std::vector<int> hidden;      // per head
+  std::vector<int> hidden;      // per head; 0 of a linear one
+  std::vector<ErrorBars> error_bars;
   int knots = 128;              // of the tables; 576 KiB a layer at 128 channels
   std::vector<Values> tables;   // of the embedding and of each layer
   mutable std::once_flag once_single, once_double;
@@ -189,10 +190,17 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
 
   for (std::size_t h = 0; h < levels.size(); ++h) {
     const std::string name = "heads." + levels[h].name + ".";
-    const int H = hidden[h], padded = (H + 15) / 16 * 16;
     HeadWeights<T> head;
-    head.hidden = p.dense(tensor(name + "hidden.weight", {H, F}), &tensor(name + "hidden.bias", {H}), F, H, F, padded);
-    head.out = p.dense(tensor(name + "out.weight", {1, H}), &tensor(name + "out.bias", {1}), H, 1, padded, 1);
+    if (levels[h].kind == "linear") {
+      const Values& all = tensor(name + "weight", {119, F});
+      Values own;
+      for (const int z : elements) own.insert(own.end(), all.begin() + static_cast<long>(z) * F, all.begin() + (static_cast<long>(z) + 1) * F);
+      head.linear = p.keep(own);
+    } else {
+      const int H = hidden[h], padded = (H + 15) / 16 * 16;
+      head.hidden = p.dense(tensor(name + "hidden.weight", {H, F}), &tensor(name + "hidden.bias", {H}), F, H, F, padded);
+      head.out = p.dense(tensor(name + "out.weight", {1, H}), &tensor(name + "out.bias", {1}), H, 1, padded, 1);
+    }
     head.scale = tensor(name + "scale", {})[0];
     const Values& e0 = tensor(name + "e0", {119});
     p.e0.emplace_back();
@@ -245,9 +253,9 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
     Level level;
     level.name = entry.get("name", Json::string_, origin).string;
     level.kind = entry.get("kind", Json::string_, origin).string;
-    if (level.kind != "mlp")
+    if (level.kind != "mlp" && level.kind != "linear")
       throw ModelFileError(origin + ": level " + level.name + " has a head of kind " + level.kind + ", which this mfmd does not know; install a newer one");
-    d.hidden.push_back(entry.integer("hidden", 1, d.F, origin));
+    d.hidden.push_back(level.kind == "mlp" ? entry.integer("hidden", 1, d.F, origin) : 0);
     if (const auto parent = entry.object.find("delta_of"); parent != entry.object.end() && parent->second.kind == Json::string_) {
       for (std::size_t k = 0; k < d.levels.size(); ++k)
         if (d.levels[k].name == parent->second.string) level.relative_to = static_cast<int>(k);
@@ -257,6 +265,14 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
     for (const Json& z : entry.get("elements", Json::array_, origin).array) {
       if (z.kind != Json::number_ || z.number < 1 || z.number > 118) throw ModelFileError(origin + ": level " + level.name + " lists an element that is none");
       level.elements.push_back(static_cast<int>(z.number));
+    }
+    std::sort(level.elements.begin(), level.elements.end());
+    const std::string head = "heads." + level.name + ".";
+    level.error_bars = level.kind == "linear" && d.tensors.count(head + "factor");
+    d.error_bars.emplace_back();
+    if (level.error_bars) {
+      const auto kinds = static_cast<std::int64_t>(level.elements.size()), columns = kinds * (d.F + 1);
+      d.error_bars.back() = {d.tensor(head + "factor", {columns, columns}), d.tensor(head + "isolated", {kinds, d.F}), d.tensor(head + "noise", {})[0]};
     }
     d.elements.insert(d.elements.end(), level.elements.begin(), level.elements.end());
     d.levels.push_back(level);
@@ -272,6 +288,7 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
 }
 
 const std::vector<Level>& Model::levels() const { return data_->levels; }
+const ErrorBars& Model::error_bars(int level) const { return data_->error_bars[static_cast<std::size_t>(level)]; }
 double Model::cutoff() const { return data_->cutoff; }
 const std::string& Model::metadata() const { return data_->metadata; }
 const std::string& Model::bytes() const { return data_->bytes; }

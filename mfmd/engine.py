@@ -162,7 +162,19 @@ class Engine:
         """(head, weight) pairs with heads by name, as the compiled engine takes them. InputError for an unknown head."""
         return [(self.model.level(head), float(weight)) for head, weight in terms]
 
-    def compute(self, positions, numbers, cell=None, pbc=(False, False, False), *, terms, forces=True, virial=False, atom_energies=False):
+    def compute(
+        self,
+        positions,
+        numbers,
+        cell=None,
+        pbc=(False, False, False),
+        *,
+        terms,
+        forces=True,
+        virial=False,
+        atom_energies=False,
+        error_bars=False,
+    ):
         """Evaluate sum_k weight_k E_head_k.
 
         Parameters
@@ -176,7 +188,8 @@ class Engine:
         Returns
         -------
         dict: energy (eV, the sum), term_energies (terms,) eV, and on request forces (atoms, 3) eV/Å,
-        virial (3, 3) eV (-dE/dstrain), atom_energies (atoms,) eV
+        virial (3, 3) eV (-dE/dstrain), atom_energies (atoms,) eV, term_errors (terms,) eV, the standard deviation of each
+        head's energy (NaN for heads without error bars)
 
         Raises
         ------
@@ -191,5 +204,5 @@ class Engine:
             raise InputError("atomic numbers must be whole numbers")
         return self._workspace.evaluate(
             np.asarray(positions, float), integers, np.asarray(cell, float), [bool(p) for p in pbc],
-            self.terms(terms), forces, virial, atom_energies,
+            self.terms(terms), forces, virial, atom_energies, error_bars,
         )  # fmt: skip

@@ -72,18 +72,17 @@ def serialize(model, elements, provenance, tables=None):
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("heads.")}
     levels = []
     for level, head in exact.heads.items():
-        if head.kind != "mlp":
-            raise ExportError(f"level {level}: a head of kind {head.kind} cannot be exported")
         z = torch.tensor(elements[level])
         none = torch.zeros(0, dtype=torch.long)
         with torch.no_grad():
             x = exact.backbone(z, torch.zeros(len(z), 3, dtype=torch.float64), none, none, torch.zeros(0, 3, dtype=torch.float64))
-            isolated = head(x) * head.scale
+            isolated = head(x, z) * head.scale
         e0 = torch.zeros_like(head.e0)
         e0[z] = head.e0[z] - isolated
         own = model.heads[level]
         for name, tensor in own.state_dict().items():
-            state[f"heads.{level}.{name}"] = tensor
+            if tensor.numel():
+                state[f"heads.{level}.{name}"] = tensor
         state[f"heads.{level}.scale"] = own.scale.double()
         state[f"heads.{level}.e0"] = e0
         reference = {int(k): float(head.e0[k]) for k in z}
@@ -91,7 +90,7 @@ def serialize(model, elements, provenance, tables=None):
             {
                 "name": level,
                 "kind": head.kind,
-                "hidden": head.hidden.out_features,
+                **({"hidden": head.hidden.out_features} if head.kind == "mlp" else {}),
                 "delta_of": model.delta_of.get(level),
                 "elements": [int(k) for k in z],
                 "e0": reference,

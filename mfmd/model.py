@@ -282,8 +282,31 @@ class MLPHead(nn.Module):
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
         self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
 
-    def forward(self, x):
+    def forward(self, x, numbers):
         return self.out(silu(self.hidden(x)))[:, 0]
+
+
+class LinearHead(nn.Module):
+    """Features times a weight vector per element: what fit.py solves in closed form, with its error bars.
+
+    elements : atomic numbers of the error bars, ascending; () for none
+    e0 : eV, by atomic number
+    """
+
+    kind = "linear"
+
+    def __init__(self, channels, e0, elements=()):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(TABLE, channels))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
+        size, double = len(elements) * (channels + 1), torch.float64
+        self.register_buffer("factor", torch.zeros(size, size, dtype=double))  # Cholesky factor of the covariance, eV
+        self.register_buffer("isolated", torch.zeros(len(elements), channels, dtype=double))
+        self.register_buffer("noise", torch.zeros((), dtype=double))  # eV² an atom
+
+    def forward(self, x, numbers):
+        return (self.weight[numbers] * x).sum(1)
 
 
 class Prediction:
@@ -299,7 +322,7 @@ class Model(nn.Module):
     Parameters
     ----------
     backbone : TensorNet
-    heads : {level: MLPHead}, cheapest level first
+    heads : {level: MLPHead or LinearHead}, cheapest level first
     delta_of : {level: level before it}, for heads that are differences to another level
     """
 
@@ -322,11 +345,11 @@ class Model(nn.Module):
         return heads
 
     def features(self, numbers, positions, i, j, shifts):
-        """Features of the atoms (atoms, F), those of isolated atoms (kinds, F), and which of these each atom is of."""
+        """Features of the atoms (atoms, F), those of isolated atoms (kinds, F), which of these each atom is of, and their numbers."""
         kinds, kind = torch.unique(numbers, return_inverse=True)
         # Isolated atoms ride along, without a pair.
         x = self.backbone(torch.cat([numbers, kinds]), torch.cat([positions, positions.new_zeros(len(kinds), 3)]), i, j, shifts)
-        return x[: len(numbers)], x[len(numbers) :], kind
+        return x[: len(numbers)], x[len(numbers) :], kind, kinds
 
     def forward(self, batch, forces=(), stress=()):
         """Predictions {level: Prediction} of all levels for a data.Batch; forces and stress for the levels named.
@@ -346,10 +369,10 @@ class Model(nn.Module):
                 symmetric = 0.5 * (strain + strain.transpose(1, 2))
                 moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[batch.structure])
                 moved_shifts = shifts + torch.einsum("ni,nij->nj", shifts, symmetric[batch.structure[batch.i]])
-            x, isolated, kind = self.features(batch.numbers, moved, batch.i, batch.j, moved_shifts)
+            x, isolated, kind, kinds = self.features(batch.numbers, moved, batch.i, batch.j, moved_shifts)
             own, e0 = {}, {}
             for level, head in self.heads.items():
-                atoms = (head(x) - head(isolated)[kind]) * head.scale.to(x.dtype)
+                atoms = (head(x, batch.numbers) - head(isolated, kinds)[kind]) * head.scale.to(x.dtype)
                 own[level] = atoms.new_zeros(n).index_add(0, batch.structure, atoms)
                 e0[level] = torch.zeros(n, dtype=torch.float64, device=x.device).index_add(0, batch.structure, head.e0[batch.numbers])
             out = {}

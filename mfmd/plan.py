@@ -139,6 +139,12 @@ def _ends(levels):
     return {name: levels[name] for name in (names[0], names[-1])}
 
 
+def _deltas(levels, rate):
+    """The first level, then each further one in closed form, relative to the one before."""
+    names = list(levels)
+    return [{"name": names[0], "levels": {names[0]: {}}}, *({"name": n, "levels": {n: {}}, "fit": "closed form"} for n in names[1:])]
+
+
 STRATEGIES = {
     "single": lambda levels, rate: [{"name": list(levels)[-1], "levels": {list(levels)[-1]: {}}}],
     "multihead": lambda levels, rate: [{"name": "multihead", "levels": {n: {} for n in levels}}],
@@ -147,6 +153,7 @@ STRATEGIES = {
     "replay": lambda levels, rate: _chain(_ends(levels), rate, replay=True),
     "chain": _chain,
     "low-forces-high-energies": lambda levels, rate: _chain(levels, rate, low_forces=True),
+    "delta": lambda levels, rate: _deltas(levels, rate),
     "multihead-finetune": lambda levels, rate: [
         {"name": "multihead", "levels": {n: {} for n in levels}},
         {"name": "finetune", "levels": {list(levels)[-1]: {}}, "train": {"learning_rate": 0.1 * rate}},
@@ -170,6 +177,7 @@ class Stage(_Section):
     levels: dict[str, StageLevel]  # levels learned
     start: str = ""  # a stage before it, or "new"; by default the stage before, and the first starts new
     heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", or a level whose head is copied
+    fit: Literal["gradient", "closed form"] = "gradient"  # the latter solves one level's new head on a frozen backbone (fit.py)
     backbone_rate: NotNegative = 1.0  # times learning_rate; 0 freezes it
     heads_rate: NotNegative = 1.0  # likewise, of the heads of the stage's levels; all other heads are frozen
     train: Train = Train()  # what is not set is as in the section `train`
@@ -217,6 +225,11 @@ class Config(_Section):
             levels = value["levels"]
             if len(levels) < 2 and (strategy not in ("single", "multihead") or not levels):
                 raise ValueError(f"levels: {strategy} goes from level to level, and there is {', '.join(map(str, levels)) or 'none'}")
+            if strategy == "delta":
+                for low, high in itertools.pairwise(levels):
+                    own = levels[high] or {}
+                    levels = {**levels, high: {"delta_of": low, **own} if isinstance(own, dict) else own}
+                value = {**value, "levels": levels}
             stages = STRATEGIES[strategy](levels, _rate(value))
         common = value.get("train") or {}
         if isinstance(common, dict) and isinstance(stages, list):
@@ -278,6 +291,12 @@ class Config(_Section):
                 raise ValueError(f"{where}.heads: {', '.join(missing)} is not learned in this stage")
             if stage.backbone_rate == 0 and stage.heads_rate == 0:
                 raise ValueError(f"{where}: backbone_rate and heads_rate are both 0; nothing would be learned")
+            if stage.fit == "closed form":
+                if len(stage.levels) > 1 or list(stage.heads.values()) != ["new"] or stage.start == "new":
+                    raise ValueError(
+                        f"{where}.fit: closed form solves one new head on a backbone that is trained; give it one level and a start"
+                    )
+                stage.backbone_rate = 0.0
             if stage.backbone_rate == 0 and stage.start == "new":
                 raise ValueError(f"{where}.backbone_rate: a new backbone cannot be frozen; start from a stage that has trained it")
             for level, own in stage.levels.items():
@@ -310,11 +329,10 @@ def describe(config):
     for k, stage in enumerate(config.stages, 1):
         lines.append(f"{k}. {stage.name}: {'a new backbone' if stage.start == 'new' else f'from {stage.start}'}")
         for level, own in stage.levels.items():
-            labels = [
-                f"{kind} × {getattr(own, f'{kind}_weight'):g}"
-                for kind in ("energy", "forces", "stress")
-                if getattr(own, f"{kind}_weight") > 0
+            learned = [
+                k for k in ("energy", "forces", "stress") if getattr(own, f"{k}_weight") and (stage.fit == "gradient" or k == "energy")
             ]
+            labels = [f"{kind} × {getattr(own, f'{kind}_weight'):g}" for kind in learned]
             parent = config.levels[level].delta_of
             how = stage.heads.get(level)
             head = (
@@ -328,6 +346,9 @@ def describe(config):
             )
             kept = "" if config.levels[level].keep is None else f", {config.levels[level].keep:g} of its labels kept"
             lines.append(f"   {level}: {', '.join(labels) or 'no labels'}; sampled {own.sampling:g} ×{kept}; {head}")
+        if stage.fit == "closed form":
+            lines.append("   the head in closed form, on a frozen backbone, with error bars")
+            continue
         t = stage.train
         rates = [f"{factor * t.learning_rate:g}" if factor else "frozen" for factor in (stage.backbone_rate, stage.heads_rate)]
         lines.append(

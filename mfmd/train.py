@@ -22,8 +22,8 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 import mfmd
-from mfmd import Error, data, export, report
-from mfmd.model import TABLE, MLPHead, Model, TensorNet
+from mfmd import Error, data, export, fit, report
+from mfmd.model import TABLE, LinearHead, MLPHead, Model, TensorNet
 from mfmd.plan import ConfigError
 
 DTYPE = {"single": torch.float32, "double": torch.float64}
@@ -47,7 +47,9 @@ def begin(config, stage, before, structures):
     """
     atoms = data.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {level: {} for level in config.levels}
     backbone = TensorNet(**config.backbone.model_dump(exclude={"size"})) if before is None else before.backbone
-    heads = {} if before is None else dict(before.heads.items())
+    # What is trained on by gradient has left the error bars of its closed form.
+    trained = stage.levels if stage.backbone_rate == 0 else config.levels
+    heads = {} if before is None else {n: _without_error_bars(h) if n in trained else h for n, h in before.heads.items()}
     delta_of = {level: s.delta_of for level, s in config.levels.items() if s.delta_of is not None}
     for level in config.levels:  # parents before those relative to them
         if level not in stage.levels or level in heads:
@@ -56,7 +58,9 @@ def begin(config, stage, before, structures):
             raise ConfigError(f"levels.{level}: torch keeps this name for itself; choose another")
         how, parent = stage.heads[level], delta_of.get(level)
         if how != "new":
-            heads[level] = copy.deepcopy(heads[how])
+            heads[level] = _without_error_bars(copy.deepcopy(heads[how]))
+        elif stage.fit == "closed form":
+            heads[level] = LinearHead(config.backbone.channels, np.zeros(TABLE), data.subset_elements(structures, level))
         else:
             others = [float(head.scale) for head in heads.values()]
             scale = _scale(structures, level) or (others[-1] if others else 1.0)
@@ -64,6 +68,14 @@ def begin(config, stage, before, structures):
         partial = Model(backbone, heads, delta_of)
         heads[level].e0.copy_(torch.as_tensor(_reference_energies(config, level, how, partial, before, structures, atoms)))
     return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
+
+
+def _without_error_bars(head):
+    if head.kind == "linear" and head.factor.numel():
+        plain = LinearHead(head.weight.shape[1], head.e0)
+        plain.weight.data.copy_(head.weight.data)
+        return plain
+    return head
 
 
 def _reference_energies(config, level, how, model, before, structures, atoms):
@@ -352,7 +364,7 @@ def _run(config, console, out):
     )
     data.keep_labels(splits["train"], config.levels, config.data.split_seed)
     report.print_counts(console, splits, config)
-    for stage in config.stages:
+    for stage in (s for s in config.stages if s.fit == "gradient"):
         counts = data.count_labels(splits["val"], stage.levels)
         level, _, kind = stage.train.monitor.partition(".")
         if not counts[level][kind]:
@@ -374,10 +386,19 @@ def _run(config, console, out):
             )
             check_beginning(model, start, stage, splits["val"], config)
             frozen = {k: v.clone() for k, v in model.state_dict().items()}
-            fit(model, stage, learned, splits["val"], config, folder)
+            if stage.fit == "closed form":
+                level = next(iter(stage.levels))
+                found = fit.closed_form(model, level, splits["train"], _collate(config, [level]))
+                console.print(
+                    f"closed form from {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
+                    f"{100 * found['loo_coverage']:.0f} % of these errors within their error bars"
+                )
+            else:
+                optimise(model, stage, learned, splits["val"], config, folder)
             check_frozen(model, frozen, stage)
             _save(model.state_dict(), folder / "stage.ckpt")
-        report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
+        if stage.fit == "gradient":
+            report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
         models[stage.name] = model
         kept = {h for level in stage.levels for h in model.chain(level)}
         fresh[stage.name] = kept | (fresh.get(stage.start, set()) if stage.backbone_rate == 0 else set())
@@ -468,7 +489,7 @@ def check_frozen(model, before, stage):
             raise PlanError(f"stages.{stage.name}: {name} is frozen, and yet it has changed")
 
 
-def fit(model, stage, structures, val, config, folder):
+def optimise(model, stage, structures, val, config, folder):
     """Train a model through a stage; afterwards it has the weights with the best validation error. Resumes where folder/last.ckpt is."""
     settings = stage.train
     model.train()

@@ -20,6 +20,7 @@ STAGES = {
     "finetune-readout": ["gfn2", "cctz"],
     "replay": ["gfn2", "cctz"],
     "chain": ["gfn2", "dft", "cctz"],
+    "delta": ["gfn2", "dft", "cctz"],
     "low-forces-high-energies": ["gfn2", "dft", "cctz"],
     "multihead-finetune": ["multihead", "finetune"],
 }
@@ -171,14 +172,14 @@ def test_a_relative_head_that_does_not_start_at_zero_is_caught(load):
 @pytest.mark.parametrize("name", ["backbone.embedding.elements.weight", "heads.gfn2.out.bias"])
 def test_a_frozen_weight_that_moved_is_caught(name, load, monkeypatch):
     c = load("strategy=finetune-readout")
-    fit = train.fit
+    optimise = train.optimise
 
-    def fit_and_move(model, stage, *rest):
-        fit(model, stage, *rest)
+    def optimise_and_move(model, stage, *rest):
+        optimise(model, stage, *rest)
         if stage.name == "cctz":
             model.state_dict()[name].add_(1e-7)
 
-    monkeypatch.setattr(train, "fit", fit_and_move)
+    monkeypatch.setattr(train, "optimise", optimise_and_move)
     with pytest.raises(train.PlanError, match=f"stages.cctz: {name} is frozen"):
         train.run(c)
 

@@ -45,13 +45,15 @@ struct Workspace {
 };
 
 py::dict evaluate(Workspace& workspace, const Doubles& positions, const Ints& numbers, const Doubles& cell, const std::vector<bool>& pbc,
-                  const std::vector<std::pair<int, double>>& terms, bool forces, bool virial, bool atom_energies) {
+                  const std::vector<std::pair<int, double>>& terms, bool forces, bool virial, bool atom_energies,
+                  bool error_bars) {
   const mfmd::Structure s = structure(positions, numbers, cell, pbc);
   mfmd::Request request;
   for (const auto& [head, weight] : terms) request.terms.push_back({head, weight});
   request.forces = forces;
   request.virial = virial;
   request.atom_energies = atom_energies;
+  request.error_bars = error_bars;
   mfmd::Result result;
   {
     py::gil_scoped_release free;
@@ -64,6 +66,7 @@ py::dict evaluate(Workspace& workspace, const Doubles& positions, const Ints& nu
   if (forces) out["forces"] = array(result.forces, {s.atoms, 3});
   if (virial) out["virial"] = array(std::vector<double>(result.virial, result.virial + 9), {3, 3});
   if (atom_energies) out["atom_energies"] = array(result.atom_energies, {s.atoms});
+  if (error_bars) out["term_errors"] = array(result.term_errors, {static_cast<py::ssize_t>(result.term_errors.size())});
   return out;
 }
 
@@ -131,7 +134,7 @@ PYBIND11_MODULE(_engine, m) {
       .def_property_readonly("rebuilds", [](const Workspace& w) { return w.core.rebuilds(); })
       .def_property_readonly("stage_times", [](const Workspace& w) { return w.core.stage_times(); })
       .def("evaluate", &evaluate, py::arg("positions"), py::arg("numbers"), py::arg("cell"), py::arg("pbc"), py::arg("terms"),
-           py::arg("forces"), py::arg("virial"), py::arg("atom_energies"))
+           py::arg("forces"), py::arg("virial"), py::arg("atom_energies"), py::arg("error_bars"))
       .def("evaluate_with_ghosts", &evaluate_with_ghosts);
 
   m.attr("closest") = mfmd::kFirstKnot;

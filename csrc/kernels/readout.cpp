@@ -5,7 +5,8 @@ namespace mfmd {
 namespace MFMD_ISA {
 
 template <class T>
-void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, int begin, int end, T* scratch) {
+void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, T* features, int begin, int end,
+             T* scratch) {
   const int F = w.F, RF = w.R * F, C = w.C, W = Simd<T>::width;
   T* next = scratch;
   const auto take = [&](int width) { T* p = next; next += static_cast<std::size_t>(kAtomBlock) * width; return p; };
@@ -29,9 +30,20 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
     }
     dense(scaled, w.readout, z, atoms);
     silu<T>(z, atoms * F, feature, z);  // from here on z is the slope
+    if (features)
+      for (int k = 0; k < atoms * F; ++k) features[static_cast<std::size_t>(i) * F + k] = feature[k];
     for (int k = 0; k < atoms * F; ++k) az[k] = 0;
     for (int s = 0; s < n_seeds; ++s) {
       const HeadWeights<T>& head = w.heads[seeds[s].head];
+      if (head.linear) {
+        for (int q = 0; q < atoms; ++q) {
+          const T *weight = head.linear + static_cast<std::size_t>(slot[i + q]) * F, *own = feature + q * F;
+          const double sum = sum_of(F, [&](int k) { return static_cast<double>(own[k]) * weight[k]; });
+          seeds[s].energies[i + q] = head.scale * sum + head.e0[slot[i + q]];
+          for (int k = 0; k < F; ++k) az[q * F + k] += static_cast<T>(seeds[s].weight * head.scale) * weight[k];
+        }
+        continue;
+      }
       const int H = head.hidden.out;
       dense(feature, head.hidden, a, atoms);
       silu<T>(a, atoms * H, h, a);
@@ -64,7 +76,7 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
 }
 
 #define MFMD_INSTANTIATE(T) \
-  template void readout<T>(const Weights<T>&, const int*, const T*, const Seed<T>*, int, T*, int, int, T*);
+  template void readout<T>(const Weights<T>&, const int*, const T*, const Seed<T>*, int, T*, T*, int, int, T*);
 MFMD_INSTANTIATE(float)
 MFMD_INSTANTIATE(double)
 

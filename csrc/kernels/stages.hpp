@@ -33,6 +33,7 @@ template <class T> struct LayerWeights {
 };
 template <class T> struct HeadWeights {
   Dense<T> hidden, out;          // F -> H -> 1
+  const T* linear = nullptr;     // [slots][F], of a linear head instead of the two
   double scale = 1.0;
   const double* e0 = nullptr;    // [slots], eV; head(isolated atom) is folded in
 };
@@ -97,8 +98,8 @@ template <class T> struct Stages {
   void (*message)(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, int begin, int end, T* scratch);
   // p = {m, y}, dx = mix_out(p / (|p|^2 + 1)), next = x / (|x|^2 + 1) + dx + dx^2.
   void (*product)(const Weights<T>&, int l, const T* x, const T* y, const T* m, T* dx, T* next, int begin, int end, T* scratch);
-  // Energies of the heads, and where ax is given their weighted gradient with respect to x.
-  void (*readout)(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, int begin, int end, T* scratch);
+  // Energies of the heads, and where ax is given their weighted gradient with respect to x; features [atoms][F], or null.
+  void (*readout)(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, T* features, int begin, int end, T* scratch);
 
   // The reverse, stage by stage. slope: [pairs], dE/dd, which message_reverse and embedding_gather_reverse
   // add to, and turn: [pairs][3], dE/du of each pair of atoms, both directions counted, where pairs.half has it. ax is updated in place from d/d next to d/d x over the last two.

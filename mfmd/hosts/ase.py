@@ -1,5 +1,6 @@
 """ASE: `mfmd.Calculator`."""
 
+import numpy as np
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
@@ -22,7 +23,8 @@ class Calculator(AseCalculator):
     Results
     -------
     energy, free_energy (eV), energies (atoms,) eV, forces (atoms, 3) eV/Å, stress (6,) eV/Å³ in Voigt order
-    (only for structures periodic in three directions), heads {level: eV} on request
+    (only for structures periodic in three directions), heads {level: eV} on request, energy_error (eV, one standard
+    deviation) where the head has error bars
 
     Raises
     ------
@@ -69,9 +71,11 @@ class Calculator(AseCalculator):
         gradient = "forces" in properties or "stress" in properties
         out = self.engine.compute(
             atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc,
-            terms=self._terms, forces=gradient, virial=gradient and periodic, atom_energies=True,
+            terms=self._terms, forces=gradient, virial=gradient and periodic, atom_energies=True, error_bars=True,
         )  # fmt: skip
         self.results = {"energy": out["energy"], "free_energy": out["energy"], "energies": out["atom_energies"]}
+        if np.isfinite(out["term_errors"][0]):
+            self.results["energy_error"] = float(out["term_errors"][0])
         if gradient:
             self.results["forces"] = out["forces"]
             if periodic:

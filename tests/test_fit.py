@@ -1,0 +1,173 @@
+"""Heads in closed form: the regression, what the engine makes of it, and a run that ends with one."""
+
+import copy
+
+import numpy as np
+import pytest
+from conftest import DATA, ELEMENTS, ethanol, random_cell, random_model, write
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning")
+
+import backends
+
+import mfmd
+from mfmd import data, fit
+from mfmd.engine import Engine
+from mfmd.model import LinearHead
+
+
+def problem(n=60, p=12, noise=0.02, seed=0):
+    """phi, y, sizes, penalised, of a linear relation with noise that grows with the root of the number of atoms."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(3, 20, n).astype(float)
+    phi = np.concatenate([rng.normal(size=(n, p - 1)) * rng.uniform(0.1, 10, p - 1), sizes[:, None]], axis=1)
+    theta = rng.normal(size=p) / np.append(phi[:, :-1].std(axis=0), 100)
+    return phi, phi @ theta + rng.normal(size=n) * noise * np.sqrt(sizes), sizes, np.arange(p) < p - 1
+
+
+def test_left_out_errors_are_those_of_fits_without_the_structure(monkeypatch):
+    phi, y, sizes, penalised = problem()
+    monkeypatch.setattr(fit, "PENALTIES", np.array([3.0]))
+    theta, covariance, noise, errors, bars = fit.regress(phi, y, sizes, penalised)
+    # covariance = noise (phi^T W phi + prior)^-1 gives the prior away, so that each fit can be done again without a structure.
+    w = 1 / sizes
+    prior = np.linalg.inv(covariance / noise) - (phi * w[:, None]).T @ phi
+    for k in range(0, len(y), 7):
+        rest = np.arange(len(y)) != k
+        gram = (phi[rest] * w[rest, None]).T @ phi[rest] + prior
+        without = np.linalg.solve(gram, phi[rest].T @ (w[rest] * y[rest]))
+        assert errors[k] == pytest.approx(y[k] - phi[k] @ without, rel=1e-6)
+        assert bars[k] ** 2 == pytest.approx(noise * (sizes[k] + phi[k] @ np.linalg.solve(gram, phi[k])), rel=1e-6)
+
+
+def test_error_bars_cover_new_data():
+    covered, scores = [], []
+    for seed in range(20):
+        phi, y, sizes, penalised = problem(n=400, seed=seed)
+        theta, covariance, noise, *_ = fit.regress(phi[:100], y[:100], sizes[:100], penalised)
+        error = y[100:] - phi[100:] @ theta
+        sigma = np.sqrt(np.einsum("np,pq,nq->n", phi[100:], covariance, phi[100:]) + noise * sizes[100:])
+        covered.append(np.mean(np.abs(error) < sigma))
+        constant = np.sqrt(np.mean(error**2))  # the best one sigma there is
+        scores.append(np.mean(-np.log(sigma) - error**2 / (2 * sigma**2)) - np.mean(-np.log(constant) - error**2 / (2 * constant**2)))
+    assert np.mean(covered) == pytest.approx(0.683, abs=0.03) and np.mean(scores) > 0
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """A model whose level `middle` has a linear head with error bars; `high` is relative to it."""
+    model = random_model()
+    rng = np.random.default_rng(0)
+    head = LinearHead(32, model.heads["middle"].e0, ELEMENTS)
+    head.weight.data.copy_(torch.as_tensor(rng.normal(size=head.weight.shape)))
+    head.factor.copy_(torch.as_tensor(np.tril(rng.normal(size=head.factor.shape)) * 1e-3))
+    head.noise.fill_(1e-6)
+    model.heads["middle"] = head
+    _, alone = fit.design(model, [structure(ethanol())], list(ELEMENTS), collate(model))
+    head.isolated.copy_(torch.as_tensor(alone))
+    return model.eval()
+
+
+def structure(atoms):
+    return data.Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "")
+
+
+def collate(model):
+    return lambda structures: data.collate(structures, [], model.backbone.radial.cutoff, torch.float64)
+
+
+@pytest.mark.parametrize("head", ["middle", "high"])
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_engine_computes_linear_heads(head, precision, linear, tmp_path):
+    path = write(linear, tmp_path / "model.pt")
+    tolerance = 1e-9 if precision == "double" else 1e-3
+    for atoms in (ethanol(), random_cell(1), random_cell(2, small=True)):
+        wanted, got = backends.reference(linear, head)(atoms), backends.engine(path, head, precision)(atoms)
+        assert got[0] == pytest.approx(wanted[0], abs=tolerance)
+        np.testing.assert_allclose(got[1], wanted[1], atol=tolerance)
+        np.testing.assert_allclose(got[2], wanted[2], atol=10 * tolerance)
+
+
+def test_engine_gives_error_bars(linear, tmp_path):
+    path = write(linear, tmp_path / "model.pt")
+    head = linear.heads["middle"]
+    for atoms in (ethanol(), random_cell(1, atoms=9)):
+        phi, _ = fit.design(linear, [structure(atoms)], list(ELEMENTS), collate(linear))
+        wanted = np.sqrt(np.sum((head.factor.numpy().T @ phi[0]) ** 2) + float(head.noise) * len(atoms))
+        terms = [("middle", 1.0), ("low", 0.0)]
+        for precision, tolerance in (("double", 1e-9), ("single", 1e-4)):
+            out = Engine(path, precision, radial="exact").compute(
+                atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=terms, error_bars=True
+            )
+            assert out["term_errors"][0] == pytest.approx(wanted, rel=tolerance) and np.isnan(out["term_errors"][1])
+        atoms.calc = mfmd.Calculator(path, "middle")
+        atoms.get_potential_energy()
+        assert atoms.calc.results["energy_error"] == pytest.approx(wanted, rel=1e-4)
+        atoms.calc = mfmd.Calculator(path, "low")
+        atoms.get_potential_energy()
+        assert "energy_error" not in atoms.calc.results
+
+
+def test_closed_form_finds_the_head_that_made_the_labels(linear):
+    """Labels made with known weights are reproduced, relative to another level or not."""
+    frames = [random_cell(seed, atoms=5 + seed % 3) for seed in range(150)]
+    structures = [structure(a) for a in frames]
+    model = copy.deepcopy(linear)
+    for s in structures:
+        p = model(collate(model)([s]))
+        s.labels = {level: data.Label(energy=p[level].energy.item()) for level in ("middle", "low")}
+    for delta_of in ({}, {"middle": "low"}):
+        model = copy.deepcopy(linear)
+        model.delta_of = delta_of
+        e0 = model.heads["middle"].e0 - (model.heads["low"].e0 if delta_of else 0) + 0.1
+        model.heads["middle"] = LinearHead(32, e0, ELEMENTS)
+        found = fit.closed_form(model, "middle", structures[:-10], collate(model))
+        assert found["structures"] == 140
+        if not delta_of:  # the difference to a non-linear head is not linear
+            errors = [model(collate(model)([s]))["middle"].energy.item() - s.labels["middle"].energy for s in structures[-10:]]
+            assert np.abs(errors).max() < 0.1 * np.std([s.labels["middle"].energy - s.labels["low"].energy for s in structures])
+
+
+def test_too_few_energies_are_refused(linear):
+    model = copy.deepcopy(linear)
+    s = structure(ethanol())
+    s.labels = {"middle": data.Label(energy=-1.0)}
+    with pytest.raises(fit.FitError, match="levels.middle: .* ten energies"):
+        fit.closed_form(model, "middle", [s] * 3, collate(model))
+
+
+def test_a_run_with_deltas(tmp_path):
+    """The strategy `delta`: higher levels in closed form; the model file has every level and error bars."""
+    import ase.io
+
+    from mfmd import plan, train
+
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("water", "methanol") and "energy_cctz" in a.info]
+    ase.io.write(tmp_path / "small.xyz", frames, format="extxyz")
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"""
+out: {tmp_path}/run
+data: {{train: {tmp_path}/small.xyz, val: 0.2, atoms: {DATA}/atoms.json}}
+levels: {{gfn2: , dft: , cctz: }}
+strategy: delta
+backbone: {{channels: 16, layers: 1, radial_functions: 8}}
+train: {{epochs: 3, batch_size: 8}}
+"""
+    )
+    config = plan.load(path)
+    assert config.levels["cctz"].delta_of == "dft" and "closed form" in "\n".join(plan.describe(config))
+    before = torch.get_default_dtype()
+    try:
+        tables = train.run(config)
+        again = train.run(plan.load(path, ["resume=true"]))
+    finally:
+        torch.set_default_dtype(before)
+    assert again == tables
+    engine = Engine(tmp_path / "run" / "model.pt")
+    assert engine.levels == ["gfn2", "dft", "cctz"]
+    s = data.read(config.data, config.levels)["val"][0]
+    out = engine.compute(s.positions, s.numbers, terms=[("cctz", 1.0)], error_bars=True)
+    assert out["energy"] == pytest.approx(s.labels["cctz"].energy, abs=1.0)
+    assert 0 < out["term_errors"][0] < 1.0
