@@ -43,7 +43,7 @@ def train():
 
 
 def main():
-    """mfmd info|export …"""
+    """mfmd info|export|eval …"""
     parser = argparse.ArgumentParser(prog="mfmd", description="Work with models that mfmd-train has made.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -57,8 +57,15 @@ def main():
     host.add_argument("--head", help="level; by default the highest")
     host.add_argument("--precision", choices=["single", "double"], default="single")
     host.add_argument("-o", "--output", required=True)
+    evaluate = commands.add_parser("eval", help="errors of a model file on labelled structures")
+    evaluate.add_argument("model")
+    evaluate.add_argument("files", nargs="+", help="extended XYZ; keys of the labels as in the training run")
+    evaluate.add_argument("--by", default="molecule", help="info key that groups the structures")
+    evaluate.add_argument("--energy-unit", default="eV", help="of the files")
+    evaluate.add_argument("--length-unit", default="Å", help="of the files")
+    evaluate.add_argument("--precision", choices=["single", "double"], default="single")
     arguments = parser.parse_args()
-    _guard(lambda: {"info": _info, "export": _export}[arguments.command](arguments))
+    _guard(lambda: {"info": _info, "export": _export, "eval": _eval}[arguments.command](arguments))
 
 
 def _info(arguments):
@@ -93,6 +100,29 @@ def _info(arguments):
             f"{tables['structures']} validation structures"
         )
     print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
+
+
+def _eval(arguments):
+    from rich.console import Console
+
+    from mfmd import data, evaluation, plan, report
+    from mfmd.engine import load_model
+
+    model = load_model(arguments.model)
+    trained = json.loads(model.metadata)["provenance"].get("config", {}).get("levels", {})
+    config = plan.parse(
+        {
+            "out": ".", "data": {"train": arguments.files, "energy_unit": arguments.energy_unit, "length_unit": arguments.length_unit},
+            "levels": {name: {kind: trained.get(name, {}).get(kind, "") for kind in data.KINDS} for name in model.levels},
+        },
+        "the command line",
+    )  # fmt: skip
+    structures = [s for path in config.data.train for s in data.read_file(path, config.data, config.levels)]
+    points, bars = evaluation.compare(model, structures, arguments.by, arguments.precision)
+    if not points:
+        keys = ", ".join(level.energy for level in config.levels.values())
+        raise data.DataError(f"{', '.join(arguments.files)}: no label of the model's levels (looked for {keys} and the like)")
+    report.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
 
 
 def _export(arguments):

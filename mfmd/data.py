@@ -69,7 +69,7 @@ def read(config, levels):
     """
     splits = {"train": [], "val": [], "test": []}
     for path in config.train:
-        for structure in _read_file(path, config, levels):
+        for structure in read_file(path, config, levels):
             name = "train"
             if config.split_key is not None:
                 name = structure.info.get(config.split_key)
@@ -81,7 +81,7 @@ def read(config, levels):
         if isinstance(source, float):
             continue
         for path in source or []:
-            splits[name].extend(_read_file(path, config, levels))
+            splits[name].extend(read_file(path, config, levels))
     _split_off(splits, config)
     for name in ("train", "val"):
         if not splits[name]:
@@ -90,7 +90,8 @@ def read(config, levels):
     return splits
 
 
-def _read_file(path, config, levels):
+def read_file(path, config, levels):
+    """Structures of one file, checked, in Å and eV; config : plan.Data, its units. DataError as in `read`."""
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file (data files are looked up from the folder the command runs in)")
     from mfmd.readers import extxyz  # readers import the record from here

@@ -379,10 +379,15 @@ def load(path, overrides=()):
         raise ConfigError(f"{path}: no such config file") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not a readable YAML config ({' '.join(str(error).split())})") from None
+    return parse(tree, path)
+
+
+def parse(tree, origin):
+    """The Config of nested dicts; `origin` names them in messages. ConfigError as in `load`."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("; ".join(f"{path}: {_sentence(e)}" for e in error.errors())) from None
+        raise ConfigError("; ".join(f"{origin}: {_sentence(e)}" for e in error.errors())) from None
 
 
 def _sentence(error):

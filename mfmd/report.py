@@ -44,6 +44,22 @@ def print_errors(console, split, errors):
     console.print(table)
 
 
+def print_evaluation(console, errors, calibrations):
+    """MAE and RMSE per level, label and group, the groups ending with "all"; how far error bars can be trusted."""
+    table = Table(title="Errors")
+    for name in ("level", "label", "group", "count", "MAE", "RMSE", "unit"):
+        table.add_column(name, justify="left" if name in ("level", "label", "group", "unit") else "right")
+    for (level, group, kind), row in sorted(errors.items(), key=lambda item: (item[0][0], item[0][2], item[0][1] == "all", item[0][1])):
+        if group:
+            table.add_row(level, kind, group, str(row["count"]), f"{1e3 * row['mae']:.2f}", f"{1e3 * row['rmse']:.2f}", UNITS[kind])
+    console.print(table)
+    for level, row in calibrations.items():
+        console.print(
+            f"error bars of {level}: {100 * row['coverage']:.0f} % of {row['count']} energies within one standard deviation (68 % is right), "
+            f"log likelihood {row['gain']:+.2f} against one constant"
+        )
+
+
 def write_errors(path, tables):
     """The same as CSV, in eV and Å."""
     with open(path, "w", newline="") as file:

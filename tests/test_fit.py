@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from conftest import DATA, ELEMENTS, ethanol, random_cell, random_model, write
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
-
 import backends
+import torch
 
 import mfmd
 from mfmd import data, fit
@@ -29,7 +28,7 @@ def problem(n=60, p=12, noise=0.02, seed=0):
 def test_left_out_errors_are_those_of_fits_without_the_structure(monkeypatch):
     phi, y, sizes, penalised = problem()
     monkeypatch.setattr(fit, "PENALTIES", np.array([3.0]))
-    theta, covariance, noise, errors, bars = fit.regress(phi, y, sizes, penalised)
+    _, covariance, noise, errors, bars = fit.regress(phi, y, sizes, penalised)
     # covariance = noise (phi^T W phi + prior)^-1 gives the prior away, so that each fit can be done again without a structure.
     w = 1 / sizes
     prior = np.linalg.inv(covariance / noise) - (phi * w[:, None]).T @ phi
