@@ -128,7 +128,7 @@ def _chain(levels, rate, *, frozen=False, low_forces=False, replay=False):
                 "levels": learned,
                 "heads": {} if relative else {high: low},
                 "backbone_rate": 0.0 if frozen else 1.0,
-                "train": {"learning_rate": rate if frozen else 0.1 * rate},
+                "train": {"learning_rate": rate * (1.0 if frozen else 0.1 if high == names[-1] else 0.5)},
             }
         )
     return stages
@@ -139,10 +139,24 @@ def _ends(levels):
     return {name: levels[name] for name in (names[0], names[-1])}
 
 
+def _auto(levels, rate):
+    """A chain that tries two ways to every further level: all weights by gradient, or the head alone in closed form."""
+    first, *further = _chain(levels, rate)
+    stages, best, low = [first], first["name"], first["name"]
+    for stage in further:
+        high = stage["name"]
+        stages.append({**stage, "start": best})
+        stages.append({"name": f"{high}-delta", "start": best, "levels": {high: {}}, "heads": {high: f"delta {low}"}, "fit": "closed form"})
+        best, low = [high, f"{high}-delta"], high
+    return stages
+
+
 def _deltas(levels, rate):
     """The first level, then each further one in closed form, relative to the one before."""
-    names = list(levels)
-    return [{"name": names[0], "levels": {names[0]: {}}}, *({"name": n, "levels": {n: {}}, "fit": "closed form"} for n in names[1:])]
+    stages = [{"name": next(iter(levels)), "levels": {next(iter(levels)): {}}}]
+    for low, high in itertools.pairwise(levels):
+        stages.append({"name": high, "levels": {high: {}}, "heads": {high: f"delta {low}"}, "fit": "closed form"})
+    return stages
 
 
 STRATEGIES = {
@@ -153,7 +167,8 @@ STRATEGIES = {
     "replay": lambda levels, rate: _chain(_ends(levels), rate, replay=True),
     "chain": _chain,
     "low-forces-high-energies": lambda levels, rate: _chain(levels, rate, low_forces=True),
-    "delta": lambda levels, rate: _deltas(levels, rate),
+    "delta": _deltas,
+    "auto": _auto,
     "multihead-finetune": lambda levels, rate: [
         {"name": "multihead", "levels": {n: {} for n in levels}},
         {"name": "finetune", "levels": {list(levels)[-1]: {}}, "train": {"learning_rate": 0.1 * rate}},
@@ -175,8 +190,8 @@ class Stage(_Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # its folder in `out`
     levels: dict[str, StageLevel]  # levels learned
-    start: str = ""  # a stage before it, or "new"; by default the stage before, and the first starts new
-    heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", or a level whose head is copied
+    start: str | list[str] = ""  # a stage before it, the best of several, or "new"; by default the stage before, and the first starts new
+    heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", a level whose head is copied, or "delta <level>"
     fit: Literal["gradient", "closed form"] = "gradient"  # the latter solves one level's new head on a frozen backbone (fit.py)
     backbone_rate: NotNegative = 1.0  # times learning_rate; 0 freezes it
     heads_rate: NotNegative = 1.0  # likewise, of the heads of the stage's levels; all other heads are frozen
@@ -203,6 +218,7 @@ class Config(_Section):
     train: Train = Train()
     strategy: Literal[tuple(STRATEGIES)] | None = None  # a name that stands for stages; by default multihead
     stages: list[Stage] = []  # or the stages themselves
+    choose: list[str] = []  # the best of these stages makes the model file; by default the last stage
 
     @field_validator("levels", mode="before")
     @classmethod
@@ -225,12 +241,9 @@ class Config(_Section):
             levels = value["levels"]
             if len(levels) < 2 and (strategy not in ("single", "multihead") or not levels):
                 raise ValueError(f"levels: {strategy} goes from level to level, and there is {', '.join(map(str, levels)) or 'none'}")
-            if strategy == "delta":
-                for low, high in itertools.pairwise(levels):
-                    own = levels[high] or {}
-                    levels = {**levels, high: {"delta_of": low, **own} if isinstance(own, dict) else own}
-                value = {**value, "levels": levels}
             stages = STRATEGIES[strategy](levels, _rate(value))
+            if strategy == "auto":
+                value = {**value, "choose": [s["name"] for s in stages[-2:]]}
         common = value.get("train") or {}
         if isinstance(common, dict) and isinstance(stages, list):
             stages = [_filled(stage, common) if isinstance(stage, dict) else stage for stage in stages]
@@ -262,37 +275,39 @@ class Config(_Section):
             if stage.name in names or stage.name == "new":
                 raise ValueError(f"{where}: each stage needs a name of its own other than new")
             stage.start = stage.start or (names[-1] if names else "new")
-            if stage.start not in [*names, "new"]:
-                raise ValueError(f"{where}.start: {stage.start!r} is not a stage before it; found before it: {names}, and new")
-            before = known.get(stage.start, [])
+            starts = [stage.start] if isinstance(stage.start, str) else stage.start
+            for start in starts:
+                if start not in names and starts != ["new"]:
+                    raise ValueError(f"{where}.start: {start!r} is not a stage before it; found before it: {names}, and new")
+            before = [n for n in self.levels if all(n in known.get(start, []) for start in starts)]
             if not stage.levels:
                 raise ValueError(f"{where}.levels: a stage learns at least one level")
             for level in [*stage.levels, *stage.heads]:
                 if level not in self.levels:
                     raise ValueError(f"{where}: there is no level {level!r}; there are {', '.join(self.levels)}")
-            # Every level that a new head is relative to needs a head too.
             after = [n for n in self.levels if n in before or n in stage.levels]
-            for level in after:
-                parent = self.levels[level].delta_of
-                if parent is not None and parent not in after:
-                    raise ValueError(f"{where}.levels: {level} is relative to {parent}, which no stage up to here has learned")
             for level in stage.levels:
                 if level in before and level in stage.heads:
                     raise ValueError(f"{where}.heads.{level}: the level has a head already, from a stage before")
                 if level not in before:
-                    how = stage.heads.setdefault(level, "new")
-                    if how != "new" and how not in before:
+                    declared = self.levels[level].delta_of
+                    how = stage.heads.setdefault(level, f"delta {declared}" if declared else "new")
+                    parent = how.removeprefix("delta ") if how.startswith("delta ") else None
+                    if parent is not None and parent not in after[: after.index(level)]:
+                        raise ValueError(f"{where}.heads.{level}: {level} is relative to {parent}, which no stage up to here has learned")
+                    if parent is None and how != "new" and how not in before:
                         raise ValueError(
-                            f"{where}.heads.{level}: {how!r} has no head to copy; there are {', '.join(before) or 'none'}, and new"
+                            f"{where}.heads.{level}: {how!r} has no head to copy; there are {', '.join(before) or 'none'}, new, and delta <level>"
                         )
-                    if how != "new" and self.levels[level].delta_of is not None:
-                        raise ValueError(f"{where}.heads.{level}: a relative head (delta_of) starts at zero, not as a copy of {how}")
+                    if parent is None and declared is not None:
+                        raise ValueError(f"{where}.heads.{level}: levels.{level}.delta_of says {declared}; a relative head starts at zero")
             if missing := [level for level in stage.heads if level not in stage.levels]:
                 raise ValueError(f"{where}.heads: {', '.join(missing)} is not learned in this stage")
             if stage.backbone_rate == 0 and stage.heads_rate == 0:
                 raise ValueError(f"{where}: backbone_rate and heads_rate are both 0; nothing would be learned")
             if stage.fit == "closed form":
-                if len(stage.levels) > 1 or list(stage.heads.values()) != ["new"] or stage.start == "new":
+                how = list(stage.heads.values())
+                if len(stage.levels) > 1 or len(how) != 1 or not (how[0] == "new" or how[0].startswith("delta ")) or starts == ["new"]:
                     raise ValueError(
                         f"{where}.fit: closed form solves one new head on a backbone that is trained; give it one level and a start"
                     )
@@ -309,6 +324,10 @@ class Config(_Section):
             _train_fits(f"{where}.train", stage.train, stage.levels)
             names.append(stage.name)
             known[stage.name] = after
+        for name in self.choose:
+            if name not in names:
+                raise ValueError(f"choose: {name!r} is not a stage; there are {', '.join(names)}")
+        self.choose = self.choose or names[-1:]
 
 
 def _train_fits(where, train, levels):
@@ -327,14 +346,14 @@ def describe(config):
     """The plan as lines of text: what `mfmd-train --show-plan` prints."""
     lines = [f"strategy {config.strategy}" if config.strategy else "stages of the config"]
     for k, stage in enumerate(config.stages, 1):
-        lines.append(f"{k}. {stage.name}: {'a new backbone' if stage.start == 'new' else f'from {stage.start}'}")
+        lines.append(f"{k}. {stage.name}: {'a new backbone' if stage.start == 'new' else f'from {_either(stage.start)}'}")
         for level, own in stage.levels.items():
             learned = [
                 k for k in ("energy", "forces", "stress") if getattr(own, f"{k}_weight") and (stage.fit == "gradient" or k == "energy")
             ]
             labels = [f"{kind} × {getattr(own, f'{kind}_weight'):g}" for kind in learned]
-            parent = config.levels[level].delta_of
             how = stage.heads.get(level)
+            parent = how.removeprefix("delta ") if how and how.startswith("delta ") else None
             head = (
                 "its head goes on"
                 if how is None
@@ -355,7 +374,14 @@ def describe(config):
             f"   {t.epochs} epochs of batches of {t.batch_size}; learning rate of the backbone {rates[0]}, "
             f"of the heads {rates[1]}; best by the validation MAE of {t.monitor}"
         )
+    if len(config.choose) > 1:
+        lines.append(f"the model file is that of {_either(config.choose)}")
     return lines
+
+
+def _either(stages):
+    """Of several stages the first, unless the validation error of another is lower by a tenth (train.best_of)."""
+    return stages if isinstance(stages, str) else f"the best of {', '.join(stages)}"
 
 
 def load(path, overrides=()):

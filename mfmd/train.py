@@ -50,23 +50,28 @@ def begin(config, stage, before, structures):
     # What is trained on by gradient has left the error bars of its closed form.
     trained = stage.levels if stage.backbone_rate == 0 else config.levels
     heads = {} if before is None else {n: _without_error_bars(h) if n in trained else h for n, h in before.heads.items()}
-    delta_of = {level: s.delta_of for level, s in config.levels.items() if s.delta_of is not None}
+    delta_of = {} if before is None else dict(before.delta_of)
     for level in config.levels:  # parents before those relative to them
         if level not in stage.levels or level in heads:
             continue
         if hasattr(torch.nn.ModuleDict, level):
             raise ConfigError(f"levels.{level}: torch keeps this name for itself; choose another")
-        how, parent = stage.heads[level], delta_of.get(level)
-        if how != "new":
-            heads[level] = _without_error_bars(copy.deepcopy(heads[how]))
+        how, source = stage.heads[level], None
+        if how.startswith("delta "):
+            delta_of[level] = how.removeprefix("delta ")
+        elif how != "new":
+            source = how
+            delta_of |= {level: delta_of[how]} if how in delta_of else {}
+        if source is not None:
+            heads[level] = _without_error_bars(copy.deepcopy(heads[source]))
         elif stage.fit == "closed form":
             heads[level] = LinearHead(config.backbone.channels, np.zeros(TABLE), data.subset_elements(structures, level))
         else:
             others = [float(head.scale) for head in heads.values()]
             scale = _scale(structures, level) or (others[-1] if others else 1.0)
-            heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), zero_start=parent is not None)
+            heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), zero_start=level in delta_of)
         partial = Model(backbone, heads, delta_of)
-        heads[level].e0.copy_(torch.as_tensor(_reference_energies(config, level, how, partial, before, structures, atoms)))
+        heads[level].e0.copy_(torch.as_tensor(_reference_energies(config, level, source, partial, before, structures, atoms)))
     return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
 
 
@@ -78,8 +83,8 @@ def _without_error_bars(head):
     return head
 
 
-def _reference_energies(config, level, how, model, before, structures, atoms):
-    """(119,) E0 of a head that begins, eV; of a relative head the difference to its parent's."""
+def _reference_energies(config, level, source, model, before, structures, atoms):
+    """(119,) E0 of a head that begins, a copy of that of `source` or none's, eV; of a relative head the difference to its parent's."""
     elements, parent = data.subset_elements(structures, level), model.delta_of.get(level)
     chain = model.chain(level)[1:]
     inherited = {z: sum(float(model.heads[h].e0[z]) for h in chain) for z in elements}
@@ -95,21 +100,27 @@ def _reference_energies(config, level, how, model, before, structures, atoms):
         labelled = [s for s in structures if level in s.labels and s.labels[level].energy is not None]
         both = [s for s in labelled if parent in s.labels and s.labels[parent].energy is not None]
         given = atoms[level]
-        if both and {int(z) for s in both for z in s.numbers} == set(elements):
+        if source is None and both and {int(z) for s in both for z in s.numbers} == set(elements):
             labelled, rest = both, [s.labels[parent].energy for s in both]
             given = {z: e - atoms[parent][z] for z, e in given.items() if z in atoms[parent]}
         else:
             rest = [sum(inherited[int(z)] for z in s.numbers) for s in labelled]
-            if how != "new" or (parent is not None and before is not None):
+            if source is not None or (parent is not None and before is not None):
                 rest = np.add(rest, _network_energies(model, labelled, level, config))
-            if how != "new":
-                given = {z: float(model.heads[how].e0[z]) + given.get(z, 0.0) - atoms[how].get(z, 0.0) for z in elements}
+            if source is not None:
+                given = {z: float(model.heads[source].e0[z]) + given.get(z, 0.0) - atoms[source].get(z, 0.0) for z in elements}
             else:
                 given = {z: e - inherited[z] for z, e in given.items() if z in inherited}
         energies = [s.labels[level].energy - r for s, r in zip(labelled, rest, strict=True)]
         fitted, determined = data.fit_reference_energies(labelled, energies, elements, level, given)
         if not determined:
-            base = f"that of {how}" if how != "new" else "the isolated atoms of data.atoms" if atoms[level] else "zero; give data.atoms"
+            base = (
+                f"that of {source}"
+                if source is not None
+                else "the isolated atoms of data.atoms"
+                if atoms[level]
+                else "zero; give data.atoms"
+            )
             warnings.warn(f"levels.{level}: its compositions do not determine E0; taken is the fit closest to {base}", stacklevel=1)
     e0 = np.zeros(TABLE)
     e0[list(fitted)] = list(fitted.values())
@@ -371,10 +382,11 @@ def _run(config, console, out):
             raise ConfigError(f"stages.{stage.name}.train.monitor: {stage.train.monitor} has no label in the validation set")
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / "plan.json", config.model_dump(mode="json"))
-    models, fresh = {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
+    models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
     for number, stage in enumerate(config.stages):
         folder = out / stage.name
-        start = models.get(stage.start)
+        name = best_of(stage.start, validation, config, console)
+        start = models.get(name)
         learned = [s for s in splits["train"] if any(level in s.labels for level in stage.levels)]
         lightning.seed_everything(config.seed + number, verbose=False)
         model = begin(config, stage, copy.deepcopy(start), splits["train"])
@@ -401,10 +413,11 @@ def _run(config, console, out):
             report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
         models[stage.name] = model
         kept = {h for level in stage.levels for h in model.chain(level)}
-        fresh[stage.name] = kept | (fresh.get(stage.start, set()) if stage.backbone_rate == 0 else set())
-        table, _ = evaluate(only(model, fresh[stage.name]), splits["val"], config)
-        report.print_errors(console, f"validation set after stage {stage.name}", table)
-    model = only(model, fresh[stage.name])
+        fresh[stage.name] = kept | (fresh[name] if stage.backbone_rate == 0 and name else set())
+        validation[stage.name], _ = evaluate(only(model, fresh[stage.name]), splits["val"], config)
+        report.print_errors(console, f"validation set after stage {stage.name}", validation[stage.name])
+    chosen = best_of(config.choose, validation, config, console)
+    model = only(models[chosen], fresh[chosen])
     if left_out := [level for level in config.levels if level not in model.heads]:
         console.print(
             f"left out of the model file: {', '.join(left_out)} (the backbone has moved on since this head was trained, or none was)"
@@ -432,6 +445,26 @@ def _run(config, console, out):
         if points:
             report.parity(out / f"parity_{split}.png", points, split)
     return tables
+
+
+def best_of(stages, validation, config, console):
+    """The name of one of the stages, by validation error: the first, unless another is lower by a tenth; None for "new".
+
+    Compared is the highest level all of them have learned, by its forces where there are such labels, otherwise by its energies.
+    """
+    stages = [stages] if isinstance(stages, str) else stages
+    if len(stages) == 1:
+        return stages[0] if stages[0] in validation else None
+    for level in reversed(config.levels):
+        for kind, unit in (("forces", "meV/Å"), ("energy", "meV")):
+            if all((level, kind) in validation[name] for name in stages):
+                errors = {name: 1e3 * validation[name][level, kind]["mae"] for name in stages}
+                best = min(errors, key=errors.get)
+                best = best if errors[best] < 0.9 * errors[stages[0]] else stages[0]
+                others = ", ".join(f"{name} {error:.1f}" for name, error in errors.items() if name != best)
+                console.print(f"chosen for {level}: {best}, validation {kind} MAE {errors[best]:.1f} {unit} ({others})")
+                return best
+    raise ConfigError(f"choose: {', '.join(stages)} have no level with validation labels in common")
 
 
 def _load_stage(model, path):
@@ -467,11 +500,11 @@ def check_beginning(model, start, stage, structures, config):
     expected = dict(then)
     for level in stage.levels:
         if level not in then:
-            parent = model.delta_of.get(level)
-            if parent is not None:
-                expected[level] = now[parent]
-            elif stage.heads[level] != "new":
-                expected[level] = then[stage.heads[level]]
+            how = stage.heads[level]
+            if how.startswith("delta "):
+                expected[level] = now[how.removeprefix("delta ")]
+            elif how != "new":
+                expected[level] = then[how]
     for level, value in expected.items():
         if level not in now or not torch.equal(now[level], value):
             raise PlanError(f"stages.{stage.name}: before its first update level {level} does not predict what the plan implies")

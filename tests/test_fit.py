@@ -156,7 +156,7 @@ train: {{epochs: 3, batch_size: 8}}
 """
     )
     config = plan.load(path)
-    assert config.levels["cctz"].delta_of == "dft" and "closed form" in "\n".join(plan.describe(config))
+    assert config.stages[2].heads == {"cctz": "delta dft"} and "closed form" in "\n".join(plan.describe(config))
     before = torch.get_default_dtype()
     try:
         tables = train.run(config)

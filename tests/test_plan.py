@@ -21,6 +21,7 @@ STAGES = {
     "replay": ["gfn2", "cctz"],
     "chain": ["gfn2", "dft", "cctz"],
     "delta": ["gfn2", "dft", "cctz"],
+    "auto": ["gfn2", "dft", "dft-delta", "cctz", "cctz-delta"],
     "low-forces-high-energies": ["gfn2", "dft", "cctz"],
     "multihead-finetune": ["multihead", "finetune"],
 }
@@ -66,14 +67,18 @@ def test_every_strategy_has_its_stages(load):
         assert all(word in "\n".join(plan.describe(c)) for word in [strategy, *names])
     chain = load("strategy=chain").stages
     assert [s.start for s in chain] == ["new", "gfn2", "dft"] and chain[2].heads == {"cctz": "dft"}
-    assert chain[1].train.learning_rate == pytest.approx(0.1 * chain[0].train.learning_rate)
+    assert chain[1].train.learning_rate == pytest.approx(0.5 * chain[0].train.learning_rate)
     assert load("strategy=finetune-readout").stages[1].backbone_rate == 0
     assert list(load("strategy=replay").stages[1].levels) == ["gfn2", "cctz"]
     energies = load("strategy=low-forces-high-energies").stages
     assert energies[0].levels["gfn2"].forces_weight == 1 and energies[1].levels["dft"].forces_weight == 0
     # A level declared relative stays so in a chain; the monitor holds for the stage that learns its level.
     relative = load("strategy=chain", "levels.dft.delta_of=gfn2", "train.monitor=dft.forces").stages
-    assert relative[1].heads == {"dft": "new"} and [s.train.monitor for s in relative] == ["gfn2.energy", "dft.forces", "cctz.energy"]
+    assert relative[1].heads == {"dft": "delta gfn2"} and [s.train.monitor for s in relative] == [
+        "gfn2.energy",
+        "dft.forces",
+        "cctz.energy",
+    ]
 
 
 def test_a_chain_is_trained_stage_by_stage(load, capsys):
@@ -188,7 +193,7 @@ MISTAKES = {
     "a level that is not there": ([{"name": "a", "levels": {"ccsd": {}}}], "there is no level 'ccsd'; there are gfn2, dft, cctz"),
     "a copy of a head that was renamed": (
         [{"name": "a", "levels": {"gfn2": {}}}, {"name": "b", "levels": {"dft": {}}, "heads": {"dft": "xtb"}}],
-        "stages.b.heads.dft: 'xtb' has no head to copy; there are gfn2, and new",
+        "stages.b.heads.dft: 'xtb' has no head to copy; there are gfn2, new, and delta",
     ),
     "a head for a level that is not learned": (
         [{"name": "a", "levels": {"gfn2": {}}}, {"name": "b", "levels": {"dft": {}}, "heads": {"cctz": "gfn2"}}],
@@ -233,7 +238,7 @@ def test_a_plan_that_cannot_be_is_refused(mistake, load):
 def test_a_strategy_and_stages_exclude_each_other(load):
     with pytest.raises(ConfigError, match="give one of the two"):
         load("strategy=chain", override([{"name": "a", "levels": {"gfn2": {}}}]))
-    with pytest.raises(ConfigError, match="levels.cctz.*relative to dft|cctz is relative to dft, which no stage"):
+    with pytest.raises(ConfigError, match="cctz is relative to dft, which no stage"):
         load("strategy=finetune", "levels.cctz.delta_of=dft")
 
 
@@ -246,6 +251,34 @@ def test_labels_that_are_not_kept(load):
     assert kept["cctz"]["energy"] == 5 and kept["dft"]["energy"] == round(0.5 * whole["dft"]["energy"]) and kept["gfn2"] == whole["gfn2"]
     with pytest.raises(data.DataError, match="levels.cctz.keep: 5000 labels"):
         data.keep_labels(data.read(c.data, c.levels)["train"], load("levels.cctz.keep=5000").levels, 0)
+
+
+def test_auto_takes_the_better_way_and_says_so(load, capsys):
+    """Fine-tuning and closed form are both tried at each level; the one with the lower validation error goes on."""
+    c = load("strategy=auto")
+    assert c.stages[3].start == ["dft", "dft-delta"] and c.choose == ["cctz", "cctz-delta"]
+    train.run(c)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "chosen for dft: dft" in said and "chosen for cctz: cctz" in said and "validation energy MAE" in said
+    from mfmd.engine import load_model
+
+    assert load_model(c.out / "model.pt").levels[-1] == "cctz"
+
+
+def test_the_best_of_several_stages(load):
+    from rich.console import Console
+
+    c, console = load("strategy=auto"), Console(quiet=True)
+
+    def errors(energy, forces=None):
+        return {("dft", "energy"): {"mae": energy}} | ({} if forces is None else {("dft", "forces"): {"mae": forces}})
+
+    best = lambda a, b: train.best_of(["a", "b"], {"a": a, "b": b}, c, console)  # noqa: E731
+    assert best(errors(1.0), errors(0.95)) == "a" and best(errors(1.0), errors(0.85)) == "b"
+    assert best(errors(0.1, 1.0), errors(1.0, 0.5)) == "b"  # forces decide where there are any
+    assert train.best_of("new", {}, c, console) is None and train.best_of("a", {"a": {}}, c, console) == "a"
+    with pytest.raises(ConfigError, match="no level with validation labels in common"):
+        best(errors(1.0), {})
 
 
 def test_a_damaged_stage_is_named(load):
