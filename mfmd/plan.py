@@ -76,6 +76,7 @@ class Backbone(_Section):
     cutoff: Annotated[float, Field(gt=1, lt=20)] = 5.0  # Å
     rank: Annotated[int, Field(ge=0, le=2)] = 2  # highest tensor rank kept
     radial_functions: Annotated[int, Field(ge=4, le=512)] = 32
+    checkpoint: Path | None = None  # of torchmd-net's TensorNet, whose weights a new backbone starts with
 
     @model_validator(mode="before")
     @classmethod

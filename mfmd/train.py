@@ -25,6 +25,7 @@ import mfmd
 from mfmd import Error, data, export, fit, report
 from mfmd.model import TABLE, LinearHead, MLPHead, Model, TensorNet
 from mfmd.plan import ConfigError
+from mfmd.readers import torchmdnet
 
 DTYPE = {"single": torch.float32, "double": torch.float64}
 
@@ -46,7 +47,12 @@ def begin(config, stage, before, structures):
     label − label where a structure has both, else to label − parent's prediction.
     """
     atoms = data.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {level: {} for level in config.levels}
-    backbone = TensorNet(**config.backbone.model_dump(exclude={"size"})) if before is None else before.backbone
+    if before is None:
+        backbone = TensorNet(**config.backbone.model_dump(exclude={"size", "checkpoint"}))
+        if config.backbone.checkpoint is not None:
+            torchmdnet.load_backbone(config.backbone.checkpoint, backbone, config.backbone)
+    else:
+        backbone = before.backbone
     # What is trained on by gradient has left the error bars of its closed form.
     trained = stage.levels if stage.backbone_rate == 0 else config.levels
     heads = {} if before is None else {n: _without_error_bars(h) if n in trained else h for n, h in before.heads.items()}
