@@ -94,10 +94,10 @@ def read_file(path, config, levels):
     """Structures of one file, checked, in Å and eV; config : plan.Data, its units. DataError as in `read`."""
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file (data files are looked up from the folder the command runs in)")
-    from mfmd.readers import extxyz  # readers import the record from here
+    from mfmd import readers  # these import the record from here
 
     energy, length = units.ENERGY[config.energy_unit], units.LENGTH[config.length_unit]
-    for frame in extxyz.read(path, levels):
+    for frame in readers.read(path, levels):
         structure = Structure(**frame)
         _check_structure(structure)
         structure.positions = structure.positions * length
