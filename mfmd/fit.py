@@ -4,15 +4,18 @@
 
 with the last features x of the backbone, a weight vector per element, and E_parent the level it is relative to, if any. Bayesian
 linear regression (Bishop 2006, ch. 3.3): the noise's variance is proportional to the number of atoms, the prior's width is chosen by
-leave-one-out errors, and the noise is scaled so that these errors have the size that is predicted for them.
+leave-one-out errors, and the noise is scaled so that these errors have the size that is predicted for them. Forces, where there are
+labels, are further rows, −dphi/dR; a structure is left out with all of its rows.
 """
+
+import itertools
 
 import numpy as np
 import torch
 
 from mfmd import Error, data
 
-PENALTIES = np.logspace(-8, 4, 49)  # of weights that multiply features scaled to unit spread, relative to the noise
+PENALTIES = np.logspace(-8, 4, 25)  # of weights that multiply features scaled to unit size, relative to the noise
 E0_WIDTH = 1.0  # eV, how far E0 may go from where it began before it counts as unlikely
 
 
@@ -20,77 +23,97 @@ class FitError(Error):
     """A head cannot be fitted; names the level and what is missing."""
 
 
-def design(model, structures, elements, collate, batch_size=64):
+def design(model, structures, elements, collate, forces=False, batch_size=64):
     """phi (structures, elements (F + 1)): for each element the sum of its atoms' features less those of isolated ones, and their number.
 
     Returns
     -------
-    phi, double; features of the isolated atoms, (elements, F)
+    phi, double; features of the isolated atoms, (elements, F); with `forces` also −dphi/dR, a list of (3 atoms, elements (F + 1)), which
+    takes a backward pass for every element and feature
     """
     kinds = torch.tensor(elements)
     none = torch.zeros(0, dtype=torch.long)
-    rows = []
+    rows, slopes = [], []
+    like = next(model.backbone.parameters())
     with torch.no_grad():
-        like = next(model.backbone.parameters())
-        alone = model.backbone(kinds, like.new_zeros(len(kinds), 3), none, none, like.new_zeros(0, 3)).double()
-        for start in range(0, len(structures), batch_size):
-            batch = collate(structures[start : start + batch_size])
-            x, _, _, _ = model.features(batch.numbers, batch.positions, batch.i, batch.j, batch.shifts)
+        alone = model.backbone(kinds, like.new_zeros(len(kinds), 3), none, none, like.new_zeros(0, 3))
+    for start in range(0, len(structures), batch_size):
+        batch = collate(structures[start : start + batch_size])
+        with torch.set_grad_enabled(forces):
+            positions = batch.positions.requires_grad_(forces)
+            x, _, _, _ = model.features(batch.numbers, positions, batch.i, batch.j, batch.shifts)
             kind = torch.searchsorted(kinds, batch.numbers)
-            x = torch.cat([x.double() - alone[kind], torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-            phi = x.new_zeros(len(batch.sizes) * len(kinds), x.shape[1]).index_add(0, batch.structure * len(kinds) + kind, x)
-            rows.append(phi.view(len(batch.sizes), -1))
-    return torch.cat(rows).numpy(), alone.numpy()
+            x = torch.cat([x - alone[kind], torch.ones_like(x[:, :1])], dim=1)
+            phi = x.new_zeros(len(batch.sizes) * len(kinds), x.shape[1], dtype=torch.float64)
+            phi = phi.index_add(0, batch.structure * len(kinds) + kind, x.double()).view(len(batch.sizes), -1)
+        rows.append(phi.detach())
+        if forces:
+            total, width = phi.sum(0), x.shape[1]
+            slope = torch.zeros(len(positions), 3, phi.shape[1], dtype=torch.float64)
+            for column in (c for c in range(phi.shape[1]) if c % width < width - 1):
+                slope[:, :, column] = -torch.autograd.grad(total[column], positions, retain_graph=True)[0].double()
+            slopes += [part.reshape(-1, phi.shape[1]).numpy() for part in torch.split(slope, batch.sizes.tolist())]
+    phi = torch.cat(rows).numpy()
+    return (phi, alone.double().numpy(), slopes) if forces else (phi, alone.double().numpy())
 
 
-def regress(phi, y, sizes, penalised):
-    """Weights, covariance, noise and leave-one-out errors of y = phi θ + noise.
+def regress(a, y, variance, block, penalised):
+    """Weights, covariance, noise and leave-one-out errors of y = a θ + noise.
 
     Parameters
     ----------
-    phi : (n, p); y : (n,) eV; sizes : (n,) atoms, to which the noise's variance is proportional
+    a : (n, p); y : (n,); variance : (n,) of the noise, up to a common factor
+    block : (n,) which structure a row belongs to, ascending; a structure is left out as a whole
     penalised : (p,) bool, weights of features; the others are E0, with a prior of their own
 
     Returns
     -------
-    θ (p,), covariance (p, p), noise (eV² an atom), leave-one-out errors (n,) eV, their predicted standard deviations (n,) eV
+    θ (p,), covariance (p, p), noise (the common factor), leave-one-out errors (n,), their predicted standard deviations (n,)
     """
-    weight = 1.0 / sizes
-    spread = np.where(penalised, phi.std(axis=0), 1.0)
+    root = 1.0 / np.sqrt(variance)
+    a, y = a * root[:, None], y * root
+    spread = np.where(penalised, np.sqrt(np.mean(a**2, axis=0)), 1.0)
     spread = np.where(spread > 1e-12 * spread.max(), spread, 1.0)
-    gram = (phi * weight[:, None]).T @ phi
-    right = phi.T @ (weight * y)
-    level = np.mean(weight * (y - y.mean()) ** 2)  # a first guess of the noise, for the prior of E0
+    a = a / spread
+    gram, right = a.T @ a, a.T @ y
+    level = max(np.mean((y - y.mean()) ** 2), 1e-12)  # a first guess of the noise, for the prior of E0
+    bounds = np.flatnonzero(np.diff(block, prepend=block[0] - 1, append=block[-1] + 1))
 
     def solve(penalty):
-        prior = np.where(penalised, penalty * spread**2, max(level, 1e-12) / E0_WIDTH**2)
-        inverse = np.linalg.inv(gram + np.diag(prior))
-        theta = inverse @ right
-        leverage = weight * np.einsum("np,pq,nq->n", phi, inverse, phi)
-        errors = (y - phi @ theta) / np.maximum(1.0 - leverage, 1e-6)
-        return theta, inverse, leverage, errors
+        lower = np.linalg.cholesky(gram + np.diag(np.where(penalised, penalty, level / E0_WIDTH**2)))
+        half = np.linalg.solve(lower, a.T).T
+        theta = np.linalg.solve(lower.T, np.linalg.solve(lower, right))
+        residual = y - a @ theta
+        errors, factors = np.empty_like(y), np.empty_like(y)
+        for start, stop in itertools.pairwise(bounds):
+            left = np.linalg.inv(np.eye(stop - start) - half[start:stop] @ half[start:stop].T)
+            errors[start:stop] = left @ residual[start:stop]
+            factors[start:stop] = np.diag(left)
+        return theta, lower, errors, factors
 
-    scores = [np.mean(weight * solve(penalty)[3] ** 2) for penalty in PENALTIES]
-    theta, inverse, leverage, errors = solve(PENALTIES[int(np.argmin(scores))])
-    # A left-out error has the variance noise * atoms / (1 − leverage); the noise is such that these fit on average.
-    left = np.maximum(1.0 - leverage, 1e-6)
-    noise = float(np.mean(weight * left * errors**2))
-    return theta, noise * inverse, noise, errors, np.sqrt(noise * sizes / left)
+    scores = [np.mean(solve(penalty)[2] ** 2) for penalty in PENALTIES]
+    theta, lower, errors, factors = solve(PENALTIES[int(np.argmin(scores))])
+    # A left-out error has the variance noise * factor; the noise is such that these fit on average.
+    noise = float(np.mean(errors**2 / factors))
+    back = np.linalg.solve(lower, np.diag(1.0 / spread))
+    return theta / spread, noise * back.T @ back, noise, errors / root, np.sqrt(noise * factors) / root
 
 
-def closed_form(model, level, structures, collate):
+def closed_form(model, level, structures, collate, forces=True):
     """Solve the linear head of a level in place, with its E0 and error bars.
 
     Parameters
     ----------
     model : mfmd.model.Model, whose head of `level` is a LinearHead
-    structures : training structures; the level's energies are learned. Of a relative head the target is label − label where a
-        structure has both, else label − the parent's prediction
+    structures : training structures; the level's energies are learned, and its forces where it has them. Of a relative head the target is
+        label − label where a structure has both, else label − the parent's prediction
     collate : structures -> data.Batch
+    forces : False leaves force labels out
 
     Returns
     -------
-    dict: structures, loo_mae (eV), loo_coverage (share of leave-one-out errors within one predicted standard deviation)
+    dict: structures, forces (how many of them had such labels), loo_mae (eV, of energies), loo_coverage (share of leave-one-out errors of
+    energies within one predicted standard deviation)
 
     Raises
     ------
@@ -103,17 +126,32 @@ def closed_form(model, level, structures, collate):
     elements = data.subset_elements(structures, level)
     model.eval()
     phi, alone = design(model, labelled, elements, collate)
+    with_forces = [k for k, s in enumerate(labelled) if forces and s.labels[level].forces is not None]
+    slopes = dict(
+        zip(with_forces, design(model, [labelled[k] for k in with_forces], elements, collate, True)[2] if with_forces else [], strict=True)
+    )
     e0 = head.e0[elements].numpy()
     counts = phi.reshape(len(phi), len(elements), -1)[:, :, -1]
-    rest = np.zeros(len(labelled))
-    if parent is not None:
-        with torch.no_grad():
-            predicted = [model(collate([s]))[parent].energy.item() for s in labelled]
-        both = [parent in s.labels and s.labels[parent].energy is not None for s in labelled]
-        rest = np.array([s.labels[parent].energy if b else p for s, b, p in zip(labelled, both, predicted, strict=True)])
-    y = np.array([s.labels[level].energy for s in labelled]) - rest - counts @ e0
+    sizes = counts.sum(axis=1)
+    a, y, block, is_force = [], [], [], []
+    for k, s in enumerate(labelled):
+        energy, force = _rest(model, parent, s, collate, k in slopes)
+        a.append(phi[k][None])
+        y.append([s.labels[level].energy - energy - counts[k] @ e0])
+        if k in slopes:
+            a.append(slopes[k])
+            y.append((s.labels[level].forces - force).ravel())
+        rows = 1 + (3 * len(s.numbers) if k in slopes else 0)
+        block += [k] * rows
+        is_force += [False] + [True] * (rows - 1)
+    a, y, block, is_force = np.concatenate(a), np.concatenate(y), np.array(block), np.array(is_force)
     penalised = np.tile(np.arange(phi.shape[1] // len(elements)) < head.weight.shape[1], len(elements))
-    theta, covariance, noise, errors, bars = regress(phi, y, counts.sum(axis=1), penalised)
+    ratio = 100.0  # variance of a force component over that of an energy an atom, Å⁻²; then as leave-one-out errors say
+    for _ in range(3 if with_forces else 1):
+        variance = np.where(is_force, ratio, sizes[block])
+        theta, covariance, noise, errors, bars = regress(a, y, variance, block, penalised)
+        if with_forces:
+            ratio = float(np.mean(errors[is_force] ** 2) / np.mean(errors[~is_force] ** 2 / sizes))
     blocks = theta.reshape(len(elements), -1)
     with torch.no_grad():
         head.weight[elements] = torch.as_tensor(blocks[:, :-1], dtype=head.weight.dtype)
@@ -121,4 +159,21 @@ def closed_form(model, level, structures, collate):
         head.factor.copy_(torch.as_tensor(np.linalg.cholesky(covariance)))
         head.isolated.copy_(torch.as_tensor(alone))
         head.noise.fill_(noise)
-    return {"structures": len(labelled), "loo_mae": float(np.abs(errors).mean()), "loo_coverage": float(np.mean(np.abs(errors) < bars))}
+    errors, bars = errors[~is_force], bars[~is_force]
+    return {
+        "structures": len(labelled), "forces": len(with_forces), "loo_mae": float(np.abs(errors).mean()),
+        "loo_coverage": float(np.mean(np.abs(errors) < bars)),
+    }  # fmt: skip
+
+
+def _rest(model, parent, s, collate, forces):
+    """Energy (eV) and forces (eV/Å) of a structure that the parent of a relative head accounts for: its labels, else its prediction."""
+    if parent is None:
+        return 0.0, 0.0
+    label = s.labels.get(parent)
+    energy, force = (label.energy, label.forces) if label is not None else (None, None)
+    if energy is None or (forces and force is None):
+        prediction = model(collate([s]), forces=[parent] if forces else [])[parent]
+        energy = prediction.energy.item() if energy is None else energy
+        force = prediction.forces.detach().double().numpy() if forces and force is None else force
+    return energy, force

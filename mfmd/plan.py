@@ -349,9 +349,8 @@ def describe(config):
     for k, stage in enumerate(config.stages, 1):
         lines.append(f"{k}. {stage.name}: {'a new backbone' if stage.start == 'new' else f'from {_either(stage.start)}'}")
         for level, own in stage.levels.items():
-            learned = [
-                k for k in ("energy", "forces", "stress") if getattr(own, f"{k}_weight") and (stage.fit == "gradient" or k == "energy")
-            ]
+            kinds = ("energy", "forces", "stress") if stage.fit == "gradient" else ("energy", "forces")
+            learned = [k for k in kinds if getattr(own, f"{k}_weight")]
             labels = [f"{kind} × {getattr(own, f'{kind}_weight'):g}" for kind in learned]
             how = stage.heads.get(level)
             parent = how.removeprefix("delta ") if how and how.startswith("delta ") else None

@@ -406,9 +406,10 @@ def _run(config, console, out):
             frozen = {k: v.clone() for k, v in model.state_dict().items()}
             if stage.fit == "closed form":
                 level = next(iter(stage.levels))
-                found = fit.closed_form(model, level, splits["train"], _collate(config, [level]))
+                used = stage.levels[level].forces_weight > 0
+                found = fit.closed_form(model, level, splits["train"], _collate(config, [level]), forces=used)
                 console.print(
-                    f"closed form from {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
+                    f"closed form from {found['structures']} energies and the forces of {found['forces']} structures: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
                     f"{100 * found['loo_coverage']:.0f} % of these errors within their error bars"
                 )
             else:

@@ -25,26 +25,30 @@ def problem(n=60, p=12, noise=0.02, seed=0):
     return phi, phi @ theta + rng.normal(size=n) * noise * np.sqrt(sizes), sizes, np.arange(p) < p - 1
 
 
-def test_left_out_errors_are_those_of_fits_without_the_structure(monkeypatch):
+@pytest.mark.parametrize("rows", [1, 4])
+def test_left_out_errors_are_those_of_fits_without_the_structure(rows, monkeypatch):
+    """A structure is one row (its energy) or several (its forces too), left out together."""
     phi, y, sizes, penalised = problem()
+    block = np.arange(len(y)) // rows
     monkeypatch.setattr(fit, "PENALTIES", np.array([3.0]))
-    _, covariance, noise, errors, bars = fit.regress(phi, y, sizes, penalised)
+    _, covariance, noise, errors, bars = fit.regress(phi, y, sizes, block, penalised)
     # covariance = noise (phi^T W phi + prior)^-1 gives the prior away, so that each fit can be done again without a structure.
     w = 1 / sizes
     prior = np.linalg.inv(covariance / noise) - (phi * w[:, None]).T @ phi
-    for k in range(0, len(y), 7):
-        rest = np.arange(len(y)) != k
+    for k in range(0, block[-1], 3):
+        rest, out = block != k, block == k
         gram = (phi[rest] * w[rest, None]).T @ phi[rest] + prior
         without = np.linalg.solve(gram, phi[rest].T @ (w[rest] * y[rest]))
-        assert errors[k] == pytest.approx(y[k] - phi[k] @ without, rel=1e-6)
-        assert bars[k] ** 2 == pytest.approx(noise * (sizes[k] + phi[k] @ np.linalg.solve(gram, phi[k])), rel=1e-6)
+        np.testing.assert_allclose(errors[out], y[out] - phi[out] @ without, rtol=1e-5)
+        variance = noise * (sizes[out] + np.diag(phi[out] @ np.linalg.solve(gram, phi[out].T)))
+        np.testing.assert_allclose(bars[out] ** 2, variance, rtol=1e-5)
 
 
 def test_error_bars_cover_new_data():
     covered, scores = [], []
     for seed in range(20):
         phi, y, sizes, penalised = problem(n=400, seed=seed)
-        theta, covariance, noise, *_ = fit.regress(phi[:100], y[:100], sizes[:100], penalised)
+        theta, covariance, noise, *_ = fit.regress(phi[:100], y[:100], sizes[:100], np.arange(100), penalised)
         error = y[100:] - phi[100:] @ theta
         sigma = np.sqrt(np.einsum("np,pq,nq->n", phi[100:], covariance, phi[100:]) + noise * sizes[100:])
         covered.append(np.mean(np.abs(error) < sigma))
@@ -126,6 +130,34 @@ def test_closed_form_finds_the_head_that_made_the_labels(linear):
         if not delta_of:  # the difference to a non-linear head is not linear
             errors = [model(collate(model)([s]))["middle"].energy.item() - s.labels["middle"].energy for s in structures[-10:]]
             assert np.abs(errors).max() < 0.1 * np.std([s.labels["middle"].energy - s.labels["low"].energy for s in structures])
+
+
+def test_forces_are_rows_of_the_regression(linear):
+    """A head that made energies and forces of a few structures is found from these, and better than from energies alone."""
+    frames = [random_cell(seed, atoms=5 + seed % 3) for seed in range(40)]
+    structures, left = [structure(a) for a in frames], {}
+    for s in structures:
+        p = linear(collate(linear)([s]), forces=["middle"])["middle"]
+        s.labels = {"middle": data.Label(energy=p.energy.item(), forces=p.forces.detach().numpy())}
+    # -dphi/dR by finite differences.
+    phi, _, slopes = fit.design(linear, structures[:2], list(ELEMENTS), collate(linear), True)
+    moved = copy.deepcopy(structures[1])
+    moved.positions[2, 1] += 1e-5
+    difference = -(fit.design(linear, [moved], list(ELEMENTS), collate(linear))[0][0] - phi[1]) / 1e-5
+    np.testing.assert_allclose(slopes[1][3 * 2 + 1], difference, atol=1e-3 * np.abs(difference).max())
+    for use in (False, True):
+        model = copy.deepcopy(linear)
+        model.delta_of = {}
+        model.heads["middle"] = LinearHead(32, linear.heads["middle"].e0, ELEMENTS)
+        found = fit.closed_form(model, "middle", structures[:25], collate(model), forces=use)
+        assert found["forces"] == (25 if use else 0)
+        errors = []
+        for s in structures[25:]:
+            errors.append(
+                (model(collate(model)([s]), forces=["middle"])["middle"].forces.detach().numpy() - s.labels["middle"].forces).ravel()
+            )
+        left[use] = np.abs(np.concatenate(errors)).mean() / np.mean([np.abs(s.labels["middle"].forces).mean() for s in structures])
+    assert left[True] < 0.01 and left[True] < 0.2 * left[False]
 
 
 def test_too_few_energies_are_refused(linear):
