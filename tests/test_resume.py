@@ -33,7 +33,7 @@ train: {{epochs: 60, batch_size: 4, learning_rate: 0.005}}
     )
 
     def start(out):
-        code = "import torch; torch.set_num_threads(1); from mfmd.cli import train; train()"
+        code = "from mfmd.cli import train; train()"
         return subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path / "config.yaml"), f"out={tmp_path}/{out}"],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
