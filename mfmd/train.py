@@ -573,12 +573,12 @@ def optimise(model, stage, structures, val, config, folder):
 
 
 def read_metrics(out):
-    """The log of a run, {name: (epochs, values)}; where a resumed run did an epoch again, the later values."""
+    """The log of a stage, {name: (epochs, values)}; where a resumed run did an epoch again, the later values."""
     columns = {}
     for path in sorted(Path(out).glob("log/version_*/metrics.csv"), key=lambda p: int(p.parent.name.removeprefix("version_"))):
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and row["epoch"] and name not in ("epoch", "step"):
-                        columns.setdefault(name, {})[int(row["epoch"])] = float(value)
+        text = path.read_text()
+        for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):  # a line that a killed process left half written is none
+            for name, value in row.items():
+                if value and row.get("epoch") and name not in ("epoch", "step"):
+                    columns.setdefault(name, {})[int(row["epoch"])] = float(value)
     return {name: (sorted(values), [values[k] for k in sorted(values)]) for name, values in columns.items()}

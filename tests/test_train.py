@@ -228,3 +228,13 @@ def test_sizes_of_the_backbone(config):
     assert plan.load(named, ["backbone.size=small", "backbone.layers=2"]).backbone.layers == 2
     with pytest.raises(plan.ConfigError, match=r"backbone.size: found 'huge'.*'small', 'medium' or 'large'"):
         size("backbone.size=huge")
+
+
+def test_a_log_cut_short_is_read_as_far_as_it_goes(tmp_path):
+    folder = tmp_path / "log" / "version_0"
+    folder.mkdir(parents=True)
+    whole = "epoch,step,val/gfn2.energy\n0,9,0.5\n1,19,0.25\n"
+    for cut in range(len(whole) + 1):
+        (folder / "metrics.csv").write_text(whole[:cut])
+        epochs, values = train.read_metrics(tmp_path).get("val/gfn2.energy", ([], []))
+        assert values == [0.5, 0.25][: len(values)] and len(epochs) == whole[:cut].count("\n", len("epoch,step,val/gfn2.energy\n"))
