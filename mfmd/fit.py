@@ -1,4 +1,6 @@
-"""Heads in closed form: on a trained backbone, the head of a new level is a regularised linear regression, solved in seconds.
+"""Learning a level by linear algebra, in seconds: heads in closed form, and all weights by Gauss-Newton steps.
+
+Closed form: on a trained backbone, the head of a new level is a regularised linear regression.
 
     E_level = E_parent + sum_i w[Z_i] · (x_i − x of an isolated atom of Z_i) + E0[Z_i]
 
@@ -6,6 +8,10 @@ with the last features x of the backbone, a weight vector per element, and E_par
 linear regression (Bishop 2006, ch. 3.3): the noise's variance is proportional to the number of atoms, the prior's width is chosen by
 leave-one-out errors, and the noise is scaled so that these errors have the size that is predicted for them. Forces, where there are
 labels, are further rows, −dphi/dR; a structure is left out with all of its rows.
+
+Gauss-Newton: the same regression with the gradients of the energy in the weights as features, solved where the last step has led.
+The prior of a weight is the one it starts from, as wide as the weights of its matrix are large, so that among all weights that fit the
+energies the nearest are taken. For few energies that is far better than following a gradient (docs/study.md).
 """
 
 import itertools
@@ -15,7 +21,9 @@ import torch
 
 from mfmd import Error, data
 
-PENALTIES = np.logspace(-8, 4, 25)  # of weights that multiply features scaled to unit size, relative to the noise
+PENALTIES = np.logspace(-8, 4, 25)  # of weights that multiply features scaled to unit size, relative to the noise (Gauss-Newton: to the kernel)
+MOST_GRADIENTS = 10_000  # energies whose gradients in all weights are held at once
+STEPS = 10  # of Gauss-Newton, at most
 E0_WIDTH = 1.0  # eV, how far E0 may go from where it began before it counts as unlikely
 
 
@@ -177,3 +185,112 @@ def _rest(model, parent, s, collate, forces):
         energy = prediction.energy.item() if energy is None else energy
         force = prediction.forces.detach().double().numpy() if forces and force is None else force
     return energy, force
+
+
+# ------------------------------------------------------------------------------------------------ Gauss-Newton
+
+
+def gauss_newton(model, level, structures, collate):
+    """Fit the weight matrices of the backbone and of a level's head, and its E0, in place to the level's energies.
+
+    Minimised is sum_s (E_s − E(θ)_s)² / atoms_s + penalty · sum_w (θ_w − start_w)² / width_w², with width_w the root mean square of the
+    matrix that w belongs to; the penalty is chosen by leave-one-out errors of the linearised model. Biases, norms and what is
+    tabulated by element stay.
+
+    Parameters
+    ----------
+    model : mfmd.model.Model with a trained head of `level`
+    structures : training structures; only the level's energies are learned
+    collate : structures -> data.Batch
+
+    Returns
+    -------
+    dict: structures, steps, loo_mae (eV)
+
+    Raises
+    ------
+    FitError : there are fewer than ten energies, or more than MOST_GRADIENTS
+    """
+    head = model.heads[level]
+    labelled = [s for s in structures if level in s.labels and s.labels[level].energy is not None]
+    if not 10 <= len(labelled) <= MOST_GRADIENTS:
+        raise FitError(
+            f"levels.{level}: Gauss-Newton needs 10 to {MOST_GRADIENTS} energies, and there are {len(labelled)}; see keep, or fit: gradient"
+        )
+    elements = data.subset_elements(labelled, level)
+    weights = [p for p in (*model.backbone.parameters(), *head.parameters()) if p.dim() > 1 and len(p) != len(head.e0)]
+    width = [max(p.detach().double().square().mean().sqrt().item(), 1e-6) for p in weights]
+    start, start_e0 = [p.detach().clone() for p in weights], head.e0[elements].clone()
+    target = np.array([s.labels[level].energy for s in labelled])
+    counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in labelled], float)
+    root = 1.0 / np.sqrt(counts.sum(1))
+    model.requires_grad_(True).eval()
+
+    def place(moved, e0):
+        with torch.no_grad():
+            for p, begin, part in zip(weights, start, moved, strict=True):
+                p.copy_(begin.double() + part)
+            head.e0[elements] = start_e0 + torch.as_tensor(e0)
+
+    def distance(moved, e0):
+        return sum((part / w).square().sum().item() for part, w in zip(moved, width, strict=True)) + float(e0 @ e0) / E0_WIDTH**2
+
+    moved, e0 = [torch.zeros_like(p, dtype=torch.float64) for p in start], np.zeros(len(elements))
+    penalty, steps = None, 0
+    energies = _energies(model, labelled, level, collate)
+    while steps < STEPS:
+        gradients = _gradients(model, labelled, level, collate, weights)
+        left, kernel = target - energies + counts @ e0, E0_WIDTH**2 * counts @ counts.T
+        for gradient, part, w in zip(gradients, moved, width, strict=True):
+            left = left + (gradient.double() @ part.flatten()).numpy()
+            scaled = gradient.double() * w
+            kernel += (scaled @ scaled.T).numpy()
+        values, vectors = np.linalg.eigh(root[:, None] * kernel * root)
+        turned = vectors.T @ (root * left)
+
+        def dual(penalty, values=values, vectors=vectors, turned=turned):
+            inverse = 1.0 / (np.maximum(values, 0.0) + penalty)
+            return vectors @ (inverse * turned), vectors**2 @ inverse
+
+        if steps < 3:  # then the penalty stays, so that what is minimised does
+            choices = PENALTIES * values.mean()
+            penalty = min(choices, key=lambda value: np.mean(np.divide(*dual(value)) ** 2))
+        solution, diagonal = dual(penalty)
+        loo = float(np.abs(solution / diagonal / root).mean())
+        solution = root * solution
+        to = [
+            (w**2 * (torch.as_tensor(solution) @ g.double())).view_as(p) for g, p, w in zip(gradients, weights, width, strict=True)
+        ]
+        to_e0 = E0_WIDTH**2 * counts.T @ solution
+        before = np.sum((root * (target - energies)) ** 2) + penalty * distance(moved, e0)
+        for share in (1.0, 0.5, 0.25, 0.125):
+            tried = [a + share * (b - a) for a, b in zip(moved, to, strict=True)], e0 + share * (to_e0 - e0)
+            place(*tried)
+            energies = _energies(model, labelled, level, collate)
+            after = np.sum((root * (target - energies)) ** 2) + penalty * distance(*tried)
+            if after < before:
+                break
+        else:
+            place(moved, e0)
+            break
+        (moved, e0), steps = tried, steps + 1
+        if after > 0.99 * before:
+            break
+    return {"structures": len(labelled), "steps": steps, "loo_mae": loo}
+
+
+def _energies(model, structures, level, collate, batch_size=64):
+    """(structures,) total energies of a level, eV."""
+    with torch.no_grad():
+        parts = [model(collate(structures[k : k + batch_size]))[level].energy for k in range(0, len(structures), batch_size)]
+    return torch.cat(parts).numpy()
+
+
+def _gradients(model, structures, level, collate, weights):
+    """For each of the weights the gradients of the structures' energies, (structures, size)."""
+    out = [torch.empty(len(structures), p.numel(), dtype=p.dtype) for p in weights]
+    for k, s in enumerate(structures):
+        energy = model(collate([s]))[level].network_energy.sum()
+        for rows, gradient in zip(out, torch.autograd.grad(energy, weights), strict=True):
+            rows[k] = gradient.flatten()
+    return out

@@ -186,6 +186,9 @@ class StageLevel(_Section):
     sampling: Positive | None = None
 
 
+LEARNED = {"gradient": ("energy", "forces", "stress"), "closed form": ("energy", "forces"), "gauss-newton": ("energy",)}  # labels of a fit
+
+
 class Stage(_Section):
     """One step of training: which labels, from what, what may move."""
 
@@ -193,7 +196,7 @@ class Stage(_Section):
     levels: dict[str, StageLevel]  # levels learned
     start: str | list[str] = ""  # a stage before it, the best of several, or "new"; by default the stage before, and the first starts new
     heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", a level whose head is copied, or "delta <level>"
-    fit: Literal["gradient", "closed form"] = "gradient"  # the latter solves one level's new head on a frozen backbone (fit.py)
+    fit: Literal["gradient", "closed form", "gauss-newton"] = "gradient"  # fit.py: one level's new head on a frozen backbone; all of one level
     backbone_rate: NotNegative = 1.0  # times learning_rate; 0 freezes it
     heads_rate: NotNegative = 1.0  # likewise, of the heads of the stage's levels; all other heads are frozen
     train: Train = Train()  # what is not set is as in the section `train`
@@ -313,6 +316,10 @@ class Config(_Section):
                         f"{where}.fit: closed form solves one new head on a backbone that is trained; give it one level and a start"
                     )
                 stage.backbone_rate = 0.0
+            if stage.fit == "gauss-newton" and (
+                len(stage.levels) > 1 or starts == ["new"] or any(how == "new" or how.startswith("delta ") for how in stage.heads.values())
+            ):
+                raise ValueError(f"{where}.fit: gauss-newton moves what is trained; give it one level, a start, and a head to copy")
             if stage.backbone_rate == 0 and stage.start == "new":
                 raise ValueError(f"{where}.backbone_rate: a new backbone cannot be frozen; start from a stage that has trained it")
             for level, own in stage.levels.items():
@@ -349,7 +356,7 @@ def describe(config):
     for k, stage in enumerate(config.stages, 1):
         lines.append(f"{k}. {stage.name}: {'a new backbone' if stage.start == 'new' else f'from {_either(stage.start)}'}")
         for level, own in stage.levels.items():
-            kinds = ("energy", "forces", "stress") if stage.fit == "gradient" else ("energy", "forces")
+            kinds = LEARNED[stage.fit]
             learned = [k for k in kinds if getattr(own, f"{k}_weight")]
             labels = [f"{kind} × {getattr(own, f'{kind}_weight'):g}" for kind in learned]
             how = stage.heads.get(level)
@@ -367,6 +374,9 @@ def describe(config):
             lines.append(f"   {level}: {', '.join(labels) or 'no labels'}; sampled {own.sampling:g} ×{kept}; {head}")
         if stage.fit == "closed form":
             lines.append("   the head in closed form, on a frozen backbone, with error bars")
+            continue
+        if stage.fit == "gauss-newton":
+            lines.append("   all weight matrices by Gauss-Newton steps, as near as can be to where they start")
             continue
         t = stage.train
         rates = [f"{factor * t.learning_rate:g}" if factor else "frozen" for factor in (stage.backbone_rate, stage.heads_rate)]

@@ -412,6 +412,12 @@ def _run(config, console, out):
                     f"closed form from {found['structures']} energies and the forces of {found['forces']} structures: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
                     f"{100 * found['loo_coverage']:.0f} % of these errors within their error bars"
                 )
+            elif stage.fit == "gauss-newton":
+                level = next(iter(stage.levels))
+                found = fit.gauss_newton(model, level, splits["train"], _collate(config, [level]))
+                console.print(
+                    f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
+                )
             else:
                 optimise(model, stage, learned, splits["val"], config, folder)
             check_frozen(model, frozen, stage)
