@@ -21,7 +21,9 @@ import torch
 
 from mfmd import Error, data
 
-PENALTIES = np.logspace(-8, 4, 25)  # of weights that multiply features scaled to unit size, relative to the noise (Gauss-Newton: to the kernel)
+PENALTIES = np.logspace(
+    -8, 4, 25
+)  # of weights that multiply features scaled to unit size, relative to the noise (Gauss-Newton: to the kernel)
 MOST_GRADIENTS = 10_000  # energies whose gradients in all weights are held at once
 STEPS = 10  # of Gauss-Newton, at most
 E0_WIDTH = 1.0  # eV, how far E0 may go from where it began before it counts as unlikely
@@ -258,9 +260,7 @@ def gauss_newton(model, level, structures, collate):
         solution, diagonal = dual(penalty)
         loo = float(np.abs(solution / diagonal / root).mean())
         solution = root * solution
-        to = [
-            (w**2 * (torch.as_tensor(solution) @ g.double())).view_as(p) for g, p, w in zip(gradients, weights, width, strict=True)
-        ]
+        to = [(w**2 * (torch.as_tensor(solution) @ g.double())).view_as(p) for g, p, w in zip(gradients, weights, width, strict=True)]
         to_e0 = E0_WIDTH**2 * counts.T @ solution
         before = np.sum((root * (target - energies)) ** 2) + penalty * distance(moved, e0)
         for share in (1.0, 0.5, 0.25, 0.125):

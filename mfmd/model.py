@@ -11,7 +11,7 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.functional import silu
+from torch.autograd.function import once_differentiable
 
 from mfmd.engine import load_torch_host
 
@@ -57,10 +57,10 @@ class Tensors(nn.Module):
         self.register_buffer("symmetric", symmetric_basis().to(torch.get_default_dtype()), persistent=False)
         sign = torch.tensor([1.0, -1, -1, -1, 1, 1, 1, 1, 1])[: (rank + 1) ** 2]
         self.register_buffer("sign", sign, persistent=False)
-        self.register_buffer("part", torch.repeat_interleave(torch.arange(rank + 1), 2 * torch.arange(rank + 1) + 1), persistent=False)
 
-    def slices(self):
-        return [slice(k * k, (k + 1) * (k + 1)) for k in range(self.rank + 1)]
+    def split(self, x):
+        """The parts of (n, C, F)."""
+        return x.split([2 * k + 1 for k in range(self.rank + 1)], dim=1)
 
     def norm(self, x):
         """Squared Frobenius norm, (atoms, C, F) -> (atoms, F)."""
@@ -68,23 +68,75 @@ class Tensors(nn.Module):
 
     def norms(self, x):
         """That of each part, (atoms, C, F) -> (atoms, R F)."""
-        return torch.cat([(x[:, s] * x[:, s]).sum(1) for s in self.slices()], dim=-1)
+        return torch.cat([(part * part).sum(1) for part in self.split(x)], dim=-1)
 
     def mix(self, x, weight):
         """Channel mixing with one matrix a part; weight (R, F, F)."""
-        return torch.cat([x[:, s] @ w.T for s, w in zip(self.slices(), weight, strict=True)], dim=1)
+        return torch.cat([part @ w.T for part, w in zip(self.split(x), weight, strict=True)], dim=1)
 
-    def spread(self, x):
-        """A value per part as a value per component, (n, R, F) -> (n, C, F)."""
-        return x[:, self.part]
+    def scale(self, value, x):
+        """Each part of x times a value; (n, R, F) and (n, C, F)."""
+        return torch.cat([part * v for part, v in zip(self.split(x), value.split(1, dim=1), strict=True)], dim=1)
 
     def anticommutator(self, a, b):
         """a b + b a, projected on the parts that are kept."""
         return Anticommutator.apply(a, b, self.sign)
 
 
-# The three bilinear maps below are compiled (csrc/kernels/training.cpp). Each one's adjoint is one of them again, so
-# these definitions are differentiable as often as one likes.
+# What training spends its time in is compiled (csrc/kernels/training.cpp): two nonlinear functions, whose gradients are written out twice,
+# and multilinear maps, each of whose adjoints is one of them again, so that they are differentiable as often as one likes.
+
+
+class Silu(torch.autograd.Function):
+    """x / (1 + exp(-x))."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return nn.functional.silu(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return SiluSlope.apply(*ctx.saved_tensors, g)
+
+
+class SiluSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, g):
+        ctx.save_for_backward(x, g)
+        return torch.ops.aten.silu_backward(g, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, h):
+        x, g = ctx.saved_tensors
+        return torch.ops.mfmd.silu_second(x, g, h), torch.ops.aten.silu_backward(h, x)
+
+
+class Normalize(torch.autograd.Function):
+    """x / (|x|² + 1), |x| over the components; (atoms, C, F)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.ops.mfmd.normalize(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return NormalizeSlope.apply(*ctx.saved_tensors, g)
+
+
+class NormalizeSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, g):
+        ctx.save_for_backward(x, g)
+        return torch.ops.mfmd.normalize(x, g)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, h):
+        x, g = ctx.saved_tensors
+        return torch.ops.mfmd.normalize(x, g, h), torch.ops.mfmd.normalize(x, h)
 
 
 class Anticommutator(torch.autograd.Function):
@@ -131,6 +183,75 @@ class Dot(torch.autograd.Function):
         return Gather.apply(g, b, ctx.graph), Gather.apply(g, a, ctx.graph), None
 
 
+class Embed(torch.autograd.Function):
+    """Sum over neighbours of w_ij d_ij (a_i + b_j); w (pairs, R, F), d (pairs, C), a, b (atoms, F) -> (atoms, C, F)."""
+
+    @staticmethod
+    def forward(ctx, w, d, a, b, graph):
+        ctx.save_for_backward(w, d, a, b)
+        ctx.graph = graph
+        return torch.ops.mfmd.embed(w, d, a, b, graph.first, graph.neighbor, graph.pair)
+
+    @staticmethod
+    def backward(ctx, g):
+        w, d, a, b = ctx.saved_tensors
+        return (
+            EmbedWeights.apply(d, a, b, g, ctx.graph), EmbedDirections.apply(w, a, b, g, ctx.graph), *EmbedValues.apply(w, d, g, ctx.graph), None,
+        )  # fmt: skip
+
+
+class EmbedWeights(torch.autograd.Function):
+    """Gradient of <g, Embed> in w; (pairs, R, F)."""
+
+    @staticmethod
+    def forward(ctx, d, a, b, g, graph):
+        ctx.save_for_backward(d, a, b, g)
+        ctx.graph = graph
+        return torch.ops.mfmd.embed_weights(d, a, b, g, graph.i32, graph.j32)
+
+    @staticmethod
+    def backward(ctx, w):
+        d, a, b, g = ctx.saved_tensors
+        return (
+            EmbedDirections.apply(w, a, b, g, ctx.graph), *EmbedValues.apply(w, d, g, ctx.graph), Embed.apply(w, d, a, b, ctx.graph), None,
+        )  # fmt: skip
+
+
+class EmbedDirections(torch.autograd.Function):
+    """Gradient of <g, Embed> in d; (pairs, C)."""
+
+    @staticmethod
+    def forward(ctx, w, a, b, g, graph):
+        ctx.save_for_backward(w, a, b, g)
+        ctx.graph = graph
+        return torch.ops.mfmd.embed_directions(w, a, b, g, graph.i32, graph.j32)
+
+    @staticmethod
+    def backward(ctx, d):
+        w, a, b, g = ctx.saved_tensors
+        return EmbedWeights.apply(d, a, b, g, ctx.graph), *EmbedValues.apply(w, d, g, ctx.graph), Embed.apply(w, d, a, b, ctx.graph), None
+
+
+class EmbedValues(torch.autograd.Function):
+    """Gradients of <g, Embed> in a and in b; (atoms, F) each."""
+
+    @staticmethod
+    def forward(ctx, w, d, g, graph):
+        ctx.save_for_backward(w, d, g)
+        ctx.graph = graph
+        return torch.ops.mfmd.embed_values(w, d, g, graph.first, graph.neighbor, graph.pair)
+
+    @staticmethod
+    def backward(ctx, a, b):
+        w, d, g = ctx.saved_tensors
+        return (
+            EmbedWeights.apply(d, a, b, g, ctx.graph),
+            EmbedDirections.apply(w, a, b, g, ctx.graph),
+            Embed.apply(w, d, a, b, ctx.graph),
+            None,
+        )
+
+
 class Embedding(nn.Module):
     """Elements, distances and directions of the neighbours -> first tensors (eqs. 5-8)."""
 
@@ -151,26 +272,21 @@ class Embedding(nn.Module):
         channels = z.shape[1]
         # Of the matrix of a direction u: I = 1, A = the cross-product matrix of u, S = u u^T - 1/3.
         u = graph.direction
-        directions = [math.sqrt(3) * torch.ones_like(u[:, :1]), math.sqrt(2) * u, torch.einsum("pi,pj,cij->pc", u, u, t.symmetric)]
-        # Cutoff times radial functions times element pair. The reverse of a pair has the same radial functions and -u.
+        symmetric = (u[:, :, None] * u[:, None, :]).view(-1, 9) @ t.symmetric.view(5, 9).T
+        direction = torch.cat([math.sqrt(3) * torch.ones_like(u[:, :1]), math.sqrt(2) * u, symmetric], dim=1)[:, : parts**2]
+        # Cutoff times radial functions times element pair, whose weight is a sum of one part for each of the two elements.
         w = (self.radial(graph.basis) * graph.envelope[:, None]).view(-1, parts, channels)
-        zi, zj = z.index_select(0, graph.i), z.index_select(0, graph.j)
-        there, back = self.pair(torch.cat([zi, zj], dim=1)), self.pair(torch.cat([zj, zi], dim=1))
-        sums = []
-        for part, direction in enumerate(directions[:parts]):
-            sign = -1.0 if part == 1 else 1.0
-            message = z.new_zeros(len(z), direction.shape[1], channels)
-            message = message.index_add(0, graph.i, (w[:, part] * there)[:, None] * direction[:, :, None])
-            sums.append(message.index_add(0, graph.j, (w[:, part] * back)[:, None] * (sign * direction)[:, :, None]))
+        own, other = self.pair.weight.split(channels, dim=1)
+        a, b = torch.addmm(self.pair.bias, z, own.T), z @ other.T
+        x = Embed.apply(w, direction, a, b, graph)
         # The self pair: distance zero, no direction.
-        own = self.radial(graph.basis_at_zero)[:channels] * self.pair(torch.cat([z, z], dim=1))
-        sums[0] = sums[0] + math.sqrt(3) * own[:, None]
-        x = torch.cat(sums, dim=1)
+        self_pair = math.sqrt(3) * self.radial(graph.basis_at_zero)[:channels] * (a + b)
+        x = torch.cat([x[:, :1] + self_pair[:, None], x[:, 1:]], dim=1)
 
         gate = self.norm(t.norm(x))
         for linear in self.gate:
-            gate = silu(linear(gate))
-        return t.mix(x, self.mixing) * t.spread(gate.view(-1, parts, channels))
+            gate = Silu.apply(linear(gate))
+        return t.scale(gate.view(-1, parts, channels), t.mix(x, self.mixing))
 
 
 class Layer(nn.Module):
@@ -188,18 +304,18 @@ class Layer(nn.Module):
 
     def weights(self, basis, envelope):
         for linear in self.radial:
-            basis = silu(linear(basis))
+            basis = Silu.apply(linear(basis))
         return (basis * envelope[:, None]).view(len(basis), len(self.mixing_in), self.mixing_in.shape[1])
 
     def forward(self, x, graph):
         t = self.algebra
-        x = x / (t.norm(x) + 1)[:, None]
+        x = Normalize.apply(x)
         y = t.mix(x, self.mixing_in)
         w = self.weights(graph.basis, graph.envelope)
         own = self.weights(graph.basis_at_zero[None], torch.ones_like(graph.basis_at_zero[:1]))
-        message = t.spread(own) * y + Gather.apply(w, y, graph)
+        message = t.scale(own, y) + Gather.apply(w, y, graph)
         product = t.anticommutator(y, message)
-        dx = t.mix(product / (t.norm(product) + 1)[:, None], self.mixing_out)
+        dx = t.mix(Normalize.apply(product), self.mixing_out)
         return x + dx + 0.5 * t.anticommutator(dx, dx)
 
 
@@ -213,7 +329,7 @@ class Readout(nn.Module):
         self.algebra = Tensors(rank)
 
     def forward(self, x):
-        return silu(self.linear(self.norm(self.algebra.norms(x))))
+        return Silu.apply(self.linear(self.norm(self.algebra.norms(x))))
 
 
 def mixing_parameter(parts, channels):
@@ -236,7 +352,7 @@ class Graph:
         count = torch.bincount(both, minlength=len(positions))
         self.first = torch.cat([count.new_zeros(1), count.cumsum(0)]).int()
         self.neighbor = torch.cat([j, i])[order].int()
-        self.pair = (order % len(i) if len(i) else order).int()
+        self.pair = torch.where(order < len(i), order, len(i) - 1 - order).int()  # ~p where it is turned round
         self.i32, self.j32 = i.int(), j.int()
         self.basis, self.envelope = radial(distance), radial.envelope(distance)
         self.basis_at_zero = radial(distance.new_zeros(1))[0]
@@ -283,7 +399,7 @@ class MLPHead(nn.Module):
         self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
 
     def forward(self, x, numbers):
-        return self.out(silu(self.hidden(x)))[:, 0]
+        return self.out(Silu.apply(self.hidden(x)))[:, 0]
 
 
 class LinearHead(nn.Module):

@@ -114,8 +114,8 @@ def _labels(level, weights):
     return {level: {f"{kind}_weight": 0.0 for kind in weights}}
 
 
-def _chain(levels, rate, *, frozen=False, low_forces=False, replay=False):
-    """Each level from the one before, its head a copy of that level's or (delta_of) the difference to it."""
+def _chain(levels, rate, *, frozen=False, low_forces=False, replay=False, newton=False):
+    """Each level from the one before, its head a copy of that level's or (delta_of) the difference to it; the last by Gauss-Newton or not."""
     names = list(levels)
     stages = [{"name": names[0], "levels": {names[0]: {}}}]
     for low, high in itertools.pairwise(names):
@@ -132,6 +132,8 @@ def _chain(levels, rate, *, frozen=False, low_forces=False, replay=False):
                 "train": {"learning_rate": rate * (1.0 if frozen else 0.1 if high == names[-1] else 0.5)},
             }
         )
+    if newton:
+        stages[-1] |= {"fit": "gauss-newton"}
     return stages
 
 
@@ -141,14 +143,18 @@ def _ends(levels):
 
 
 def _auto(levels, rate):
-    """A chain that tries two ways to every further level: all weights by gradient, or the head alone in closed form."""
+    """A chain that tries three ways to every further level: all weights by Gauss-Newton or by gradient, or the head alone in closed form."""
     first, *further = _chain(levels, rate)
     stages, best, low = [first], first["name"], first["name"]
     for stage in further:
         high = stage["name"]
-        stages.append({**stage, "start": best})
-        stages.append({"name": f"{high}-delta", "start": best, "levels": {high: {}}, "heads": {high: f"delta {low}"}, "fit": "closed form"})
-        best, low = [high, f"{high}-delta"], high
+        own = {"start": best, "levels": {high: {}}}
+        copied = {} if stage["heads"] == {} else {high: low}
+        ways = [{**stage, "start": best}, {**own, "name": f"{high}-delta", "heads": {high: f"delta {low}"}, "fit": "closed form"}]
+        if copied:  # a relative head starts at zero, from where Gauss-Newton leads nowhere
+            ways.insert(0, {**own, "name": f"{high}-newton", "heads": copied, "fit": "gauss-newton"})
+        stages += ways
+        best, low = [way["name"] for way in ways], high
     return stages
 
 
@@ -167,12 +173,17 @@ STRATEGIES = {
     "finetune-readout": lambda levels, rate: _chain(_ends(levels), rate, frozen=True),
     "replay": lambda levels, rate: _chain(_ends(levels), rate, replay=True),
     "chain": _chain,
+    "chain-newton": lambda levels, rate: _chain(levels, rate, newton=True),
     "low-forces-high-energies": lambda levels, rate: _chain(levels, rate, low_forces=True),
     "delta": _deltas,
     "auto": _auto,
     "multihead-finetune": lambda levels, rate: [
         {"name": "multihead", "levels": {n: {} for n in levels}},
         {"name": "finetune", "levels": {list(levels)[-1]: {}}, "train": {"learning_rate": 0.1 * rate}},
+    ],
+    "multihead-newton": lambda levels, rate: [
+        {"name": "multihead", "levels": {n: {} for n in levels}},
+        {"name": "newton", "levels": {list(levels)[-1]: {}}, "fit": "gauss-newton"},
     ],
 }
 
@@ -196,7 +207,9 @@ class Stage(_Section):
     levels: dict[str, StageLevel]  # levels learned
     start: str | list[str] = ""  # a stage before it, the best of several, or "new"; by default the stage before, and the first starts new
     heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", a level whose head is copied, or "delta <level>"
-    fit: Literal["gradient", "closed form", "gauss-newton"] = "gradient"  # fit.py: one level's new head on a frozen backbone; all of one level
+    fit: Literal["gradient", "closed form", "gauss-newton"] = (
+        "gradient"  # fit.py: one level's new head on a frozen backbone; all of one level
+    )
     backbone_rate: NotNegative = 1.0  # times learning_rate; 0 freezes it
     heads_rate: NotNegative = 1.0  # likewise, of the heads of the stage's levels; all other heads are frozen
     train: Train = Train()  # what is not set is as in the section `train`
@@ -247,7 +260,7 @@ class Config(_Section):
                 raise ValueError(f"levels: {strategy} goes from level to level, and there is {', '.join(map(str, levels)) or 'none'}")
             stages = STRATEGIES[strategy](levels, _rate(value))
             if strategy == "auto":
-                value = {**value, "choose": [s["name"] for s in stages[-2:]]}
+                value = {**value, "choose": [s["name"] for s in stages if list(levels)[-1] in s["levels"]]}
         common = value.get("train") or {}
         if isinstance(common, dict) and isinstance(stages, list):
             stages = [_filled(stage, common) if isinstance(stage, dict) else stage for stage in stages]

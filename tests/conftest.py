@@ -77,6 +77,32 @@ def dimer(distance, elements="OH"):
     return Atoms(elements, [[0, 0, 0], [0, 0, distance]])
 
 
+@pytest.fixture
+def single():
+    """Training in single precision; what default the process had comes back."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+def small_config(folder):
+    """The config of a run of seconds on three levels, whose data is folder/small.xyz."""
+    path = folder / "config.yaml"
+    path.write_text(
+        f"""
+out: {folder}/run
+data: {{train: {folder}/small.xyz, val: 0.3, atoms: {DATA}/atoms.json}}
+levels: {{gfn2: , dft: , cctz: }}
+backbone: {{channels: 16, layers: 1, radial_functions: 8}}
+train: {{epochs: 2, batch_size: 8, learning_rate: 0.01}}
+"""
+    )
+    return path
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A small model of ethanol with gfn2 forces, dft and cctz energies: a smooth surface molecules stay together on."""

@@ -5,7 +5,7 @@ import copy
 import ase.io
 import pytest
 import yaml
-from conftest import DATA
+from conftest import DATA, small_config
 
 pytest.importorskip("lightning")
 import torch
@@ -21,18 +21,15 @@ STAGES = {
     "replay": ["gfn2", "cctz"],
     "chain": ["gfn2", "dft", "cctz"],
     "delta": ["gfn2", "dft", "cctz"],
-    "auto": ["gfn2", "dft", "dft-delta", "cctz", "cctz-delta"],
+    "chain-newton": ["gfn2", "dft", "cctz"],
+    "auto": ["gfn2", "dft-newton", "dft", "dft-delta", "cctz-newton", "cctz", "cctz-delta"],
     "low-forces-high-energies": ["gfn2", "dft", "cctz"],
     "multihead-finetune": ["multihead", "finetune"],
+    "multihead-newton": ["multihead", "newton"],
 }
 
 
-@pytest.fixture(autouse=True)
-def single():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("single")
 
 
 @pytest.fixture
@@ -41,16 +38,7 @@ def load(tmp_path):
     frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("water", "formaldehyde")]
     labelled = [a for a in frames if "energy_cctz" in a.info]
     ase.io.write(tmp_path / "small.xyz", labelled[::3] + [a for a in frames if "energy_dft" not in a.info][::12], format="extxyz")
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        f"""
-out: {tmp_path}/run
-data: {{train: {tmp_path}/small.xyz, val: 0.3, atoms: {DATA}/atoms.json}}
-levels: {{gfn2: , dft: , cctz: }}
-backbone: {{channels: 16, layers: 1, radial_functions: 8}}
-train: {{epochs: 2, batch_size: 8, learning_rate: 0.01}}
-"""
-    )
+    path = small_config(tmp_path)
     return lambda *overrides: plan.load(path, overrides)
 
 
@@ -225,6 +213,17 @@ MISTAKES = {
         [{"name": "a", "levels": {"gfn2": {}}, "train": {"monitor": "dft.energy"}}],
         "stages.a.train.monitor: 'dft.energy'",
     ),
+    "Gauss-Newton from nothing": (
+        [{"name": "a", "levels": {"gfn2": {}}, "fit": "gauss-newton"}],
+        "stages.a.fit: gauss-newton moves what is trained",
+    ),
+    "Gauss-Newton of a head that is zero": (
+        [
+            {"name": "a", "levels": {"gfn2": {}}},
+            {"name": "b", "levels": {"dft": {}}, "heads": {"dft": "delta gfn2"}, "fit": "gauss-newton"},
+        ],
+        "stages.b.fit: gauss-newton moves what is trained",
+    ),
 }
 
 
@@ -254,9 +253,9 @@ def test_labels_that_are_not_kept(load):
 
 
 def test_auto_takes_the_better_way_and_says_so(load, capsys):
-    """Fine-tuning and closed form are both tried at each level; the one with the lower validation error goes on."""
+    """Gauss-Newton, fine-tuning and closed form are all tried at each level; the one with the lower validation error goes on."""
     c = load("strategy=auto")
-    assert c.stages[3].start == ["dft", "dft-delta"] and c.choose == ["cctz", "cctz-delta"]
+    assert c.stages[4].start == ["dft-newton", "dft", "dft-delta"] and c.choose == ["cctz-newton", "cctz", "cctz-delta"]
     train.run(c)
     said = " ".join(capsys.readouterr().out.split())
     assert "chosen for dft: dft" in said and "chosen for cctz: cctz" in said and "validation energy MAE" in said

@@ -13,13 +13,7 @@ import torch
 from mfmd import data, plan, train
 from mfmd.engine import Engine, load_model
 
-
-@pytest.fixture(autouse=True)
-def single():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("single")
 
 
 @pytest.fixture

@@ -149,12 +149,94 @@ torch::Tensor anticommutator(const torch::Tensor& a, const torch::Tensor& b) {
   return out;
 }
 
+// x / (|x|^2 + 1), or with g its gradient, or with h the gradient's; (atoms, C, F).
+torch::Tensor normalize(const torch::Tensor& x, const std::optional<torch::Tensor>& g, const std::optional<torch::Tensor>& h) {
+  const torch::Tensor cx = aligned(x), cg = g ? aligned(*g) : torch::Tensor(), ch = h ? aligned(*h) : torch::Tensor(), out = torch::empty_like(cx);
+  const int F = channels(x);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mfmd::normalize", [&] {
+    over(x.size(0), [&](int begin, int end) {
+      mfmd::stages<scalar_t>().training_normalize(cx.data_ptr<scalar_t>(), g ? cg.data_ptr<scalar_t>() : nullptr, h ? ch.data_ptr<scalar_t>() : nullptr,
+                                                  out.data_ptr<scalar_t>(), static_cast<int>(x.size(1)), F, begin, end);
+    });
+  });
+  return out;
+}
+torch::Tensor silu_second(const torch::Tensor& x, const torch::Tensor& g, const torch::Tensor& h) {
+  const torch::Tensor cx = aligned(x), cg = aligned(g), ch = aligned(h), out = torch::empty_like(cx);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mfmd::silu_second", [&] {
+    constexpr int64_t block = 4096;
+    over((x.numel() + block - 1) / block, [&](int begin, int end) {
+      mfmd::stages<scalar_t>().training_silu_second(cx.data_ptr<scalar_t>(), cg.data_ptr<scalar_t>(), ch.data_ptr<scalar_t>(), out.data_ptr<scalar_t>(),
+                                                    static_cast<int>(begin * block), static_cast<int>(std::min(end * block, x.numel())));
+    });
+  });
+  return out;
+}
+
+// The embedding's sum and its gradients. w (pairs, R, F), d (pairs, C), a, b (atoms, F), g (atoms, C, F).
+torch::Tensor embed(const torch::Tensor& w, const torch::Tensor& d, const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& first,
+                    const torch::Tensor& neighbor, const torch::Tensor& pair) {
+  const torch::Tensor cw = aligned(w), cd = d.contiguous(), ca = aligned(a), cb = aligned(b);
+  const int F = channels(w), R = static_cast<int>(w.size(1));
+  const torch::Tensor out = torch::empty({a.size(0), R * R, F}, w.options());
+  AT_DISPATCH_FLOATING_TYPES(w.scalar_type(), "mfmd::embed", [&] {
+    over(a.size(0), [&](int begin, int end) {
+      mfmd::stages<scalar_t>().training_embed(cw.data_ptr<scalar_t>(), cd.data_ptr<scalar_t>(), ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(),
+                                              first.data_ptr<int>(), neighbor.data_ptr<int>(), pair.data_ptr<int>(), out.data_ptr<scalar_t>(), R, F, begin, end);
+    });
+  });
+  return out;
+}
+torch::Tensor embed_weights(const torch::Tensor& d, const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& g, const torch::Tensor& i, const torch::Tensor& j) {
+  const torch::Tensor cd = d.contiguous(), ca = aligned(a), cb = aligned(b), cg = aligned(g);
+  const int F = channels(g), R = parts(g);
+  const torch::Tensor out = torch::empty({d.size(0), R, F}, g.options());
+  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mfmd::embed_weights", [&] {
+    over(d.size(0), [&](int begin, int end) {
+      mfmd::stages<scalar_t>().training_embed_weights(cd.data_ptr<scalar_t>(), ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(), cg.data_ptr<scalar_t>(),
+                                                      i.data_ptr<int>(), j.data_ptr<int>(), out.data_ptr<scalar_t>(), R, F, begin, end);
+    });
+  });
+  return out;
+}
+torch::Tensor embed_directions(const torch::Tensor& w, const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& g, const torch::Tensor& i, const torch::Tensor& j) {
+  const torch::Tensor cw = aligned(w), ca = aligned(a), cb = aligned(b), cg = aligned(g);
+  const int F = channels(g), R = parts(g);
+  const torch::Tensor out = torch::empty({w.size(0), R * R}, g.options());
+  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mfmd::embed_directions", [&] {
+    over(w.size(0), [&](int begin, int end) {
+      mfmd::stages<scalar_t>().training_embed_directions(cw.data_ptr<scalar_t>(), ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(), cg.data_ptr<scalar_t>(),
+                                                         i.data_ptr<int>(), j.data_ptr<int>(), out.data_ptr<scalar_t>(), R, F, begin, end);
+    });
+  });
+  return out;
+}
+std::tuple<torch::Tensor, torch::Tensor> embed_values(const torch::Tensor& w, const torch::Tensor& d, const torch::Tensor& g, const torch::Tensor& first,
+                                                      const torch::Tensor& neighbor, const torch::Tensor& pair) {
+  const torch::Tensor cw = aligned(w), cd = d.contiguous(), cg = aligned(g);
+  const int F = channels(g), R = parts(g);
+  const torch::Tensor a = torch::empty({g.size(0), F}, g.options()), b = torch::empty_like(a);
+  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mfmd::embed_values", [&] {
+    over(g.size(0), [&](int begin, int end) {
+      mfmd::stages<scalar_t>().training_embed_values(cw.data_ptr<scalar_t>(), cd.data_ptr<scalar_t>(), cg.data_ptr<scalar_t>(), first.data_ptr<int>(),
+                                                     neighbor.data_ptr<int>(), pair.data_ptr<int>(), a.data_ptr<scalar_t>(), b.data_ptr<scalar_t>(), R, F, begin, end);
+    });
+  });
+  return {a, b};
+}
+
 }  // namespace
 
 TORCH_LIBRARY(mfmd, m) {
   m.def("gather(Tensor w, Tensor y, Tensor first, Tensor neighbor, Tensor pair) -> Tensor", &gather);
   m.def("dot(Tensor a, Tensor b, Tensor i, Tensor j) -> Tensor", &dot);
   m.def("anticommutator(Tensor a, Tensor b) -> Tensor", &anticommutator);
+  m.def("normalize(Tensor x, Tensor? g=None, Tensor? h=None) -> Tensor", &normalize);
+  m.def("silu_second(Tensor x, Tensor g, Tensor h) -> Tensor", &silu_second);
+  m.def("embed(Tensor w, Tensor d, Tensor a, Tensor b, Tensor first, Tensor neighbor, Tensor pair) -> Tensor", &embed);
+  m.def("embed_weights(Tensor d, Tensor a, Tensor b, Tensor g, Tensor i, Tensor j) -> Tensor", &embed_weights);
+  m.def("embed_directions(Tensor w, Tensor a, Tensor b, Tensor g, Tensor i, Tensor j) -> Tensor", &embed_directions);
+  m.def("embed_values(Tensor w, Tensor d, Tensor g, Tensor first, Tensor neighbor, Tensor pair) -> (Tensor, Tensor)", &embed_values);
   m.class_<Model>("Model")
       .def(torch::init<int64_t, const std::string&, const torch::Tensor&>())
       .def("evaluate", &Model::evaluate)

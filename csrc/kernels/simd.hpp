@@ -199,6 +199,12 @@ template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<
 template <class T> void training_gather(const T*, const T*, const int*, const int*, const int*, T*, int, int, int, int);
 template <class T> void training_dot(const T*, const T*, const int*, const int*, T*, int, int, int, int);
 template <class T> void training_anticommutator(const T*, const T*, T*, int, int, int, int);
+template <class T> void training_normalize(const T*, const T*, const T*, T*, int, int, int, int);
+template <class T> void training_silu_second(const T*, const T*, const T*, T*, int, int);
+template <class T> void training_embed(const T*, const T*, const T*, const T*, const int*, const int*, const int*, T*, int, int, int, int);
+template <class T> void training_embed_weights(const T*, const T*, const T*, const T*, const int*, const int*, T*, int, int, int, int);
+template <class T> void training_embed_directions(const T*, const T*, const T*, const T*, const int*, const int*, T*, int, int, int, int);
+template <class T> void training_embed_values(const T*, const T*, const T*, const int*, const int*, const int*, T*, T*, int, int, int, int);
 
 }  // namespace MFMD_ISA
 }  // namespace mfmd

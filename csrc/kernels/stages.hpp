@@ -113,6 +113,12 @@ template <class T> struct Stages {
   void (*training_gather)(const T* w, const T* y, const int* first, const int* neighbor, const int* pair, T* out, int R, int F, int begin, int end);
   void (*training_dot)(const T* a, const T* b, const int* i, const int* j, T* out, int R, int F, int begin, int end);
   void (*training_anticommutator)(const T* a, const T* b, T* out, int R, int F, int begin, int end);
+  void (*training_normalize)(const T* x, const T* g, const T* h, T* out, int C, int F, int begin, int end);
+  void (*training_silu_second)(const T* x, const T* g, const T* h, T* out, int begin, int end);
+  void (*training_embed)(const T* w, const T* d, const T* a, const T* b, const int* first, const int* neighbor, const int* pair, T* out, int R, int F, int begin, int end);
+  void (*training_embed_weights)(const T* d, const T* a, const T* b, const T* g, const int* i, const int* j, T* out, int R, int F, int begin, int end);
+  void (*training_embed_directions)(const T* w, const T* a, const T* b, const T* g, const int* i, const int* j, T* out, int R, int F, int begin, int end);
+  void (*training_embed_values)(const T* w, const T* d, const T* g, const int* first, const int* neighbor, const int* pair, T* to_a, T* to_b, int R, int F, int begin, int end);
 };
 
 template <class T> const Stages<T>& stages();
