@@ -34,7 +34,7 @@ $(VENV)/built: $(VENV)/torch $(SOURCES)
 	touch $@
 
 $(VENV)/tested: $(VENV)/built
-	$(PIP) $$($(BIN)/python .ci/requirements.py test)
+	$(PIP) $$($(BIN)/python .ci/requirements.py test label)
 	touch $@
 
 # --- The newest versions, without TorchForce (openmmtorch has no release for them).
@@ -45,7 +45,7 @@ $(VENV)-newest/built: $(SOURCES)
 	echo "environment: $(VENV)-newest"
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "scikit-build-core>=0.10" "pybind11>=2.13" \
-	  torch==2.13.0 openmm==8.6.1 $$($(VENV)-newest/bin/python .ci/requirements.py train test)
+	  torch==2.13.0 openmm==8.6.1 $$($(VENV)-newest/bin/python .ci/requirements.py train test label)
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable . \
 	  --config-settings=build-dir=build/newest --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF)
 	touch $@

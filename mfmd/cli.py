@@ -46,10 +46,14 @@ def train():
 
 
 def main():
-    """mfmd info|export|eval …"""
+    """mfmd label|info|export|eval …"""
     parser = argparse.ArgumentParser(prog="mfmd", description="Work with models that mfmd-train has made.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
+    label = commands.add_parser("label", help="sample structures and label them with tblite and PySCF")
+    label.add_argument("config", help="YAML file")
+    label.add_argument("overrides", nargs="*", metavar="key=value")
+    label.add_argument("--retry", action="store_true", help="compute labels that have failed once more")
     info = commands.add_parser("info", help="what a model file holds")
     info.add_argument("model")
     info.add_argument("--json", action="store_true", help="the whole header as JSON")
@@ -68,7 +72,16 @@ def main():
     evaluate.add_argument("--length-unit", default="Å", help="of the files")
     evaluate.add_argument("--precision", choices=["single", "double"], default="single")
     arguments = parser.parse_args()
-    _guard(lambda: {"info": _info, "export": _export, "eval": _eval}[arguments.command](arguments))
+    _guard(lambda: {"label": _label, "info": _info, "export": _export, "eval": _eval}[arguments.command](arguments))
+
+
+def _label(arguments):
+    from mfmd import label, plan
+
+    config = plan.load(arguments.config, arguments.overrides, label.Config)
+    for level, (good, bad) in label.run(config, arguments.retry).items():
+        print(f"{level}: {good} labels{f', {bad} failed (see {config.out}/labels.jsonl; again with --retry)' if bad else ''}")
+    print(f"structures for mfmd-train: {config.out}/")
 
 
 def _info(arguments):

@@ -5,6 +5,7 @@ Every key is listed here, with its unit and its default; a key that is not is an
 
 import difflib
 import itertools
+import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +21,9 @@ class ConfigError(Error):
     """The config cannot be used; names the file, the key, what was found and what is allowed."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a config: a key that is not declared is an error."""
+
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
@@ -29,7 +32,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Paths = list[Path]
 
 
-class Level(_Section):
+class Level(Section):
     """One level of theory: the keys of its labels, how much they count, how its head begins."""
 
     energy: str = ""  # key in the file; by default energy_<level>, forces_<level>, stress_<level>
@@ -44,7 +47,7 @@ class Level(_Section):
     delta_of: str | None = None  # an earlier level; the head is a difference to it and starts at zero
 
 
-class Data(_Section):
+class Data(Section):
     train: Paths
     val: Paths | Annotated[float, Field(gt=0, lt=1)] | None = None  # files, or a fraction of train; by default 0.1, or what split_key says
     test: Paths | Annotated[float, Field(gt=0, lt=1)] = []
@@ -67,7 +70,7 @@ SIZES = {  # docs/speed.md has the speed and the accuracy of each
 }
 
 
-class Backbone(_Section):
+class Backbone(Section):
     """What the levels share. `backbone: large` is short for `backbone: {size: large}`; a size sets what is not set beside it."""
 
     size: Literal[tuple(SIZES)] = "medium"
@@ -85,7 +88,7 @@ class Backbone(_Section):
         return {**SIZES.get(value.get("size", "medium"), {}), **value} if isinstance(value, dict) else value
 
 
-class Train(_Section):
+class Train(Section):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch_size: Annotated[int, Field(ge=1)] = 32  # structures
     learning_rate: Positive = 2e-3
@@ -188,7 +191,7 @@ STRATEGIES = {
 }
 
 
-class StageLevel(_Section):
+class StageLevel(Section):
     """What a stage learns of a level; what is not set is as under `levels`."""
 
     energy_weight: NotNegative | None = None
@@ -200,7 +203,7 @@ class StageLevel(_Section):
 LEARNED = {"gradient": ("energy", "forces", "stress"), "closed form": ("energy", "forces"), "gauss-newton": ("energy",)}  # labels of a fit
 
 
-class Stage(_Section):
+class Stage(Section):
     """One step of training: which labels, from what, what may move."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # its folder in `out`
@@ -225,7 +228,7 @@ def _filled(stage, common):
     return {**stage, "train": {**common, **(stage.get("train") or {})}}
 
 
-class Config(_Section):
+class Config(Section):
     out: Path  # folder of the run
     seed: int = 0
     resume: bool = False  # go on from the last checkpoint in `out`
@@ -407,8 +410,8 @@ def _either(stages):
     return stages if isinstance(stages, str) else f"the best of {', '.join(stages)}"
 
 
-def load(path, overrides=()):
-    """The Config of a YAML file with `key=value` overrides, such as "train.epochs=10".
+def load(path, overrides=(), schema=Config):
+    """The Config (or another schema) of a YAML file with `key=value` overrides, such as "train.epochs=10".
 
     Raises
     ------
@@ -417,7 +420,7 @@ def load(path, overrides=()):
     try:
         tree = OmegaConf.load(path)
         if not OmegaConf.is_dict(tree):
-            raise ConfigError(f"{path}: a config is a mapping of keys ({', '.join(Config.model_fields)}), and this file holds none")
+            raise ConfigError(f"{path}: a config is a mapping of keys ({', '.join(schema.model_fields)}), and this file holds none")
         for override in overrides:
             key, sign, _ = override.partition("=")
             if not sign or not key:
@@ -428,23 +431,23 @@ def load(path, overrides=()):
         raise ConfigError(f"{path}: no such config file") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not a readable YAML config ({' '.join(str(error).split())})") from None
-    return parse(tree, path)
+    return parse(tree, path, schema)
 
 
-def parse(tree, origin):
-    """The Config of nested dicts; `origin` names them in messages. ConfigError as in `load`."""
+def parse(tree, origin, schema=Config):
+    """The Config (or another schema) of nested dicts; `origin` names them in messages. ConfigError as in `load`."""
     try:
-        return Config.model_validate(tree)
+        return schema.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("; ".join(f"{origin}: {_sentence(e)}" for e in error.errors())) from None
+        raise ConfigError("; ".join(f"{origin}: {_sentence(e, schema)}" for e in error.errors())) from None
 
 
-def _sentence(error):
+def _sentence(error, schema):
     """One pydantic error: the key, what was found, what is allowed."""
     where = [str(part) for part in error["loc"] if str(part) not in ("list[path]", "constrained-float", "float", "[key]")]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
-        allowed = _keys(where[:-1])
+        allowed = _keys(where[:-1], schema)
         close = difflib.get_close_matches(where[-1], allowed, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         return f"{key}: unknown key{hint} (allowed here: {', '.join(allowed)})"
@@ -455,17 +458,15 @@ def _sentence(error):
     return f"{key}: found {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _keys(where):
-    """Keys allowed in the section at `where`."""
-    match where:
-        case []:
-            section = Config
-        case ["levels", *_]:
-            section = Level
-        case ["stages", _]:
-            section = Stage
-        case ["stages", _, "levels", *_]:
-            section = StageLevel
-        case _:
-            section = {"data": Data, "backbone": Backbone, "train": Train}[where[-1]]
-    return list(section.model_fields)
+def _keys(where, schema):
+    """Keys allowed in the section at `where`; names and numbers on the way that are no key lead into a mapping or a list."""
+    for part in where:
+        if part in schema.model_fields:
+            schema = next(t for t in _types(schema.model_fields[part].annotation) if isinstance(t, type) and issubclass(t, BaseModel))
+    return list(schema.model_fields)
+
+
+def _types(annotation):
+    yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _types(argument)

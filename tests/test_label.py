@@ -1,0 +1,150 @@
+"""Labels made with tblite and PySCF: against the shipped ones, against finite differences, resumed, and failing."""
+
+import json
+import os
+
+import ase
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+from conftest import DATA
+
+pytest.importorskip("tblite", reason="tblite is not installed")
+pytest.importorskip("pyscf", reason="PySCF is not installed")
+
+from mfmd import label, plan
+
+SMALL_AND_LARGE = [
+    {"method": "mp2", "basis": "cc-pvtz", "density_fitting": True},
+    {"method": "mp2", "basis": "cc-pvdz", "density_fitting": True, "coefficient": -1},
+]
+LEVELS = {  # of the shipped data
+    "gfn2": label.Level(method="GFN2-xTB"),
+    "dft": label.Level(method="wb97x", basis="6-31g(d)", cartesian=True, density_fitting=True),
+    "cc": label.Level(method="ccsd(t)", basis="cc-pvdz"),
+    "cctz": label.Level(method="ccsd(t)", basis="cc-pvdz", corrections=SMALL_AND_LARGE, forces="none"),
+}
+
+
+def shipped(molecule):
+    return next(a for a in ase.io.read(DATA / "test.xyz", ":") if a.info["molecule"] == molecule)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_reproduces_shipped_labels(level):
+    atoms = shipped("water")
+    made = label.label(LEVELS[level], atoms, LEVELS[level].forces != "none")
+    assert made["energy"] == pytest.approx(atoms.info[f"energy_{level}"], abs=1e-4)
+    if level in ("gfn2", "cc"):  # the shipped dft forces have no response of the grid
+        np.testing.assert_allclose(made["forces"], atoms.arrays[f"forces_{level}"], atol=1e-4)
+    atoms = json.loads((DATA / "atoms.json").read_text())["energies"]["O"]
+    assert label.isolated(LEVELS[level], "O")["energy"] == pytest.approx(atoms[level], abs=1e-4)
+
+
+def test_reproduces_shipped_labels_of_a_box():
+    atoms = shipped("water_box_8")
+    made = label.label(LEVELS["gfn2"], atoms)
+    assert made["energy"] == pytest.approx(atoms.info["energy_gfn2"], abs=1e-4)
+    np.testing.assert_allclose(made["forces"], atoms.arrays["forces_gfn2"], atol=1e-4)
+    np.testing.assert_allclose(made["stress"], atoms.info["stress_gfn2"], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["GFN1-xTB", "hf", "wb97x", "mp2", "ccsd", "ccsd(t)"])
+def test_forces_are_the_slope_of_the_energy(method):
+    level = label.Level(method=method, basis=None if method in label.XTB else "6-31g")
+    atoms, h, ends = shipped("water"), 2e-3, []
+    forces = label.label(level, atoms)["forces"]
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[1, 0] += sign * h
+        ends.append(label.label(level, moved, forces=False)["energy"])
+    assert forces[1, 0] == pytest.approx((ends[1] - ends[0]) / (2 * h), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("level", "atoms", "message"),
+    [
+        (
+            LEVELS["dft"],
+            ase.Atoms("HeHe", [[0, 0, 0], [0, 0, 3]], cell=[9, 9, 9], pbc=True),
+            "for molecules, and the structure is periodic",
+        ),
+        (LEVELS["gfn2"], ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]), "odd number of electrons"),
+        (LEVELS["gfn2"], ase.Atoms("OH2", [[0, 0, 0], [0, 0, 1], [0, 1, 0]], info={"charge": 2}), "charge is"),
+        (label.Level(method="mp2", basis="6-31g", density_fitting=True), ase.build.molecule("H2O"), "set forces: none"),
+    ],
+)
+def test_what_cannot_be_labelled(level, atoms, message):
+    with pytest.raises(label.LabelError, match=message):
+        label.label(level, atoms)
+
+
+def config(tmp_path, **more):
+    levels = {"gfn2": {"method": "GFN2-xTB"}, "hf": {"method": "hf", "basis": "sto-3g", "keep": 0.5, "forces": "test"}}
+    sampling = {"temperatures": [300.0], "train": 4, "val": 2, "test": 1, "interval": 5.0, "equilibration": 5.0}
+    tree = {"out": tmp_path / "labels", "structures": ["H2O", "NH3"], "sampling": sampling, "levels": levels, "workers": 2}
+    return plan.parse({**tree, **more}, "config.yaml", label.Config)
+
+
+def test_sampled_labelled_resumed(tmp_path):
+    c = config(tmp_path)
+    assert label.run(c) == {"gfn2": (14, 0), "hf": (8, 0)}
+    frames = {split: ase.io.read(c.out / f"{split}.xyz", ":") for split in label.SPLITS}
+    assert [len(frames[split]) for split in label.SPLITS] == [8, 4, 2]
+    assert all("forces_hf" in a.arrays for a in frames["test"]) and not any("forces_hf" in a.arrays for a in frames["train"])
+    journal = (c.out / "labels.jsonl").read_text()
+    # A kill in the middle of a line and of a trajectory: the same command makes up what is missing.
+    (c.out / "labels.jsonl").write_text(journal[: len(journal) // 2])
+    (c.out / "trajectories" / "NH3-test-300.xyz").unlink()
+    assert label.run(c) == {"gfn2": (14, 0), "hf": (8, 0)}
+    again = (c.out / "labels.jsonl").read_text()
+    rows = [{(r["id"], r["level"]): r["energy"] for r in map(json.loads, text.splitlines())} for text in (journal, again)]
+    assert rows[0].keys() == rows[1].keys()
+    assert all(rows[0][k] == pytest.approx(rows[1][k], abs=1e-6) for k in rows[0])
+    # And mfmd-train reads it.
+    pytest.importorskip("lightning")
+    from mfmd import data
+
+    levels = {"gfn2": None, "hf": None}
+    files = {f"{split}": str(c.out / f"{split}.xyz") for split in label.SPLITS}
+    t = plan.parse({"out": tmp_path, "data": {**files, "atoms": c.out / "atoms.json"}, "levels": levels}, "config.yaml")
+    assert {k: len(v) for k, v in data.read(t.data, t.levels).items()} == {"train": 8, "val": 4, "test": 2}
+    assert set(data.read_atoms(t.data.atoms, t.levels)["hf"]) == {1, 7, 8}
+
+
+def test_a_failed_label_is_recorded_and_not_fatal(tmp_path):
+    ase.io.write(tmp_path / "mixed.xyz", [ase.build.molecule("H2O"), ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]])], format="extxyz")
+    c = config(tmp_path, structures=str(tmp_path / "mixed.xyz"), sampling=None, levels={"gfn2": {"method": "GFN2-xTB"}})
+    for retry in (False, False, True):
+        assert label.run(c, retry) == {"gfn2": (1, 1)}
+    rows = [json.loads(line) for line in (c.out / "labels.jsonl").read_text().splitlines()]
+    failed = [r for r in rows if "error" in r]
+    assert len(failed) == 2 and "odd number of electrons" in failed[0]["error"] and len(rows) == 1 + 2 + 2
+    assert "energy_gfn2" not in ase.io.read(c.out / "train.xyz", 1).info
+
+
+def test_a_process_that_dies_takes_only_its_own_label():
+    tasks = [(k, os._exit if k == 3 else abs, (k,)) for k in range(8)]
+    found = {key: (result, error) for key, result, error in label.in_parallel(tasks, 2)}
+    assert set(found) == set(range(8)) and "died" in found[3][1]
+    assert all(found[k] == (k, None) for k in range(8) if k != 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"structures": ["no_such_thing"]}, "neither a file nor a molecule"),
+        ({"levels": {"hf": {"method": "hf", "basis": "sto-3g", "keep": 500}}}, "500 structures are to be labelled, and there are"),
+    ],
+)
+def test_configs_that_cannot_be(tmp_path, more, message):
+    with pytest.raises(label.LabelError, match=message):
+        label.run(config(tmp_path, **more, sampling=None) if "structures" not in more else config(tmp_path, **more))
+
+
+def test_a_method_without_its_basis_is_refused(tmp_path):
+    with pytest.raises(plan.ConfigError, match="basis: hf needs one"):
+        config(tmp_path, levels={"hf": {"method": "hf"}})
+    with pytest.raises(plan.ConfigError, match="levels.hf.bassis: unknown key; did you mean basis"):
+        config(tmp_path, levels={"hf": {"method": "hf", "bassis": "sto-3g"}})
