@@ -13,6 +13,7 @@ from mfmd import Error, units
 from mfmd.engine import CLOSEST, InputError, charge_or_spin, neighbor_list
 
 MAX_Z = 118
+MOST_CHECKED = 20_000  # structures by which units are judged
 
 
 class DataError(Error):
@@ -32,6 +33,7 @@ class Label:
 
 
 KINDS = ("energy", "forces", "stress")
+SPLITS = ("train", "val", "test")
 
 
 @dataclass
@@ -50,17 +52,18 @@ class Structure:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def read(config, levels):
+def read(config, levels, folder=None):
     """Structures of the three splits.
 
     Parameters
     ----------
     config : plan.Data, files and units
     levels : {name: plan.Level}, keys of the labels
+    folder : with config.stream, where the structures are packed into files; files of a run before are used as they are
 
     Returns
     -------
-    {"train": [...], "val": [...], "test": [...]} of Structure
+    {"train": ..., "val": ..., "test": ...}, lists of Structure, or Packed ones
 
     Raises
     ------
@@ -68,26 +71,49 @@ def read(config, levels):
     open-shell, a level has no label at all, energies cannot be in the declared unit.
     """
     splits = {"train": [], "val": [], "test": []}
-    for path in config.train:
+    if config.stream:
+        from mfmd.packed import Packed, pack  # it imports the record from here
+
+        for name in splits:
+            path = Path(folder) / f"{name}.packed"
+            splits[name] = Packed(path) if path.exists() else pack(_of_split(config, levels, name), path)
+    else:
+        for structure, name in _labelled_files(config, levels, splits):
+            splits[name].append(structure)
+    _split_off(splits, config)
+    for name in ("train", "val"):
+        if not len(splits[name]):
+            raise DataError(f"data.{name}: no structure is left for the {name} split; name files, a fraction or a split_key")
+    _check_labels(splits["train"], config, levels)
+    return splits
+
+
+def _labelled_files(config, levels, names):
+    """(structure, split) of the files that may hold structures of the splits `names`."""
+    for path in config.train if config.split_key is not None or "train" in names else []:
         for structure in read_file(path, config, levels):
             name = "train"
             if config.split_key is not None:
                 name = structure.info.get(config.split_key)
-                if name not in splits:
+                if name not in SPLITS:
                     raise DataError(f"{structure.source}: info key {config.split_key!r} is {name!r}; it must be train, val or test")
-            splits[name].append(structure)
+            yield structure, name
     for name in ("val", "test"):
         source = getattr(config, name)
-        if isinstance(source, float):
-            continue
-        for path in source or []:
-            splits[name].extend(read_file(path, config, levels))
-    _split_off(splits, config)
-    for name in ("train", "val"):
-        if not splits[name]:
-            raise DataError(f"data.{name}: no structure is left for the {name} split; name files, a fraction or a split_key")
-    _check_labels(splits["train"], config, levels)
-    return splits
+        for path in (source or []) if name in names and not isinstance(source, float) else []:
+            for structure in read_file(path, config, levels):
+                yield structure, name
+
+
+def _of_split(config, levels, name):
+    return (structure for structure, own in _labelled_files(config, levels, [name]) if own == name)
+
+
+def where(structures, condition):
+    """The structures for which the condition holds: a list, or of packed ones a subset that stays in its file."""
+    if isinstance(structures, list):
+        return [s for s in structures if condition(s)]
+    return structures.subset(np.fromiter((k for k, s in enumerate(structures) if condition(s)), dtype=np.int64))
 
 
 def read_file(path, config, levels):
@@ -148,13 +174,14 @@ def _split_off(splits, config):
     sizes = {name: getattr(config, name) for name in ("val", "test") if isinstance(getattr(config, name), float)}
     if not sizes:
         return
-    order = np.random.default_rng(config.split_seed).permutation(len(splits["train"]))
     structures, start = splits["train"], 0
+    take = structures.subset if config.stream else lambda indices: [structures[k] for k in indices]
+    order = np.random.default_rng(config.split_seed).permutation(len(structures))
     for name, fraction in sizes.items():
         stop = start + round(fraction * len(order))
-        splits[name] = [structures[k] for k in sorted(order[start:stop])]
+        splits[name] = take(np.sort(order[start:stop]))
         start = stop
-    splits["train"] = [structures[k] for k in sorted(order[start:])]
+    splits["train"] = take(np.sort(order[start:]))
 
 
 def _check_labels(structures, config, levels):
@@ -167,7 +194,12 @@ def _check_labels(structures, config, levels):
 
 def count_labels(structures, levels):
     """{level: {"energy": n, "forces": n, "stress": n}}"""
-    return {level: {kind: sum(s.labels[level].count(kind) for s in structures if level in s.labels) for kind in KINDS} for level in levels}
+    counts = {level: dict.fromkeys(KINDS, 0) for level in levels}
+    for s in structures:
+        for level in levels:
+            for kind in KINDS if level in s.labels else ():
+                counts[level][kind] += s.labels[level].count(kind)
+    return counts
 
 
 def subset_elements(structures, level):
@@ -185,12 +217,15 @@ def keep_labels(structures, levels, seed):
     for name, level in levels.items():
         if level.keep is None:
             continue
-        labelled = [s for s in structures if name in s.labels]
+        labelled = [k for k, s in enumerate(structures) if name in s.labels]
         n = level.keep if isinstance(level.keep, int) else max(1, round(level.keep * len(labelled)))
         if n > len(labelled):
             raise DataError(f"levels.{name}.keep: {n} labels are to be kept, and the training set has {len(labelled)}")
         for k in np.random.default_rng([seed, len(labelled)]).permutation(len(labelled))[n:]:
-            del labelled[k].labels[name]
+            if isinstance(structures, list):
+                del structures[labelled[k]].labels[name]
+            else:
+                structures.drop_label(labelled[k], name)
 
 
 # ------------------------------------------------------------------------------------------------ reference energies
@@ -230,7 +265,9 @@ def fit_reference_energies(structures, energies, elements, level, given):
         if missing:
             raise DataError(f"levels.{level}: it has no energies to fit E0 to, and data.atoms has none for {', '.join(missing)}")
         return {z: given[z] for z in elements}, True
-    counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in structures], float)
+    counts = np.empty((len(structures), len(elements)))
+    for row, s in zip(counts, structures, strict=True):
+        row[:] = [np.count_nonzero(s.numbers == z) for z in elements]
     start = np.array([given.get(z, 0.0) for z in elements])
     rows, index = np.unique(counts, axis=0, return_inverse=True)
     weight = np.sqrt(np.bincount(index.ravel()))
@@ -240,13 +277,14 @@ def fit_reference_energies(structures, energies, elements, level, given):
 
 
 def check_units(structures, levels, given, config):
-    """Refuse energies that cannot be in the declared unit.
+    """Refuse energies that cannot be in the declared unit; of very many structures a sample says so.
 
     Three tests, each with a wide margin (the units in use differ by a factor of 23 or more): energies per atom against
     the given isolated atoms; the spread of energies within a composition against the forces (a length, some 0.1 Å for
     thermal structures); and the spread of one level against another's over the same structures.
     """
     hint = f"data.energy_unit is {config.energy_unit}; it may be one of {', '.join(units.ENERGY)}"
+    structures = structures[:: 1 + len(structures) // MOST_CHECKED]
     spread = {}
     for level in levels:
         labelled = [s for s in structures if level in s.labels and s.labels[level].energy is not None]
@@ -375,7 +413,7 @@ class Sampler(torch.utils.data.Sampler):
             times[rng.choice(len(times), extra, replace=False, p=rest / rest.sum())] += 1
         order = np.repeat(np.arange(len(self.weights)), times)
         rng.shuffle(order)
-        return iter(order.tolist())
+        return map(int, order)
 
     def __len__(self):
         return max(1, round(self.weights.sum()))

@@ -130,7 +130,7 @@ def closed_form(model, level, structures, collate, forces=True):
     FitError : there are fewer than ten energies
     """
     head, parent = model.heads[level], model.delta_of.get(level)
-    labelled = [s for s in structures if level in s.labels and s.labels[level].energy is not None]
+    labelled = data.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
     if len(labelled) < 10:
         raise FitError(f"levels.{level}: a head in closed form needs ten energies or more, and there are {len(labelled)}")
     elements = data.subset_elements(structures, level)
@@ -214,7 +214,7 @@ def gauss_newton(model, level, structures, collate):
     FitError : there are fewer than ten energies, or more than MOST_GRADIENTS
     """
     head = model.heads[level]
-    labelled = [s for s in structures if level in s.labels and s.labels[level].energy is not None]
+    labelled = data.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
     if not 10 <= len(labelled) <= MOST_GRADIENTS:
         raise FitError(
             f"levels.{level}: Gauss-Newton needs 10 to {MOST_GRADIENTS} energies, and there are {len(labelled)}; see keep, or fit: gradient"

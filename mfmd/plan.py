@@ -56,6 +56,7 @@ class Data(Section):
     atoms: Path | None = None  # isolated-atom energies, JSON
     energy_unit: Literal[tuple(units.ENERGY)] = "eV"
     length_unit: Literal[tuple(units.LENGTH)] = "Å"
+    stream: bool = False  # for sets larger than memory: structures are packed into out/data once and read from there
 
     @field_validator("train", "val", "test", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 
@@ -103,10 +104,10 @@ def _reference_energies(config, level, source, model, before, structures, atoms)
             raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
         fitted = {z: atoms[level][z] - inherited[z] for z in elements}
     else:
-        labelled = [s for s in structures if level in s.labels and s.labels[level].energy is not None]
-        both = [s for s in labelled if parent in s.labels and s.labels[parent].energy is not None]
+        labelled = data.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+        both = data.where(labelled, lambda s: parent in s.labels and s.labels[parent].energy is not None)
         given = atoms[level]
-        if source is None and both and {int(z) for s in both for z in s.numbers} == set(elements):
+        if source is None and len(both) and {int(z) for s in both for z in s.numbers} == set(elements):
             labelled, rest = both, [s.labels[parent].energy for s in both]
             given = {z: e - atoms[parent][z] for z, e in given.items() if z in atoms[parent]}
         else:
@@ -144,8 +145,11 @@ def _network_energies(model, structures, level, config, batch_size=32):
 
 def _scale(structures, level):
     """Root mean square of the level's force components, the size its energies vary by over an Å; None without forces."""
-    forces = [s.labels[level].forces.ravel() for s in structures if level in s.labels and s.labels[level].forces is not None]
-    return float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else None
+    total, count = 0.0, 0
+    for s in structures:
+        if level in s.labels and s.labels[level].forces is not None:
+            total, count = total + float(np.sum(s.labels[level].forces ** 2)), count + s.labels[level].forces.size
+    return float(np.sqrt(total / count)) if count else None
 
 
 def losses(prediction, batch, level, scale):
@@ -375,7 +379,9 @@ def _check_same(config, then):
 
 
 def _run(config, console, out):
-    splits = data.read(config.data, config.levels)
+    if not (out / "plan.json").exists():  # what a run that never began has packed may be of another config
+        shutil.rmtree(out / "data", ignore_errors=True)
+    splits = data.read(config.data, config.levels, out / "data")
     data.check_units(
         splits["train"], config.levels, data.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {}, config.data
     )
@@ -393,7 +399,7 @@ def _run(config, console, out):
         folder = out / stage.name
         name = best_of(stage.start, validation, config, console)
         start = models.get(name)
-        learned = [s for s in splits["train"] if any(level in s.labels for level in stage.levels)]
+        learned = data.where(splits["train"], lambda s, levels=stage.levels: any(level in s.labels for level in levels))
         lightning.seed_everything(config.seed + number, verbose=False)
         model = begin(config, stage, copy.deepcopy(start), splits["train"])
         if (folder / "stage.ckpt").exists():
@@ -438,7 +444,7 @@ def _run(config, console, out):
 
     tables, parity = {}, {}
     for split in ("val", "test"):
-        if splits[split]:
+        if len(splits[split]):
             tables[split], parity[split] = evaluate(model, splits[split], config)
     if "test" in tables:
         report.print_errors(console, "test set", tables["test"])
@@ -568,7 +574,7 @@ def optimise(model, stage, structures, val, config, folder):
         trainer.fit(
             Training(model, stage),
             DataLoader(structures, sampler=sampler, **options),
-            DataLoader([s for s in val if any(level in s.labels for level in stage.levels)], **options),
+            DataLoader(data.where(val, lambda s: any(level in s.labels for level in stage.levels)), **options),
             ckpt_path=last if last.exists() else None,
             weights_only=False,  # our own checkpoint
         )

@@ -165,6 +165,35 @@ def test_reference_energies(splits):
     assert fitted == pytest.approx(atoms)
 
 
+def test_a_set_that_stays_on_disk_trains_to_the_same_weights(config, tmp_path):
+    """Streamed or in memory, with labels left out and resumed; what is streamed is read from one file a split."""
+    more = ["train.epochs=2", "levels.dft.keep=4", "levels.gfn2.delta_of=null"]
+    weights = {}
+    for stream in (False, True, True):
+        c = plan.load(config, [*more, f"data.stream={stream}", f"out={tmp_path}/stream-{stream}", "resume=true"])
+        train.run(c)
+        state = torch.load(c.out / "multihead" / "stage.ckpt", weights_only=True)
+        weights.setdefault(stream, state)
+        if stream and (c.out / "model.pt").exists():
+            (c.out / "multihead" / "stage.ckpt").unlink()  # the second time it goes on from what is packed
+    assert all(torch.equal(value, weights[True][name]) for name, value in weights[False].items())
+    from mfmd.packed import Packed
+
+    whole = data.read(plan.load(config).data, plan.load(config).levels)
+    packed = Packed(tmp_path / "stream-True" / "data" / "train.packed")
+    assert len(packed) == len(whole["train"]) + len(whole["val"])  # a fraction is split off afterwards
+    by_source = {s.source: s for s in whole["train"] + whole["val"]}
+    for s in packed:
+        other = by_source[s.source]
+        assert (
+            np.array_equal(s.positions, other.positions)
+            and np.array_equal(s.numbers, other.numbers)
+            and s.labels.keys() == other.labels.keys()
+        )
+        for level, label in s.labels.items():
+            assert label.energy == other.labels[level].energy and np.array_equal(label.forces, other.labels[level].forces)
+
+
 def test_splits(config):
     c = plan.load(config, ["data.val=0.25", "data.test=0.25"])
     s = data.read(c.data, c.levels)
