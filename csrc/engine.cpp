@@ -286,10 +286,11 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
   }
 
-  // Standard deviation of a head's energy (Bayesian linear regression): see ErrorBars.
+  // Standard deviation of a head's energy: see ErrorBars.
   double error_of(const Structure& s, int head) const {
     const Level& level = model_->levels()[static_cast<std::size_t>(head)];
     const ErrorBars& bars = model_->error_bars(head);
+    if (bars.members) return spread_of(s, level, bars);
     const std::size_t F = static_cast<std::size_t>(w_.F), size = level.elements.size() * (F + 1);
     std::vector<double> phi(size, 0.0);
     for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
@@ -305,6 +306,25 @@ template <class T> class Evaluation final : public Workspace::Data {
       variance += sum * sum;
     }
     return std::sqrt(variance);
+  }
+
+  double spread_of(const Structure& s, const Level& level, const ErrorBars& bars) const {
+    const std::size_t F = static_cast<std::size_t>(w_.F), members = static_cast<std::size_t>(bars.members), H = bars.bias.size(), own = H / members;
+    std::vector<double> energies(members, 0.0);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
+      const auto kind = static_cast<std::size_t>(std::lower_bound(level.elements.begin(), level.elements.end(), s.numbers[i]) - level.elements.begin());
+      const T* feature = features_.get() + static_cast<std::size_t>(list_.row_of()[i]) * F;
+      for (std::size_t k = 0; k < H; ++k) {
+        double a = bars.bias[k];
+        for (std::size_t f = 0; f < F; ++f) a += bars.hidden[k * F + f] * feature[f];
+        energies[k / own] += static_cast<double>(members) * bars.out[k] * a / (1.0 + std::exp(-a));
+      }
+      for (std::size_t m = 0; m < members; ++m) energies[m] -= bars.alone[kind * members + m];
+    }
+    double mean = 0.0, variance = 0.0;
+    for (const double e : energies) mean += e / static_cast<double>(members);
+    for (const double e : energies) variance += (e - mean) * (e - mean) / static_cast<double>(members - 1);
+    return bars.scale * bars.calibration * std::sqrt(variance);
   }
 
   const std::shared_ptr<const Model> model_;

@@ -30,12 +30,18 @@ struct Level {
   std::vector<int> elements;  // atomic numbers it was trained on
 };
 
-// Of a linear head fitted in closed form: the energy's variance is |factor^T phi|^2 + noise * atoms, phi being, for each of the
-// level's elements one behind the other, the sum of the features of its atoms less those of isolated ones, and their number.
+// Where the standard deviation of a level's energy comes from.
 struct ErrorBars {
+  // Of a linear head fitted in closed form: the variance is |factor^T phi|^2 + noise * atoms, phi being, for each of the level's
+  // elements one behind the other, the sum of the features of its atoms less those of isolated ones, and their number.
   std::vector<double> factor;    // [size][size], lower triangle; size = elements * (F + 1), eV
   std::vector<double> isolated;  // [elements][F]
   double noise = 0.0;            // eV², an atom
+  // Of an ensemble of heads, which are slices of one hidden layer: the spread of the members' energies times `calibration`.
+  int members = 0;
+  std::vector<double> hidden, bias, out;  // [H][F], [H], [H]
+  std::vector<double> alone;              // [elements][members], energies of isolated atoms, in units of the head's scale
+  double scale = 1.0, calibration = 1.0;
 };
 
 template <class T> struct Weights;  // packed for the kernels, kernels/stages.hpp

@@ -255,7 +255,8 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
     level.kind = entry.get("kind", Json::string_, origin).string;
     if (level.kind != "mlp" && level.kind != "linear")
       throw ModelFileError(origin + ": level " + level.name + " has a head of kind " + level.kind + ", which this mfmd does not know; install a newer one");
-    d.hidden.push_back(level.kind == "mlp" ? entry.integer("hidden", 1, d.F, origin) : 0);
+    d.hidden.push_back(level.kind == "mlp" ? entry.integer("hidden", 1, kWidestHead * d.F, origin) : 0);
+    const int members = entry.object.count("members") ? entry.integer("members", 1, 64, origin) : 1;
     if (const auto parent = entry.object.find("delta_of"); parent != entry.object.end() && parent->second.kind == Json::string_) {
       for (std::size_t k = 0; k < d.levels.size(); ++k)
         if (d.levels[k].name == parent->second.string) level.relative_to = static_cast<int>(k);
@@ -270,9 +271,21 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
     const std::string head = "heads." + level.name + ".";
     level.error_bars = level.kind == "linear" && d.tensors.count(head + "factor");
     d.error_bars.emplace_back();
-    if (level.error_bars) {
+    if (members > 1) {
+      const auto kinds = static_cast<std::int64_t>(level.elements.size());
+      const int H = d.hidden.back();
+      if (H % members) throw ModelFileError(origin + ": level " + level.name + " has a hidden layer that its members cannot share evenly");
+      ErrorBars& bars = d.error_bars.back();
+      bars.members = members;
+      bars.hidden = d.tensor(head + "hidden.weight", {H, d.F}), bars.bias = d.tensor(head + "hidden.bias", {H});
+      bars.out = d.tensor(head + "out.weight", {1, H}), bars.alone = d.tensor(head + "alone", {kinds, members});
+      bars.scale = d.tensor(head + "scale", {})[0], bars.calibration = d.tensor(head + "calibration", {})[0];
+      level.error_bars = true;
+    } else if (level.error_bars) {
       const auto kinds = static_cast<std::int64_t>(level.elements.size()), columns = kinds * (d.F + 1);
-      d.error_bars.back() = {d.tensor(head + "factor", {columns, columns}), d.tensor(head + "isolated", {kinds, d.F}), d.tensor(head + "noise", {})[0]};
+      ErrorBars& bars = d.error_bars.back();
+      bars.factor = d.tensor(head + "factor", {columns, columns}), bars.isolated = d.tensor(head + "isolated", {kinds, d.F});
+      bars.noise = d.tensor(head + "noise", {})[0];
     }
     d.elements.insert(d.elements.end(), level.elements.begin(), level.elements.end());
     d.levels.push_back(level);

@@ -77,6 +77,9 @@ def serialize(model, elements, provenance, tables=None):
         with torch.no_grad():
             x = exact.backbone(z, torch.zeros(len(z), 3, dtype=torch.float64), none, none, torch.zeros(0, 3, dtype=torch.float64))
             isolated = head(x, z) * head.scale
+            members = getattr(head, "members", 1)
+            if members > 1:
+                state[f"heads.{level}.alone"] = head.each(x)
         e0 = torch.zeros_like(head.e0)
         e0[z] = head.e0[z] - isolated
         own = model.heads[level]
@@ -90,7 +93,7 @@ def serialize(model, elements, provenance, tables=None):
             {
                 "name": level,
                 "kind": head.kind,
-                **({"hidden": head.hidden.out_features} if head.kind == "mlp" else {}),
+                **({"hidden": head.hidden.out_features, "members": members} if head.kind == "mlp" else {}),
                 "delta_of": model.delta_of.get(level),
                 "elements": [int(k) for k in z],
                 "e0": reference,

@@ -384,14 +384,23 @@ class TensorNet(nn.Module):
 
 
 class MLPHead(nn.Module):
-    """Features -> energy of an atom; scale (eV) and e0 (eV, by atomic number) are double and not trained."""
+    """Features -> energy of an atom; scale (eV) and e0 (eV, by atomic number) are double and not trained.
+
+    With several members it is an ensemble whose mean is the head's energy and whose spread, times `calibration`, its standard
+    deviation (a shallow ensemble: Kellner & Ceriotti, Mach. Learn.: Sci. Technol. 5, 035006, 2024). They are slices of one hidden layer,
+    so that to an engine the ensemble is a head like any other.
+    """
 
     kind = "mlp"
 
-    def __init__(self, channels, scale, e0, zero_start):
+    def __init__(self, channels, scale, e0, zero_start, members=1):
         super().__init__()
-        self.hidden = nn.Linear(channels, channels // 2)
-        self.out = nn.Linear(channels // 2, 1)
+        self.members = members
+        self.hidden = nn.Linear(channels, members * (channels // 2))
+        self.out = nn.Linear(members * (channels // 2), 1)
+        if members > 1:  # each member starts as large as a head alone
+            self.out.weight.data /= math.sqrt(members)
+            self.register_buffer("calibration", torch.ones((), dtype=torch.float64))
         if zero_start:  # a relative head starts as no difference at all
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
@@ -400,6 +409,11 @@ class MLPHead(nn.Module):
 
     def forward(self, x, numbers):
         return self.out(Silu.apply(self.hidden(x)))[:, 0]
+
+    def each(self, x):
+        """Energies of the members, (atoms, members); their mean is `forward`."""
+        parts = Silu.apply(self.hidden(x)) * self.out.weight[0]
+        return self.members * parts.view(len(x), self.members, -1).sum(2) + self.out.bias
 
 
 class LinearHead(nn.Module):
@@ -426,10 +440,14 @@ class LinearHead(nn.Module):
 
 
 class Prediction:
-    """Of one level: network_energy (structures,) eV without E0, energy (structures,) eV double, forces, stress or None."""
+    """Of one level: network_energy (structures,) eV without E0, energy (structures,) eV double, forces, stress or None.
 
-    def __init__(self, network_energy, energy):
-        self.network_energy, self.energy, self.forces, self.stress = network_energy, energy, None, None
+    deviations (structures, members): of an ensemble, by how much each member's energy differs from network_energy, their mean; or None
+    """
+
+    def __init__(self, network_energy, energy, deviations=None):
+        self.network_energy, self.energy, self.deviations = network_energy, energy, deviations
+        self.forces = self.stress = None
 
 
 class Model(nn.Module):
@@ -486,15 +504,18 @@ class Model(nn.Module):
                 moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[batch.structure])
                 moved_shifts = shifts + torch.einsum("ni,nij->nj", shifts, symmetric[batch.structure[batch.i]])
             x, isolated, kind, kinds = self.features(batch.numbers, moved, batch.i, batch.j, moved_shifts)
-            own, e0 = {}, {}
+            own, e0, deviations = {}, {}, {}
             for level, head in self.heads.items():
                 atoms = (head(x, batch.numbers) - head(isolated, kinds)[kind]) * head.scale.to(x.dtype)
                 own[level] = atoms.new_zeros(n).index_add(0, batch.structure, atoms)
+                if getattr(head, "members", 1) > 1:
+                    each = (head.each(x) - head.each(isolated)[kind]) * head.scale.to(x.dtype) - atoms[:, None]
+                    deviations[level] = each.new_zeros(n, head.members).index_add(0, batch.structure, each)
                 e0[level] = torch.zeros(n, dtype=torch.float64, device=x.device).index_add(0, batch.structure, head.e0[batch.numbers])
             out = {}
             for level in self.heads:
                 network = sum(own[h] for h in self.chain(level))
-                out[level] = Prediction(network, network.double() + sum(e0[h] for h in self.chain(level)))
+                out[level] = Prediction(network, network.double() + sum(e0[h] for h in self.chain(level)), deviations.get(level))
             wanted = [level for level in self.heads if level in forces or level in stress]
             for level in wanted:
                 inputs = [positions] + ([strain] if level in stress else [])

@@ -237,6 +237,7 @@ class Config(Section):
     levels: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Level]  # cheapest first
     backbone: Backbone = Backbone.model_validate({})
     train: Train = Train()
+    heads_per_level: Annotated[int, Field(ge=1, le=8)] = 1  # of new heads; several are an ensemble, whose spread gives error bars
     strategy: Literal[tuple(STRATEGIES)] | None = None  # a name that stands for stages; by default multihead
     stages: list[Stage] = []  # or the stages themselves
     choose: list[str] = []  # the best of these stages makes the model file; by default the last stage

@@ -76,7 +76,7 @@ def begin(config, stage, before, structures):
         else:
             others = [float(head.scale) for head in heads.values()]
             scale = _scale(structures, level) or (others[-1] if others else 1.0)
-            heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), zero_start=level in delta_of)
+            heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), level in delta_of, config.heads_per_level)
         partial = Model(backbone, heads, delta_of)
         heads[level].e0.copy_(torch.as_tensor(_reference_energies(config, level, source, partial, before, structures, atoms)))
     return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
@@ -165,7 +165,9 @@ def losses(prediction, batch, level, scale):
         # The difference in double: totals of thousands of eV lose a meV in single precision.
         offset = (prediction.energy - prediction.network_energy.double()).detach()
         error = prediction.network_energy - (target - offset).to(prediction.network_energy.dtype)
-        out["energy"] = (error / batch.sizes)[known].abs().mean() / scale
+        if prediction.deviations is not None:  # each member of an ensemble learns the energies by itself
+            error = error[:, None] + prediction.deviations
+        out["energy"] = (error.T / batch.sizes).T[known].abs().mean() / scale
     for kind in ("forces", "stress"):
         value = getattr(prediction, kind)
         if level in getattr(batch, kind) and value is not None:
@@ -427,6 +429,7 @@ def _run(config, console, out):
             else:
                 optimise(model, stage, learned, splits["val"], config, folder)
             check_frozen(model, frozen, stage)
+            calibrate(model, stage, splits["val"], config)
             _save(model.state_dict(), folder / "stage.ckpt")
         if stage.fit == "gradient":
             report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
@@ -529,6 +532,20 @@ def check_beginning(model, start, stage, structures, config):
             raise PlanError(f"stages.{stage.name}: before its first update level {level} does not predict what the plan implies")
     if missing := [level for level in stage.levels if level not in now]:
         raise PlanError(f"stages.{stage.name}: it has no head for {', '.join(missing)}")
+
+
+def calibrate(model, stage, structures, config):
+    """Scale the spread of the stage's ensembles so that it holds 68.3 % of the validation errors of energies."""
+    ratios = {level: [] for level in stage.levels if getattr(model.heads[level], "members", 1) > 1}
+    with torch.no_grad():
+        for start in range(0, len(structures) if ratios else 0, 32):
+            batch = _collate(config, list(ratios))(structures[start : start + 32])
+            for level, p in ((level, p) for level, p in model.eval()(batch).items() if level in batch.energy and level in ratios):
+                ratio = (p.energy - batch.energy[level]).abs() / p.deviations.double().std(dim=1)
+                ratios[level] += ratio[~torch.isnan(ratio)].tolist()
+    for level, values in ratios.items():
+        if values:
+            model.heads[level].calibration.fill_(np.quantile(values, 0.683))
 
 
 def check_frozen(model, before, stage):

@@ -7,13 +7,14 @@ import pytest
 from conftest import DATA, ELEMENTS, ethanol, random_cell, random_model, small_config, write
 
 pytest.importorskip("lightning")
+import ase.io
 import backends
 import torch
 
 import mfmd
 from mfmd import data, fit
 from mfmd.engine import Engine
-from mfmd.model import LinearHead
+from mfmd.model import LinearHead, MLPHead
 
 
 def problem(n=60, p=12, noise=0.02, seed=0):
@@ -112,6 +113,53 @@ def test_engine_gives_error_bars(linear, tmp_path):
         assert "energy_error" not in atoms.calc.results
 
 
+@pytest.fixture(scope="module")
+def ensemble():
+    """A model whose level `middle` is an ensemble of five heads; `high` is relative to it."""
+    model = random_model()
+    head = MLPHead(32, 60.0, model.heads["middle"].e0, False, members=5)
+    head.calibration.fill_(1.7)
+    model.heads["middle"] = head
+    return model.eval()
+
+
+@pytest.mark.parametrize("head", ["middle", "high"])
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_engine_computes_ensembles(head, precision, ensemble, tmp_path):
+    """Energy and forces are those of the mean; the error bar is the calibrated spread of the members."""
+    path = write(ensemble, tmp_path / "model.pt")
+    tolerance = 1e-9 if precision == "double" else 1e-3
+    for atoms in (ethanol(), random_cell(1)):
+        wanted, got = backends.reference(ensemble, head)(atoms), backends.engine(path, head, precision)(atoms)
+        assert got[0] == pytest.approx(wanted[0], abs=tolerance)
+        np.testing.assert_allclose(got[1], wanted[1], atol=tolerance)
+        out = Engine(path, precision, radial="exact").compute(
+            atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[("middle", 1.0), ("high", 0.0)], error_bars=True
+        )
+        deviations = ensemble(collate(ensemble)([structure(atoms)]))["middle"].deviations
+        assert deviations.sum().item() == pytest.approx(0.0, abs=1e-9)
+        assert out["term_errors"][0] == pytest.approx(1.7 * deviations.std().item(), rel=1e-6 if precision == "double" else 1e-3)
+        assert np.isnan(out["term_errors"][1])
+    alone = ase.Atoms("O")
+    alone.calc = mfmd.Calculator(path, "middle", precision)
+    alone.get_potential_energy()
+    assert alone.calc.results["energy_error"] == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.usefixtures("single")
+def test_a_run_with_ensembles(tmp_path):
+    """Members differ, their spread is calibrated on the validation set, and the ASE calculator gives it."""
+    from mfmd import evaluation, plan, train
+
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("water", "methanol") and "energy_cctz" in a.info]
+    ase.io.write(tmp_path / "small.xyz", frames, format="extxyz")
+    config = plan.load(small_config(tmp_path), ["strategy=chain", "heads_per_level=4", "train.epochs=10"])
+    train.run(config)
+    _, bars = evaluation.compare(config.out / "model.pt", data.read(config.data, config.levels)["val"])
+    assert evaluation.calibration(*bars["cctz"])["coverage"] == pytest.approx(0.68, abs=0.1)
+    assert np.std(bars["cctz"][1]) > 0
+
+
 def test_closed_form_finds_the_head_that_made_the_labels(linear):
     """Labels made with known weights are reproduced, relative to another level or not."""
     frames = [random_cell(seed, atoms=5 + seed % 3) for seed in range(150)]
@@ -205,8 +253,6 @@ def test_gauss_newton_finds_a_model_nearby():
 @pytest.mark.usefixtures("single")
 def test_a_run_with_deltas(tmp_path):
     """The strategy `delta`: higher levels in closed form; the model file has every level and error bars."""
-    import ase.io
-
     from mfmd import plan, train
 
     frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("water", "methanol") and "energy_cctz" in a.info]

@@ -1,4 +1,6 @@
 // Invariants of the last features, the heads' energies, and the start of the reverse pass.
+#include <algorithm>
+
 #include "simd.hpp"
 
 namespace mfmd {
@@ -11,7 +13,10 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
   T* next = scratch;
   const auto take = [&](int width) { T* p = next; next += static_cast<std::size_t>(kAtomBlock) * width; return p; };
   T *norm = take(RF), *normal = take(RF), *scaled = take(RF), *z = take(F), *feature = take(F), *az = take(F);
-  T *a = take(F), *h = take(F), *ah = take(F), *ascaled = take(RF);
+  int widest = F;
+  for (int s = 0; s < n_seeds; ++s)
+    if (!w.heads[seeds[s].head].linear) widest = std::max(widest, w.heads[seeds[s].head].hidden.out);
+  T *a = take(widest), *h = take(widest), *ah = take(widest), *ascaled = take(RF);
   T inverse[kAtomBlock];
   for (int i = begin; i < end; i += kAtomBlock) {
     const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;

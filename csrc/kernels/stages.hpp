@@ -76,6 +76,7 @@ template <class T> struct Seed {  // what the read-out does with one head
 // Numbers an atom that embedding_mix keeps for its reverse.
 template <class T> inline std::size_t kept_gates(const Weights<T>& w) { return static_cast<std::size_t>((3 + 2 * w.R) * w.F + kSlab); }
 
+constexpr int kWidestHead = 7;  // hidden layer of a head, in multiples of F
 // Scratch of one worker, in elements of T: the largest any stage takes.
 template <class T> inline std::size_t scratch_size(const Weights<T>& w) {
   const std::size_t F = static_cast<std::size_t>(w.F), K = static_cast<std::size_t>(w.K) + 15;
