@@ -222,33 +222,35 @@ def gauss_newton(model, level, structures, collate):
     elements = data.subset_elements(labelled, level)
     weights = [p for p in (*model.backbone.parameters(), *head.parameters()) if p.dim() > 1 and len(p) != len(head.e0)]
     width = [max(p.detach().double().square().mean().sqrt().item(), 1e-6) for p in weights]
-    start, start_e0 = [p.detach().clone() for p in weights], head.e0[elements].clone()
+    start = [p.detach().clone() for p in weights]
     target = np.array([s.labels[level].energy for s in labelled])
     counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in labelled], float)
     root = 1.0 / np.sqrt(counts.sum(1))
     model.requires_grad_(True).eval()
 
-    def place(moved, e0):
+    def best(moved, penalty):
+        """Put the weights there; then what E0 is best, the energies, and what is minimised."""
         with torch.no_grad():
             for p, begin, part in zip(weights, start, moved, strict=True):
                 p.copy_(begin.double() + part)
-            head.e0[elements] = start_e0 + torch.as_tensor(e0)
+        left = root * (target - _energies(model, labelled, level, collate))
+        a = root[:, None] * counts
+        e0 = np.linalg.solve(a.T @ a + penalty / E0_WIDTH**2 * np.eye(len(elements)), a.T @ left)
+        left -= a @ e0
+        distance = sum((part / w).square().sum().item() for part, w in zip(moved, width, strict=True)) + float(e0 @ e0) / E0_WIDTH**2
+        return e0, left / root, left @ left + penalty * distance
 
-    def distance(moved, e0):
-        return sum((part / w).square().sum().item() for part, w in zip(moved, width, strict=True)) + float(e0 @ e0) / E0_WIDTH**2
-
-    moved, e0 = [torch.zeros_like(p, dtype=torch.float64) for p in start], np.zeros(len(elements))
-    penalty, steps = None, 0
-    energies = _energies(model, labelled, level, collate)
+    moved, penalty, steps = [torch.zeros_like(p, dtype=torch.float64) for p in start], 0.0, 0
+    e0, left, _ = best(moved, penalty=1e-12)
     while steps < STEPS:
         gradients = _gradients(model, labelled, level, collate, weights)
-        left, kernel = target - energies + counts @ e0, E0_WIDTH**2 * counts @ counts.T
+        linear, kernel = left + counts @ e0, E0_WIDTH**2 * counts @ counts.T
         for gradient, part, w in zip(gradients, moved, width, strict=True):
-            left = left + (gradient.double() @ part.flatten()).numpy()
+            linear = linear + (gradient.double() @ part.flatten()).numpy()
             scaled = gradient.double() * w
             kernel += (scaled @ scaled.T).numpy()
         values, vectors = np.linalg.eigh(root[:, None] * kernel * root)
-        turned = vectors.T @ (root * left)
+        turned = vectors.T @ (root * linear)
 
         def dual(penalty, values=values, vectors=vectors, turned=turned):
             inverse = 1.0 / (np.maximum(values, 0.0) + penalty)
@@ -259,23 +261,21 @@ def gauss_newton(model, level, structures, collate):
             penalty = min(choices, key=lambda value: np.mean(np.divide(*dual(value)) ** 2))
         solution, diagonal = dual(penalty)
         loo = float(np.abs(solution / diagonal / root).mean())
-        solution = root * solution
-        to = [(w**2 * (torch.as_tensor(solution) @ g.double())).view_as(p) for g, p, w in zip(gradients, weights, width, strict=True)]
-        to_e0 = E0_WIDTH**2 * counts.T @ solution
-        before = np.sum((root * (target - energies)) ** 2) + penalty * distance(moved, e0)
-        for share in (1.0, 0.5, 0.25, 0.125):
-            tried = [a + share * (b - a) for a, b in zip(moved, to, strict=True)], e0 + share * (to_e0 - e0)
-            place(*tried)
-            energies = _energies(model, labelled, level, collate)
-            after = np.sum((root * (target - energies)) ** 2) + penalty * distance(*tried)
+        solution = torch.as_tensor(root * solution)
+        to = [(w**2 * (solution @ g.double())).view_as(p) for g, p, w in zip(gradients, weights, width, strict=True)]
+        before = best(moved, penalty)[2]
+        for share in 0.5 ** np.arange(7):
+            tried = [a + share * (b - a) for a, b in zip(moved, to, strict=True)]
+            e0, left, after = best(tried, penalty)
             if after < before:
                 break
         else:
-            place(moved, e0)
+            e0, left, _ = best(moved, penalty)
             break
-        (moved, e0), steps = tried, steps + 1
+        moved, steps = tried, steps + 1
         if after > 0.99 * before:
             break
+    head.e0[elements] += torch.as_tensor(e0)
     return {"structures": len(labelled), "steps": steps, "loo_mae": loo}
 
 
