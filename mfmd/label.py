@@ -261,7 +261,7 @@ def _simulate(sampling, path, start, split, temperature, seed):
     atoms = start.copy()
     atoms.calc = TBLite(method=sampling.method, verbosity=0)
     MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-    md = Langevin(atoms, sampling.timestep * fs, temperature_K=temperature, friction=sampling.friction / fs, rng=rng)
+    md = Langevin(atoms, sampling.timestep * fs, temperature_K=temperature, friction=sampling.friction / fs, fixcm=False, rng=rng)
     md.run(round(sampling.equilibration / sampling.timestep))
     frames = []
     for k in range(getattr(sampling, split)):
