@@ -66,7 +66,9 @@ def main():
     host.add_argument("-o", "--output", required=True)
     evaluate = commands.add_parser("eval", help="errors of a model file on labelled structures")
     evaluate.add_argument("model")
-    evaluate.add_argument("files", nargs="+", help="extended XYZ; keys of the labels as in the training run")
+    evaluate.add_argument(
+        "files", nargs="+", help="labelled structures in any format that mfmd-train reads; keys of the labels as in the training run"
+    )
     evaluate.add_argument("--by", default="molecule", help="info key that groups the structures")
     evaluate.add_argument("--energy-unit", default="eV", help="of the files")
     evaluate.add_argument("--length-unit", default="Å", help="of the files")
@@ -125,7 +127,7 @@ def _eval(arguments):
     from mfmd.engine import load_model
 
     model = load_model(arguments.model)
-    trained = json.loads(model.metadata)["provenance"].get("config", {}).get("levels", {})
+    trained = json.loads(model.metadata).get("provenance", {}).get("config", {}).get("levels", {})
     config = plan.parse(
         {
             "out": ".", "data": {"train": arguments.files, "energy_unit": arguments.energy_unit, "length_unit": arguments.length_unit},

@@ -24,7 +24,7 @@ from mfmd import Error, data
 PENALTIES = np.logspace(
     -8, 4, 25
 )  # of weights that multiply features scaled to unit size, relative to the noise (Gauss-Newton: to the kernel)
-MOST_GRADIENTS = 10_000  # energies whose gradients in all weights are held at once
+MOST_GRADIENTS = 8e9  # bytes; Gauss-Newton holds the gradients of all energies in all weights
 STEPS = 10  # of Gauss-Newton, at most
 E0_WIDTH = 1.0  # eV, how far E0 may go from where it began before it counts as unlikely
 
@@ -211,16 +211,19 @@ def gauss_newton(model, level, structures, collate):
 
     Raises
     ------
-    FitError : there are fewer than ten energies, or more than MOST_GRADIENTS
+    FitError : there are fewer than ten energies, or so many that their gradients take more than MOST_GRADIENTS
     """
     head = model.heads[level]
     labelled = data.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
-    if not 10 <= len(labelled) <= MOST_GRADIENTS:
-        raise FitError(
-            f"levels.{level}: Gauss-Newton needs 10 to {MOST_GRADIENTS} energies, and there are {len(labelled)}; see keep, or fit: gradient"
-        )
+    if len(labelled) < 10:
+        raise FitError(f"levels.{level}: Gauss-Newton needs ten energies or more, and there are {len(labelled)}")
     elements = data.subset_elements(labelled, level)
     weights = [p for p in (*model.backbone.parameters(), *head.parameters()) if p.dim() > 1 and len(p) != len(head.e0)]
+    if (size := len(labelled) * sum(p.numel() * p.element_size() for p in weights)) > MOST_GRADIENTS:
+        raise FitError(
+            f"levels.{level}: the gradients of {len(labelled)} energies would take {size / 1e9:.0f} GB, and Gauss-Newton holds up to "
+            f"{MOST_GRADIENTS / 1e9:.0f}; set levels.{level}.keep, a smaller backbone, or fit: gradient"
+        )
     width = [max(p.detach().double().square().mean().sqrt().item(), 1e-6) for p in weights]
     start = [p.detach().clone() for p in weights]
     target = np.array([s.labels[level].energy for s in labelled])

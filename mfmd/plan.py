@@ -377,19 +377,10 @@ def describe(config):
             kinds = LEARNED[stage.fit]
             learned = [k for k in kinds if getattr(own, f"{k}_weight")]
             labels = [f"{kind} × {getattr(own, f'{kind}_weight'):g}" for kind in learned]
-            how = stage.heads.get(level)
-            parent = how.removeprefix("delta ") if how and how.startswith("delta ") else None
-            head = (
-                "its head goes on"
-                if how is None
-                else f"relative to {parent}, from zero"
-                if parent
-                else "new head"
-                if how == "new"
-                else f"head copied from {how}"
-            )
             kept = "" if config.levels[level].keep is None else f", {config.levels[level].keep:g} of its labels kept"
-            lines.append(f"   {level}: {', '.join(labels) or 'no labels'}; sampled {own.sampling:g} ×{kept}; {head}")
+            lines.append(
+                f"   {level}: {', '.join(labels) or 'no labels'}; sampled {own.sampling:g} ×{kept}; {_beginning(stage.heads.get(level))}"
+            )
         if stage.fit == "closed form":
             lines.append("   the head in closed form, on a frozen backbone, with error bars")
             continue
@@ -405,6 +396,15 @@ def describe(config):
     if len(config.choose) > 1:
         lines.append(f"the model file is that of {_either(config.choose)}")
     return lines
+
+
+def _beginning(how):
+    """How a head begins, in words."""
+    if how is None:
+        return "its head goes on"
+    if how == "new":
+        return "new head"
+    return f"relative to {how.removeprefix('delta ')}, from zero" if how.startswith("delta ") else f"head copied from {how}"
 
 
 def _either(stages):

@@ -216,7 +216,7 @@ def test_too_few_energies_are_refused(linear):
         fit.closed_form(model, "middle", [s] * 3, collate(model))
 
 
-def test_gauss_newton_finds_a_model_nearby():
+def test_gauss_newton_finds_a_model_nearby(monkeypatch):
     """Energies of a model whose weights lie near teach the forces too; biases and tables stay to the bit."""
     torch.set_default_dtype(torch.float64)
     model = random_model(1, channels=16, layers=1)
@@ -246,8 +246,11 @@ def test_gauss_newton_finds_a_model_nearby():
     for name, value in model.state_dict().items():
         if value.dim() < 2 and not name.endswith("low.e0"):
             assert torch.equal(value, state[name]), name
-    with pytest.raises(fit.FitError, match="levels.low: Gauss-Newton needs 10 to"):
+    with pytest.raises(fit.FitError, match="levels.low: Gauss-Newton needs ten energies"):
         fit.gauss_newton(model, "low", structures[:3], collate(model))
+    monkeypatch.setattr(fit, "MOST_GRADIENTS", 1e6)
+    with pytest.raises(fit.FitError, match="would take .* GB, and Gauss-Newton holds"):
+        fit.gauss_newton(model, "low", structures, collate(model))
 
 
 @pytest.mark.usefixtures("single")
