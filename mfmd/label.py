@@ -6,6 +6,7 @@ out/{train,val,test}.xyz, out/atoms.json   what mfmd-train reads: energy_<level>
 """
 
 import concurrent.futures
+import importlib
 import json
 import multiprocessing
 import os
@@ -364,7 +365,12 @@ def run(config, retry=False):
     Raises
     ------
     LabelError : a structure that is no file and no molecule, a trajectory that failed, structures with one id
+    ModuleNotFoundError : a package of the extra `label` is missing
     """
+    methods = [m.method for level in config.levels.values() for m in (level, *level.corrections)]
+    for package, needed in (("tblite", config.sampling or set(methods) & set(XTB)), ("pyscf", set(methods) - set(XTB))):
+        if needed:
+            importlib.import_module(package)  # a package that is missing ends the run, not each label by itself
     config.out.mkdir(parents=True, exist_ok=True)
     structures = read_structures(config)
     if config.sampling is not None:
