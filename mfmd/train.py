@@ -164,10 +164,10 @@ def losses(prediction, batch, level, scale):
         known = ~torch.isnan(target)
         # The difference in double: totals of thousands of eV lose a meV in single precision.
         offset = (prediction.energy - prediction.network_energy.double()).detach()
-        error = prediction.network_energy - (target - offset).to(prediction.network_energy.dtype)
+        error = (prediction.network_energy - (target - offset).to(prediction.network_energy.dtype))[:, None]
         if prediction.deviations is not None:  # each member of an ensemble learns the energies by itself
-            error = error[:, None] + prediction.deviations
-        out["energy"] = (error.T / batch.sizes).T[known].abs().mean() / scale
+            error = error + prediction.deviations
+        out["energy"] = (error / batch.sizes[:, None])[known].abs().mean() / scale
     for kind in ("forces", "stress"):
         value = getattr(prediction, kind)
         if level in getattr(batch, kind) and value is not None:
