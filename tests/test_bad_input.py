@@ -225,9 +225,13 @@ DAMAGE = {
     "an unknown head": (lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="tree")), "head of kind tree"),
     "no level": (lambda p, t: rebuilt(p, t, header=lambda h: h.update(levels=[])), "no level"),
     "channels that do not fit": (lambda p, t: rebuilt(p, t, header=lambda h: h["backbone"].update(channels=48)), "has shape"),
-    "a head wider than the backbone": (
-        lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(hidden=33)),
-        "`hidden` .* from 1 to 32",
+    "a head too wide": (
+        lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(hidden=225)),
+        "`hidden` .* from 1 to 224",
+    ),
+    "an ensemble of uneven members": (
+        lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(members=3)),
+        "level low has a hidden layer that its members cannot share evenly",
     ),
     "a header key missing": (lambda p, t: rebuilt(p, t, header=lambda h: h["backbone"].pop("cutoff")), "no `cutoff`"),
     "a tensor missing": (lambda p, t: rebuilt(p, t, tensors=drop), "backbone.layers.0.mixing_in is missing"),
