@@ -128,7 +128,10 @@ lines += [
     f"Ethanol, head `{HEAD}` through TorchForce, 0.5 fs: **{ns_per_day:.1f} ns/day** (single precision, one thread),",
     f"mean temperature {temperature.mean():.0f} K, longest bond {lengths.max():.2f} Å, conserved energy drifts {drift:+.5f} meV/atom/ps (NVE, double).",
     "",
-    *(f"![learning curve of stage {name}]({name}/learning_curve.png)" for name in (stage["name"] for stage in PLAN if stage["fit"] == "gradient")),
+    *(
+        f"![learning curve of stage {name}]({name}/learning_curve.png)"
+        for name in (stage["name"] for stage in PLAN if stage["fit"] == "gradient")
+    ),
     "![parity](parity_test.png)",
     "![molecular dynamics](md.png)",
 ]
