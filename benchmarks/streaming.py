@@ -34,7 +34,7 @@ structures, stage = packed.Packed(config.out / "data" / "train.packed"), config.
 training = train.Training(train.begin(config, stage, None, structures[:100]).train(), stage)
 training.log = lambda *_, **__: None
 load, learn = [], []
-for indices in np.random.default_rng(0).integers(0, len(structures), (20, 64)):
+for indices in np.random.default_rng(0).integers(0, len(structures), (20, 16)):
     start = time.perf_counter()
     batch = data.collate([structures[k] for k in indices], ["gfn2"], config.backbone.cutoff, torch.get_default_dtype())
     middle = time.perf_counter()
@@ -70,7 +70,7 @@ def main():
     parser.add_argument("--limit", type=int, default=1500, help="MB of memory, RLIMIT_DATA, that a run may not exceed")
     args = parser.parse_args()
     print(
-        f"{date.today()}, {platform.machine()}\n\n| structures | file, GB | peak memory, MB | run, s | loading 64, ms | learning from 64, ms |\n|---|---|---|---|---|---|"
+        f"{date.today()}, {platform.machine()}\n\n| structures | file, GB | peak memory, MB | run, s | loading 16, ms | learning from 16, ms |\n|---|---|---|---|---|---|"
     )
     for n in args.structures:
         with tempfile.TemporaryDirectory(dir=".") as folder:
@@ -83,7 +83,7 @@ out: {folder}/run
 data: {{train: {folder}/set.h5, val: {folder}/val.h5, stream: true}}
 levels: {{gfn2: {{sampling: {min(1.0, args.shown / n)}}}}}
 backbone: {{channels: 16, layers: 1}}
-train: {{epochs: 1, batch_size: 64}}
+train: {{epochs: 1, batch_size: 16}}
 """
             )
             start = time.time()
