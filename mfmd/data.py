@@ -111,9 +111,11 @@ def _of_split(config, levels, name):
 
 def where(structures, condition):
     """The structures for which the condition holds: a list, or of packed ones a subset that stays in its file."""
-    if isinstance(structures, list):
-        return [s for s in structures if condition(s)]
-    return structures.subset(np.fromiter((k for k, s in enumerate(structures) if condition(s)), dtype=np.int64))
+    return _subset(structures, np.fromiter((k for k, s in enumerate(structures) if condition(s)), dtype=np.int64))
+
+
+def _subset(structures, indices):
+    return [structures[k] for k in indices] if isinstance(structures, list) else structures.subset(indices)
 
 
 def read_file(path, config, levels):
@@ -175,13 +177,12 @@ def _split_off(splits, config):
     if not sizes:
         return
     structures, start = splits["train"], 0
-    take = structures.subset if config.stream else lambda indices: [structures[k] for k in indices]
     order = np.random.default_rng(config.split_seed).permutation(len(structures))
     for name, fraction in sizes.items():
         stop = start + round(fraction * len(order))
-        splits[name] = take(np.sort(order[start:stop]))
+        splits[name] = _subset(structures, np.sort(order[start:stop]))
         start = stop
-    splits["train"] = take(np.sort(order[start:]))
+    splits["train"] = _subset(structures, np.sort(order[start:]))
 
 
 def _check_labels(structures, config, levels):

@@ -21,9 +21,8 @@ import torch
 
 from mfmd import Error, data
 
-PENALTIES = np.logspace(
-    -8, 4, 25
-)  # of weights that multiply features scaled to unit size, relative to the noise (Gauss-Newton: to the kernel)
+# Of weights that multiply features scaled to unit size, relative to the noise; of Gauss-Newton, relative to the kernel.
+PENALTIES = np.logspace(-8, 4, 25)
 MOST_GRADIENTS = 8e9  # bytes; Gauss-Newton holds the gradients of all energies in all weights
 STEPS = 10  # of Gauss-Newton, at most
 E0_WIDTH = 1.0  # eV, how far E0 may go from where it began before it counts as unlikely

@@ -87,56 +87,45 @@ class Tensors(nn.Module):
 # and multilinear maps, each of whose adjoints is one of them again, so that they are differentiable as often as one likes.
 
 
-class Silu(torch.autograd.Function):
+class Nonlinear(torch.autograd.Function):
+    """y = f(x), whose Jacobian is symmetric; a subclass gives the value, slope(x, g) = J g, and second(x, g, h), the gradient of <h, J g> in x."""
+
+    @classmethod
+    def forward(cls, ctx, x):
+        ctx.save_for_backward(x)
+        return cls.value(x)
+
+    @classmethod
+    def backward(cls, ctx, g):
+        return Slope.apply(*ctx.saved_tensors, g, cls)
+
+
+class Slope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, g, function):
+        ctx.save_for_backward(x, g)
+        ctx.function = function
+        return function.slope(x, g)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, h):
+        x, g = ctx.saved_tensors
+        return ctx.function.second(x, g, h), ctx.function.slope(x, h), None
+
+
+class Silu(Nonlinear):
     """x / (1 + exp(-x))."""
 
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return nn.functional.silu(x)
-
-    @staticmethod
-    def backward(ctx, g):
-        return SiluSlope.apply(*ctx.saved_tensors, g)
+    value = staticmethod(nn.functional.silu)
+    slope = staticmethod(lambda x, g: torch.ops.aten.silu_backward(g, x))
+    second = staticmethod(torch.ops.mfmd.silu_second)
 
 
-class SiluSlope(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, g):
-        ctx.save_for_backward(x, g)
-        return torch.ops.aten.silu_backward(g, x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, h):
-        x, g = ctx.saved_tensors
-        return torch.ops.mfmd.silu_second(x, g, h), torch.ops.aten.silu_backward(h, x)
-
-
-class Normalize(torch.autograd.Function):
+class Normalize(Nonlinear):
     """x / (|x|² + 1), |x| over the components; (atoms, C, F)."""
 
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.mfmd.normalize(x)
-
-    @staticmethod
-    def backward(ctx, g):
-        return NormalizeSlope.apply(*ctx.saved_tensors, g)
-
-
-class NormalizeSlope(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, g):
-        ctx.save_for_backward(x, g)
-        return torch.ops.mfmd.normalize(x, g)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, h):
-        x, g = ctx.saved_tensors
-        return torch.ops.mfmd.normalize(x, g, h), torch.ops.mfmd.normalize(x, h)
+    value = slope = second = staticmethod(torch.ops.mfmd.normalize)
 
 
 class Anticommutator(torch.autograd.Function):
