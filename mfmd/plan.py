@@ -211,9 +211,8 @@ class Stage(Section):
     levels: dict[str, StageLevel]  # levels learned
     start: str | list[str] = ""  # a stage before it, the best of several, or "new"; by default the stage before, and the first starts new
     heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", a level whose head is copied, or "delta <level>"
-    fit: Literal["gradient", "closed form", "gauss-newton"] = (
-        "gradient"  # fit.py: one level's new head on a frozen backbone; all of one level
-    )
+    # fit.py has the other two: a level's new head on a frozen backbone, and all weight matrices to a level's energies
+    fit: Literal["gradient", "closed form", "gauss-newton"] = "gradient"
     backbone_rate: NotNegative = 1.0  # times learning_rate; 0 freezes it
     heads_rate: NotNegative = 1.0  # likewise, of the heads of the stage's levels; all other heads are frozen
     train: Train = Train()  # what is not set is as in the section `train`

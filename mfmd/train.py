@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import pickle
-import shutil
 import warnings
 from pathlib import Path
 
@@ -382,7 +381,8 @@ def _check_same(config, then):
 
 def _run(config, console, out):
     if not (out / "plan.json").exists():  # what a run that never began has packed may be of another config
-        shutil.rmtree(out / "data", ignore_errors=True)
+        for name in data.SPLITS:
+            (out / "data" / f"{name}.packed").unlink(missing_ok=True)
     splits = data.read(config.data, config.levels, out / "data")
     data.check_units(
         splits["train"], config.levels, data.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {}, config.data

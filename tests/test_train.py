@@ -169,6 +169,9 @@ def test_a_set_that_stays_on_disk_trains_to_the_same_weights(config, tmp_path):
     """Streamed or in memory, with labels left out and resumed; what is streamed is read from one file a split."""
     more = ["train.epochs=2", "levels.dft.keep=4", "levels.gfn2.delta_of=null"]
     weights = {}
+    other = tmp_path / "stream-True" / "data" / "other.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("somebody's own file")
     for stream in (False, True, True):
         c = plan.load(config, [*more, f"data.stream={stream}", f"out={tmp_path}/stream-{stream}", "resume=true"])
         train.run(c)
@@ -177,6 +180,7 @@ def test_a_set_that_stays_on_disk_trains_to_the_same_weights(config, tmp_path):
         if stream and (c.out / "model.pt").exists():
             (c.out / "multihead" / "stage.ckpt").unlink()  # the second time it goes on from what is packed
     assert all(torch.equal(value, weights[True][name]) for name, value in weights[False].items())
+    assert other.exists()
     from mfmd.packed import Packed
 
     whole = data.read(plan.load(config).data, plan.load(config).levels)
