@@ -151,29 +151,41 @@ def _scale(structures, level):
     return float(np.sqrt(total / count)) if count else None
 
 
-def losses(prediction, batch, level, scale):
+def losses(predictions, batch, level, scale, parent=None):
     """Mean losses of one level over the labels there are: {"energy": …, "forces": …, "stress": …}; a missing label has no share.
 
     Mean absolute errors of energy per atom and of force components (the component-wise L1 of many recent force
-    fields, less sensitive to the few strained structures than squares), in units of the level's scale.
+    fields, less sensitive to the few strained structures than squares), in units of the level's scale. Of a level relative to a
+    `parent` the difference of the two is compared where a structure has both labels, so that what the parent's head does not
+    fit is not learned as a difference of the levels.
     """
     out = {}
-    if level in batch.energy:
-        target = batch.energy[level]
-        known = ~torch.isnan(target)
-        # The difference in double: totals of thousands of eV lose a meV in single precision.
-        offset = (prediction.energy - prediction.network_energy.double()).detach()
-        error = (prediction.network_energy - (target - offset).to(prediction.network_energy.dtype))[:, None]
-        if prediction.deviations is not None:  # each member of an ensemble learns the energies by itself
-            error = error + prediction.deviations
-        out["energy"] = (error / batch.sizes[:, None])[known].abs().mean() / scale
-    for kind in ("forces", "stress"):
-        value = getattr(prediction, kind)
-        if level in getattr(batch, kind) and value is not None:
-            target = getattr(batch, kind)[level]
-            known = ~torch.isnan(target)
-            out[kind] = (value[known] - target[known]).abs().mean() / scale
+    for kind in data.KINDS:
+        error = _error(predictions[level], batch, level, kind)
+        if error is None:
+            continue
+        known = ~torch.isnan(error)
+        if parent is not None and (less := _error(predictions[parent], batch, parent, kind)) is not None:
+            error = error - torch.nan_to_num(less)
+        if kind == "energy":
+            error = error[:, None]
+            if predictions[level].deviations is not None:  # each member of an ensemble learns the energies by itself
+                error = error + predictions[level].deviations
+            error = error / batch.sizes[:, None]
+        out[kind] = error[known].abs().mean() / scale
     return out
+
+
+def _error(prediction, batch, level, kind):
+    """Prediction less label, NaN where there is no label; None if there is none at all, or no prediction."""
+    value, labels = getattr(prediction, kind), getattr(batch, kind)
+    if level not in labels or value is None:
+        return None
+    if kind == "energy":
+        # The difference in double: totals of thousands of eV lose a meV in single precision.
+        offset = (value - prediction.network_energy.double()).detach()
+        return prediction.network_energy - (labels[level] - offset).to(prediction.network_energy.dtype)
+    return value - labels[level]
 
 
 class Errors:
@@ -232,7 +244,8 @@ class Training(lightning.LightningModule):
         predictions = self.predict(batch)
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for level, settings in self.stage.levels.items():
-            for kind, loss in losses(predictions[level], batch, level, self.model.heads[level].scale.to(self.dtype)).items():
+            scale, parent = self.model.heads[level].scale.to(self.dtype), self.model.delta_of.get(level)
+            for kind, loss in losses(predictions, batch, level, scale, parent if parent in self.stage.levels else None).items():
                 weight = getattr(settings, f"{kind}_weight")
                 if weight > 0:
                     total = total + weight * loss

@@ -97,12 +97,12 @@ def test_missing_labels_have_no_share(splits):
     batch = data.collate(only_low + both, c.levels, c.backbone.cutoff, torch.float32)
     assert list(batch.forces) == ["gfn2", "dft"]
     p = model(batch, forces=list(batch.forces))
-    loss = train.losses(p["dft"], batch, "dft", 1.0)
+    loss = train.losses(p, batch, "dft", 1.0)
     alone = data.collate(both, c.levels, c.backbone.cutoff, torch.float32)
-    wanted = train.losses(model(alone, forces=["dft"])["dft"], alone, "dft", 1.0)
+    wanted = train.losses(model(alone, forces=["dft"]), alone, "dft", 1.0)
     assert loss["energy"].item() == pytest.approx(wanted["energy"].item(), rel=1e-5)
     assert loss["forces"].item() == pytest.approx(wanted["forces"].item(), rel=1e-5)
-    assert train.losses(p["cctz"], data.collate(only_low, c.levels, c.backbone.cutoff, torch.float32), "cctz", 1.0) == {}
+    assert train.losses(p, data.collate(only_low, c.levels, c.backbone.cutoff, torch.float32), "cctz", 1.0) == {}
 
 
 def test_no_force_pass_without_force_labels(splits, monkeypatch):
