@@ -46,7 +46,7 @@ def train():
 
 
 def main():
-    """mfmd label|info|export|eval …"""
+    """mfmd label|info|export|eval|build-host …"""
     parser = argparse.ArgumentParser(prog="mfmd", description="Work with models that mfmd-train has made.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -73,8 +73,11 @@ def main():
     evaluate.add_argument("--energy-unit", default="eV", help="of the files")
     evaluate.add_argument("--length-unit", default="Å", help="of the files")
     evaluate.add_argument("--precision", choices=["single", "double"], default="single")
+    build = commands.add_parser("build-host", help="compile a host anew, after an upgrade of torch or OpenMM")
+    build.add_argument("host", choices=["torch", "openmm"])
     arguments = parser.parse_args()
-    _guard(lambda: {"label": _label, "info": _info, "export": _export, "eval": _eval}[arguments.command](arguments))
+    actions = {"label": _label, "info": _info, "export": _export, "eval": _eval, "build-host": _build_host}
+    _guard(lambda: actions[arguments.command](arguments))
 
 
 def _label(arguments):
@@ -154,3 +157,24 @@ def _export(arguments):
         f"force.setUsesPeriodicBoundaryConditions({periodic})"
     )
     print("in a process that has called mfmd.openmm.load_torchforce()")
+
+
+def _build_host(arguments):
+    import subprocess
+
+    from mfmd.engine import LIBRARY_DIR, HostError
+    from mfmd.hosts import build
+
+    sources = LIBRARY_DIR / "csrc"
+    try:
+        print(build.compile_host(arguments.host, sources, LIBRARY_DIR))
+    except ImportError as error:
+        raise HostError(f"{arguments.host} is not installed here ({error}), and its host is compiled against it") from None
+    except FileNotFoundError as error:
+        raise HostError(
+            f"no C++ compiler: {error.filename} cannot be run; install g++ or clang++, or name one in the variable CXX"
+        ) from None
+    except subprocess.CalledProcessError:
+        raise HostError(
+            f"{sources}/hosts/{arguments.host}.cpp does not compile against what is installed; the compiler's words are above"
+        ) from None

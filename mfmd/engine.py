@@ -39,10 +39,7 @@ def load_torch_host():
     if not library.exists():
         built = ", ".join(p.stem.removeprefix("libmfmd_torch-") for p in LIBRARY_DIR.glob("libmfmd_torch-*.so"))
         have = f"was built against torch {built}" if built else "was not built"
-        raise HostError(
-            f"the TorchScript host {have}, and torch {torch.__version__} is installed; build it anew from a checkout "
-            "with `pip install --no-build-isolation --force-reinstall --no-deps .`"
-        )
+        raise HostError(f"the TorchScript host {have}, and torch {torch.__version__} is installed; run `mfmd build-host torch`")
     if str(library) not in torch.classes.loaded_libraries:
         torch.classes.load_library(str(library))
 

@@ -123,8 +123,14 @@ def torchscript(path, head, precision="double"):
 HOSTS = {
     "ase": ase,
     "torchscript": torchscript,
+    "native": openmm_host("native"),
+    "native-cpu": openmm_host("native", "CPU"),
     "torchforce": openmm_host("torch"),
     "torchforce-cpu": openmm_host("torch", "CPU"),
     "pythonforce": openmm_host("python"),
 }
-NEEDS = {"torchscript": "torch", "torchforce": "openmmtorch", "torchforce-cpu": "openmmtorch", "pythonforce": "openmm"}
+NEEDS = {
+    "torchscript": "torch", "native": "openmm", "native-cpu": "openmm", "torchforce": "openmmtorch", "torchforce-cpu": "openmmtorch",
+    "pythonforce": "openmm",
+}  # fmt: skip
+OPENMM = {"native": "openmm", "torch": "openmmtorch", "python": "openmm"}  # what create_force(host=...) needs

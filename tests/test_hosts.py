@@ -21,6 +21,13 @@ def host(request):
     return backends.HOSTS[request.param]
 
 
+@pytest.fixture(params=backends.OPENMM)
+def kind(request):
+    """What create_force(host=…) takes."""
+    pytest.importorskip(backends.OPENMM[request.param])
+    return request.param
+
+
 def python(code, *arguments):
     """Run code in a fresh process."""
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=300)
@@ -43,14 +50,12 @@ def lower_triangular(atoms):
     return atoms
 
 
-@pytest.mark.parametrize("name", ["torchforce", "pythonforce"])
-def test_openmm_forces_by_finite_differences(model_file, name):
+def test_openmm_forces_by_finite_differences(model_file, kind):
     """In OpenMM's units, kJ/mol and nm: step 1e-5 nm, error below 1e-6 of the largest force (double, Reference)."""
-    pytest.importorskip(backends.NEEDS[name])
     from openmm import unit
 
     atoms = lower_triangular(random_cell(22, atoms=10))
-    c = backends.context(model_file, "high", atoms, {"torchforce": "torch", "pythonforce": "python"}[name])
+    c = backends.context(model_file, "high", atoms, kind)
     start = atoms.positions / units.ANGSTROM_PER_NM
     forces = c.getState(forces=True).getForces(asNumpy=True)._value
     h = 1e-5
@@ -74,11 +79,8 @@ def test_ase_forces_and_stress_by_finite_differences(model_file):
     np.testing.assert_allclose(stress, calculate_numerical_stress(atoms, eps=1e-5, voigt=False), atol=1e-6 * np.abs(stress).max())
 
 
-@pytest.mark.parametrize("kind", ["torch", "python"])
 def test_subset_of_atoms(model_file, kind):
     """The model sees the chosen atoms alone and pushes no other."""
-    pytest.importorskip({"torch": "openmmtorch", "python": "openmm"}[kind])
-
     atoms = ethanol()
     chosen = [6, 1, 2, 8, 0]
     force = mfmd.openmm.create_force(model_file, backends.topology(atoms), chosen, "low", kind, "double")
@@ -91,11 +93,105 @@ def test_subset_of_atoms(model_file, kind):
     assert not np.delete(got, chosen, axis=0).any()
 
 
+@pytest.mark.parametrize("structure", ["molecule", "box"])
+def test_from_one_head_to_another(model_file, kind, structure):
+    """E(λ) = (1 - λ) E_a + λ E_b, dE/dλ = E_b - E_a to 1e-10, and forces by finite differences at three λ."""
+    import openmm
+    from openmm import unit
+
+    atoms = ethanol() if structure == "molecule" else lower_triangular(random_cell(25, atoms=8))
+    ends = [backends.engine(model_file, head, radial="table")(atoms)[0] * units.KJ_PER_MOL for head in ("low", "high")]
+    system = mfmd.openmm.create_system(model_file, backends.topology(atoms), heads=("low", "high"), host=kind, precision="double")
+    c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    start = atoms.positions / units.ANGSTROM_PER_NM
+    assert c.getParameter("mfmd_lambda") == 1.0
+    for value in (0.0, 0.3, 1.0):
+        c.setParameter("mfmd_lambda", value)
+        c.setPositions(start)
+        state = c.getState(energy=True, forces=True, parameterDerivatives=kind != "python")
+        assert state.getPotentialEnergy()._value == pytest.approx((1 - value) * ends[0] + value * ends[1], rel=1e-10)
+        if kind != "python":  # which has no parameter derivatives
+            assert state.getEnergyParameterDerivatives()["mfmd_lambda"] == pytest.approx(ends[1] - ends[0], rel=1e-10)
+        forces, h, energies = state.getForces(asNumpy=True)._value, 1e-5, []
+        for sign in (1, -1):
+            moved = start.copy()
+            moved[1, 0] += sign * h
+            c.setPositions(moved * unit.nanometer)
+            energies.append(c.getState(energy=True).getPotentialEnergy()._value)
+        assert forces[1, 0] == pytest.approx(-(energies[0] - energies[1]) / (2 * h), abs=1e-6 * np.abs(forces).max())
+
+
+def test_terms_of_one_model(model_file, kind):
+    """Weights, two parameters, and a group of their own: what a multiple-time-step or a free-energy scheme puts together."""
+    atoms = ethanol()
+    low, middle, high = (backends.engine(model_file, head, radial="table")(atoms)[0] for head in ("low", "middle", "high"))
+    terms = [("low", -1.0), ("middle", 0.5, "a"), ("high", 2.0, "b"), ("low", 0.25, "b")]
+    force = mfmd.openmm.create_force(
+        model_file, backends.topology(atoms), host=kind, precision="double", terms=terms, parameters={"a": 0.2, "b": 1.5}
+    )
+    force.setForceGroup(3)
+    c = backends.context_of_force(force, atoms)
+    c.setParameter("a", 0.4)
+    expected = -low + 0.4 * 0.5 * middle + 1.5 * (2 * high + 0.25 * low)
+    assert c.getState(energy=True, groups={3}).getPotentialEnergy()._value / units.KJ_PER_MOL == pytest.approx(expected, rel=1e-12)
+    assert c.getState(energy=True, groups={0}).getPotentialEnergy()._value == 0.0
+    if kind != "python":
+        slopes = c.getState(energy=True, parameterDerivatives=True).getEnergyParameterDerivatives()
+        assert slopes["a"] / units.KJ_PER_MOL == pytest.approx(0.5 * middle, rel=1e-10)
+        assert slopes["b"] / units.KJ_PER_MOL == pytest.approx(2 * high + 0.25 * low, rel=1e-10)
+
+
+def test_heads_and_terms_that_cannot_be(model_file):
+    pytest.importorskip("openmm")
+    topology = backends.topology(ethanol())
+    for options, words in (
+        ({"head": "low", "heads": ("low", "high")}, "only one of head, heads and terms"),
+        ({"heads": ("low",)}, "two levels"),
+        ({"heads": ("low", "top")}, "has no head `top`"),
+        ({"terms": []}, "terms are empty"),
+        ({"terms": [("low", 1.0, "a")]}, "no default"),
+    ):
+        with pytest.raises(InputError, match=words):
+            mfmd.openmm.create_force(model_file, topology, host="python", **options)
+
+
+def test_native_force_refuses_a_system_of_fewer_atoms_and_a_broken_model(model_file):
+    openmm = pytest.importorskip("openmm")
+    force = mfmd.openmm.create_force(model_file, backends.topology(ethanol()), host="native")
+    system = openmm.System()
+    system.addParticle(1.0)
+    system.addForce(force)
+    with pytest.raises(openmm.OpenMMException, match="the System has 1"):
+        openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    xml = openmm.XmlSerializer.serialize(system)
+    middle = xml.index("safetensors=") + len(xml) // 4
+    with pytest.raises(openmm.OpenMMException, match="the model in the System"):
+        openmm.XmlSerializer.deserialize(xml[:middle] + xml[middle + 40 :])
+
+
+def test_a_barostat_moves_molecules_whole(trained):
+    """The native force reports the topology's bonds, so that a molecule across the boundary is scaled as one."""
+    openmm = pytest.importorskip("openmm")
+    from openmm import app, unit
+
+    atoms = ethanol()
+    atoms.set_cell(np.eye(3) * 9.0)
+    atoms.set_pbc(True)
+    topology = backends.topology(atoms)
+    members = list(topology.atoms())
+    for a, b in ((0, 1), (1, 2), (2, 3), (0, 4), (0, 5), (1, 6), (1, 7), (1, 8)):
+        topology.addBond(members[a], members[b])
+    assert isinstance(topology, app.Topology)
+    system = mfmd.openmm.create_system(trained[0], topology, "gfn2", "native")
+    system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, 300 * unit.kelvin, 1))
+    c = openmm.Context(system, openmm.VerletIntegrator(0.0), openmm.Platform.getPlatformByName("Reference"))
+    assert [sorted(m) for m in c.getMolecules()] == [list(range(9))]
+
+
 CONTINUE = """
 import sys
 import mfmd
-if sys.argv[3] == "torch":
-    mfmd.openmm.load_torchforce()
+{"torch": mfmd.openmm.load_torchforce, "native": mfmd.openmm.load_native, "python": lambda: None}[sys.argv[3]]()
 import openmm
 system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
 context = openmm.Context(system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatformByName("Reference"))
@@ -104,9 +200,7 @@ print(repr(context.getState(energy=True).getPotentialEnergy()._value))
 """
 
 
-@pytest.mark.parametrize("kind", ["torch", "python"])
 def test_system_survives_xml_into_a_fresh_process(model_file, tmp_path, kind):
-    pytest.importorskip({"torch": "openmmtorch", "python": "openmm"}[kind])
     import openmm
 
     c = backends.context(model_file, "high", ethanol(), kind, "single")
@@ -131,7 +225,7 @@ import sys, openmm, openmm.app
 assert "torch" not in sys.modules
 import mfmd
 pdb = openmm.app.PDBFile(sys.argv[2])
-system = mfmd.openmm.create_system(sys.argv[1], pdb.topology)
+system = mfmd.openmm.create_system(sys.argv[1], pdb.topology, host="torch")
 context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
 context.setPositions(pdb.positions)
 print(context.getState(energy=True).getPotentialEnergy())
@@ -140,10 +234,8 @@ print(context.getState(energy=True).getPotentialEnergy())
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("kind", ["torch", "python"])
 def test_contexts_in_threads(trained, kind):
     """Three contexts of one System at the same time give the bits of one alone."""
-    pytest.importorskip({"torch": "openmmtorch", "python": "openmm"}[kind])
     from concurrent.futures import ThreadPoolExecutor
 
     import openmm
@@ -161,13 +253,13 @@ def test_contexts_in_threads(trained, kind):
     assert all(np.array_equal(runs[0], run) for run in runs)
 
 
-def test_energy_is_conserved_through_torchforce(trained):
+@pytest.mark.parametrize("kind", ["native", "torch"], indirect=True)
+def test_energy_is_conserved(trained, kind):
     """20 ps NVE of ethanol at 0.5 fs, double: drift below 0.02 meV/atom/ps."""
-    pytest.importorskip("openmmtorch")
     from openmm import unit
 
     atoms = ethanol()
-    c = backends.context(trained[0], "cctz", atoms, "torch", "double", threads=1)
+    c = backends.context(trained[0], "cctz", atoms, kind, "double", threads=1)
     c.setVelocitiesToTemperature(300 * unit.kelvin, 7)
     energies = []
     for _ in range(200):
@@ -284,3 +376,30 @@ def test_archive_for_openmm(model_file, tmp_path):
     c = backends.context_of_force(force, atoms)
     energy = c.getState(energy=True).getPotentialEnergy()._value / units.KJ_PER_MOL
     assert energy == pytest.approx(backends.engine(model_file, "high", radial="table")(atoms)[0], rel=1e-12)
+
+
+def test_build_host(tmp_path, model_file, monkeypatch, capsys):
+    """What `mfmd build-host openmm` compiles loads; without it, or without a compiler, one sentence."""
+    pytest.importorskip("openmm")
+    import shutil
+
+    from mfmd import cli, engine
+    from mfmd.hosts import build
+
+    folder = tmp_path / "mfmd"
+    folder.mkdir()
+    shutil.copy(engine.LIBRARY_DIR / "libmfmd.so", folder)
+    (folder / "libmfmd_openmm-1.0.so").write_text("of another version")
+    library = build.compile_host("openmm", engine.LIBRARY_DIR / "csrc", folder)
+    assert list(folder.glob("libmfmd_openmm*")) == [library]
+    run = python("import openmm, sys; print(openmm.Platform.loadPluginLibrary(sys.argv[1]))", library)
+    assert run.returncode == 0, run.stderr
+
+    monkeypatch.setattr(mfmd.openmm, "native_library", lambda: tmp_path / "none.so")
+    with pytest.raises(engine.HostError, match="mfmd build-host openmm"):
+        mfmd.openmm.load_native()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("sys.argv", ["mfmd", "build-host", "openmm"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "no C++ compiler" in capsys.readouterr().err

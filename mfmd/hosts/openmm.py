@@ -1,10 +1,12 @@
-"""OpenMM: `mfmd.openmm.create_force` and `create_system`, through TorchForce or PythonForce.
+"""OpenMM: `mfmd.openmm.create_force` and `create_system`, through a native force, TorchForce or PythonForce.
 
-Positions come in nm and leave as kJ/mol; the conversion stands here and in the archive that TorchForce runs.
+Positions come in nm and leave as kJ/mol; the conversion stands here, in csrc/hosts/openmm.cpp and in the archive that TorchForce runs.
 """
 
+import base64
 import importlib.metadata
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import openmm
@@ -13,13 +15,16 @@ import openmm.unit as unit
 import openmm.version
 
 from mfmd import units
-from mfmd.engine import Engine, HostError, InputError, load_model, load_torch_host
+from mfmd.engine import LIBRARY_DIR, Engine, HostError, InputError, load_model, load_torch_host
 
 FORCE_UNIT = units.KJ_PER_MOL * units.ANGSTROM_PER_NM  # kJ/mol/nm in one eV/Å
+LAMBDA = "mfmd_lambda"  # the global parameter that leads from the first of two heads (0) to the second (1)
 
 
-def create_force(model, topology, atoms=None, head=None, host="torch", precision="single", threads=None):
-    """An OpenMM Force that evaluates one head of a model.
+def create_force(
+    model, topology, atoms=None, head=None, host=None, precision="single", threads=None, *, heads=None, terms=None, parameters=None
+):
+    """An OpenMM Force that evaluates one head of a model, two heads and the way between them, or any weighted sum of heads.
 
     Parameters
     ----------
@@ -27,44 +32,40 @@ def create_force(model, topology, atoms=None, head=None, host="torch", precision
     topology : openmm.app.Topology; its elements are read, and it is periodic where it has box vectors
     atoms : indices of the atoms the model acts on (it sees no others); None for all
     head : level of theory; None for the highest the model has
-    host : "torch" (TorchForce, needs openmmtorch) or "python" (PythonForce, needs openmm 8.5 or newer)
+    host : "native" (a plugin of mfmd, without torch and Python in the step; platforms Reference and CPU), "torch" (TorchForce, needs
+        openmmtorch) or "python" (PythonForce, needs openmm 8.5 or newer); None for native where it was compiled for this OpenMM, else torch
     precision : "single" or "double", of the engine
     threads : at most this many; None for every core of the process
+    heads : two levels (a, b): E = (1 - λ) E_a + λ E_b, λ being the global parameter `mfmd_lambda`, by default 1. All energies and
+        forces come from one forward and one reverse pass. State.getEnergyParameterDerivatives() has dE/dλ = E_b − E_a (not with "python")
+    terms : (head, weight) or (head, weight, parameter) each: E = sum of weight · E_head, times the value of the global parameter if one is named
+    parameters : {global parameter: default} of the terms
 
     Raises
     ------
     ModelFileError : the model cannot be read
-    InputError : unknown head or host, atoms that do not exist, an atom without element, a charged atom
+    InputError : unknown head or host, atoms that do not exist, an atom without element, a charged atom, a parameter without default
     HostError : the host is not installed, or in a version that does not work
     """
     model = load_model(model)
-    head = model.levels[-1] if head is None else head
-    index = model.level(head)
-    numbers, chosen = _atoms(topology, atoms)
-    periodic = topology.getPeriodicBoxVectors() is not None
-    if host == "torch":
-        load_torchforce()
-        import openmmtorch
-
-        force = openmmtorch.TorchForce(_script(model, numbers, chosen, index, precision, threads, periodic))
-        force.setOutputsForces(True)
-    elif host == "python":
-        if not hasattr(openmm, "PythonForce"):
-            raise HostError(f"host='python' needs openmm 8.5 or newer, and {openmm.__version__} is installed")
-        force = openmm.PythonForce(PythonEvaluation(model.bytes, numbers, chosen, head, precision, threads, periodic))
-    else:
-        raise InputError(f"host is {host!r}; it must be 'torch' or 'python'")
-    force.setUsesPeriodicBoundaryConditions(periodic)
+    evaluated = Evaluated(
+        model, topology, atoms, _terms(model, head, heads, terms), parameters or ({LAMBDA: 1.0} if heads else {}), precision, threads
+    )
+    if host is None:
+        host = "native" if native_library().exists() else "torch"
+    if host not in _HOSTS:
+        raise InputError(f"host is {host!r}; it must be one of {', '.join(_HOSTS)}")
+    force = _HOSTS[host](evaluated)
     force.setName("mfmd")
     return force
 
 
-def create_system(model, topology, head=None, host="torch", precision="single", threads=None, remove_cm_motion=True):
+def create_system(model, topology, head=None, host=None, precision="single", threads=None, remove_cm_motion=True, **more):
     """An OpenMM System of a whole topology: masses, box, the model's force, and no constraints.
 
     Parameters as for `create_force`; `remove_cm_motion` adds a CMMotionRemover, as OpenMM's ForceField does.
     """
-    force = create_force(model, topology, None, head, host, precision, threads)
+    force = create_force(model, topology, None, head, host, precision, threads, **more)
     system = openmm.System()
     for atom in topology.atoms():
         system.addParticle(atom.element.mass)
@@ -75,6 +76,88 @@ def create_system(model, topology, head=None, host="torch", precision="single", 
     if remove_cm_motion:
         system.addForce(openmm.CMMotionRemover())
     return system
+
+
+class Evaluated:
+    """What a force evaluates: which atoms of a topology, and which weighted heads; checked once, for every host.
+
+    Attributes: model; numbers (atoms,) int32; chosen, indices or None for all; atoms, how many the topology has; bonds within the chosen;
+    terms, of (head index, weight, parameter or ""); parameters; periodic; precision; threads
+    """
+
+    def __init__(self, model, topology, atoms, terms, parameters, precision, threads):
+        if precision not in ("single", "double"):
+            raise InputError(f"precision is {precision!r}; it must be 'single' or 'double'")
+        if missing := {name for _, _, name in terms if name} - set(parameters):
+            raise InputError(f"terms have the parameter {', '.join(sorted(missing))}, for which `parameters` gives no default")
+        self.model, self.terms, self.precision, self.threads = model, terms, precision, threads
+        self.parameters = {name: float(value) for name, value in parameters.items()}
+        self.numbers, self.chosen = _atoms(topology, atoms)
+        self.atoms = topology.getNumAtoms()
+        self.periodic = topology.getPeriodicBoxVectors() is not None
+        mine = set(range(self.atoms) if self.chosen is None else self.chosen)
+        self.bonds = [(a.index, b.index) for a, b in topology.bonds() if a.index in mine and b.index in mine]
+
+
+def _terms(model, head, heads, terms):
+    """[(head index, weight, parameter or "")]"""
+    if sum(given is not None for given in (head, heads, terms)) > 1:
+        raise InputError("give only one of head, heads and terms")
+    if heads is not None:
+        if len(heads) != 2:
+            raise InputError(f"heads are two levels, from the first to the second; found {list(heads)}")
+        first, second = heads
+        terms = [(first, 1.0), (first, -1.0, LAMBDA), (second, 1.0, LAMBDA)]
+    elif terms is None:
+        terms = [(model.levels[-1] if head is None else head, 1.0)]
+    if not terms:
+        raise InputError("terms are empty; name a head and a weight")
+    return [(model.level(name), float(weight), parameter[0] if parameter else "") for name, weight, *parameter in terms]
+
+
+def native_library():
+    """Where the native force's plugin for the installed OpenMM is, or would be."""
+    return LIBRARY_DIR / f"libmfmd_openmm-{openmm.version.short_version}.so"
+
+
+def load_native():
+    """Make the native force usable in this process; needed before a System that holds one is deserialised.
+
+    Raises
+    ------
+    HostError : it was compiled for another OpenMM, or not at all
+    """
+    library = native_library()
+    if not library.exists():
+        raise HostError(f"the native force was not compiled for openmm {openmm.version.short_version}; run `mfmd build-host openmm`")
+    if str(library) not in _loaded:
+        openmm.Platform.loadPluginLibrary(str(library))
+        _loaded.add(str(library))
+
+
+_loaded = set()
+
+
+def _native_force(e):
+    """The XML that csrc/hosts/openmm.cpp reads."""
+    load_native()
+    chosen = range(e.atoms) if e.chosen is None else e.chosen
+    node = ElementTree.Element(
+        "Force", type="MfmdForce", version="1", forceGroup="0", name="mfmd", periodic=str(int(e.periodic)), single=str(int(e.precision == "single")),
+        threads=str(e.threads or 0), atoms=_words(chosen), numbers=_words(e.numbers), bonds=_words(a for bond in e.bonds for a in bond),
+    )  # fmt: skip
+    terms = ElementTree.SubElement(node, "Terms")
+    for head, weight, parameter in e.terms:
+        ElementTree.SubElement(terms, "Term", head=str(head), weight=repr(weight), parameter=parameter)
+    parameters = ElementTree.SubElement(node, "Parameters")
+    for name, value in e.parameters.items():
+        ElementTree.SubElement(parameters, "Parameter", name=name, default=repr(value))
+    ElementTree.SubElement(node, "Model", safetensors=base64.b64encode(e.model.bytes).decode())
+    return openmm.XmlSerializer.deserialize(ElementTree.tostring(node, encoding="unicode"))
+
+
+def _words(values):
+    return " ".join(str(int(v)) for v in values)
 
 
 def write_archive(path, model, topology, head=None, precision="single", threads=None):
@@ -94,11 +177,9 @@ def write_archive(path, model, topology, head=None, precision="single", threads=
         except (OSError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise InputError(f"{topology}: not a readable PDB file ({error})") from None
     model = load_model(model)
-    numbers, chosen = _atoms(topology, None)
-    index = model.level(model.levels[-1] if head is None else head)
-    periodic = topology.getPeriodicBoxVectors() is not None
-    export.write_archive(path, _script(model, numbers, chosen, index, precision, threads, periodic), model.bytes)
-    return periodic
+    evaluated = Evaluated(model, topology, None, _terms(model, head, None, None), {}, precision, threads)
+    export.write_archive(path, _script(evaluated), model.bytes)
+    return evaluated.periodic
 
 
 def load_torchforce():
@@ -155,11 +236,21 @@ def _atoms(topology, atoms):
     return np.array([atom.element.atomic_number for atom in picked], np.int32), chosen
 
 
+def _python_force(e):
+    if not hasattr(openmm, "PythonForce"):
+        raise HostError(f"host='python' needs openmm 8.5 or newer, and {openmm.__version__} is installed")
+    terms = [(e.model.levels[head], weight, parameter) for head, weight, parameter in e.terms]
+    compute = PythonEvaluation(e.model.bytes, e.numbers, e.chosen, terms, e.precision, e.threads, e.periodic)
+    force = openmm.PythonForce(compute, e.parameters)
+    force.setUsesPeriodicBoundaryConditions(e.periodic)
+    return force
+
+
 class PythonEvaluation:
     """What PythonForce calls; pickled with the System, model included."""
 
-    def __init__(self, content, numbers, chosen, head, precision, threads, periodic):
-        self.arguments = (content, numbers, chosen, head, precision, threads, periodic)
+    def __init__(self, content, numbers, chosen, terms, precision, threads, periodic):
+        self.arguments = (content, numbers, chosen, terms, precision, threads, periodic)
         self.engine = None
 
     def __getstate__(self):
@@ -169,13 +260,15 @@ class PythonEvaluation:
         self.__init__(*arguments)
 
     def __call__(self, state):
-        content, numbers, chosen, head, precision, threads, periodic = self.arguments
+        content, numbers, chosen, terms, precision, threads, periodic = self.arguments
         if self.engine is None:
             self.engine = Engine(content, precision, threads=threads)
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
         cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom) if periodic else None
         picked = positions if chosen is None else positions[chosen]
-        out = self.engine.compute(picked, numbers, cell, (periodic,) * 3, terms=[(head, 1.0)])
+        values = state.getParameters()
+        weighted = [(head, weight * (values[parameter] if parameter else 1.0)) for head, weight, parameter in terms]
+        out = self.engine.compute(picked, numbers, cell, (periodic,) * 3, terms=weighted)
         forces = out["forces"]
         if chosen is not None:
             forces = np.zeros((len(positions), 3))
@@ -183,50 +276,88 @@ class PythonEvaluation:
         return out["energy"] * units.KJ_PER_MOL, forces * FORCE_UNIT
 
 
-def _script(model, numbers, chosen, head, precision, threads, periodic):
+def _torch_force(e):
+    load_torchforce()
+    import openmmtorch
+
+    force = openmmtorch.TorchForce(_script(e))
+    force.setOutputsForces(True)
+    force.setUsesPeriodicBoundaryConditions(e.periodic)
+    for name, value in e.parameters.items():
+        force.addGlobalParameter(name, value)
+        force.addEnergyParameterDerivative(name)
+    return force
+
+
+_HOSTS = {"native": _native_force, "torch": _torch_force, "python": _python_force}
+
+
+def _script(e):
     """The scripted module that TorchForce runs."""
     import torch
 
     from mfmd import export
 
-    if precision not in ("single", "double"):
-        raise InputError(f"precision is {precision!r}; it must be 'single' or 'double'")
     load_torch_host()
+    names = list(e.parameters)
 
     class OpenMMModule(torch.nn.Module):
-        """positions (atoms, 3) nm, box (3, 3) nm -> energy (kJ/mol, double), forces (atoms, 3) kJ/mol/nm."""
+        """positions (atoms, 3) nm, box (3, 3) nm if periodic, parameters -> energy (kJ/mol, double), forces (atoms, 3) kJ/mol/nm."""
 
         def __init__(self):
             super().__init__()
-            self.engine = export.torch_engine(model.bytes)
-            self.register_buffer("numbers", torch.as_tensor(numbers))
-            self.register_buffer("chosen", torch.as_tensor([] if chosen is None else chosen, dtype=torch.long))
+            self.engine = export.torch_engine(e.model.bytes)
+            self.register_buffer("numbers", torch.as_tensor(e.numbers))
+            self.register_buffer("chosen", torch.as_tensor([] if e.chosen is None else e.chosen, dtype=torch.long))
             self.register_buffer("no_cell", torch.zeros(3, 3, dtype=torch.float64))
-            self.head: int = head
-            self.single: bool = precision == "single"
-            self.threads: int = 0 if threads is None else threads  # 0: as many as torch uses
-            self.periodic: bool = periodic
+            self.heads = [head for head, _, _ in e.terms]
+            self.weights = [weight for _, weight, _ in e.terms]
+            self.parameter_of = [names.index(name) if name else -1 for _, _, name in e.terms]
+            self.parameters_wanted: int = len(names)
+            self.single: bool = e.precision == "single"
+            self.threads: int = 0 if e.threads is None else e.threads  # 0: as many as torch uses
+            self.periodic: bool = e.periodic
             self.length: float = units.ANGSTROM_PER_NM
             self.energy: float = units.KJ_PER_MOL
 
-        def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-            if self.periodic != (box is not None):
+        @torch.jit.export
+        def evaluate(self, positions: torch.Tensor, given: list[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+            inputs: list[torch.Tensor] = []
+            for tensor in given:
+                if tensor is not None:
+                    inputs.append(tensor)
+            cell = self.no_cell
+            if len(inputs) != self.parameters_wanted + int(self.periodic):
                 raise RuntimeError(
                     "mfmd: this force was made for another kind of box; call setUsesPeriodicBoundaryConditions as it was exported"
                 )
+            if self.periodic:
+                cell = inputs.pop(0).to(torch.device("cpu"), torch.float64) * self.length
             picked = positions.detach().to(torch.device("cpu"), torch.float64)
             if self.chosen.numel() > 0:
                 picked = picked.index_select(0, self.chosen)
-            cell = self.no_cell
-            if box is not None:
-                cell = box.to(torch.device("cpu"), torch.float64) * self.length
             pbc = torch.full((3,), self.periodic, dtype=torch.bool)
+            weights: list[float] = []
+            for k, weight in enumerate(self.weights):
+                which = self.parameter_of[k]
+                weights.append(weight * float(inputs[which].item()) if which >= 0 else weight)
             energies, forces, _ = self.engine.evaluate(
-                picked * self.length, self.numbers, cell, pbc, [self.head], [1.0], self.single, self.threads
+                picked * self.length, self.numbers, cell, pbc, self.heads, weights, self.single, self.threads
             )
+            energies = energies * self.energy
+            energy = torch.zeros([], dtype=torch.float64)
+            for k, weight in enumerate(self.weights):  # TorchForce differentiates this sum in the parameters
+                which = self.parameter_of[k]
+                term = energies[k] * weight
+                energy = energy + (term * inputs[which] if which >= 0 else term)
             forces = forces * (self.energy * self.length)
             if self.chosen.numel() > 0:
                 forces = torch.zeros(positions.shape, dtype=forces.dtype).index_copy(0, self.chosen, forces)
-            return energies[0] * self.energy, forces.to(positions.device, positions.dtype)
+            return energy, forces.to(positions.device, positions.dtype)
 
-    return torch.jit.script(OpenMMModule().eval())
+    module = torch.jit.script(OpenMMModule().eval())
+    # One argument more than there should be, so that a box too much or too few meets a sentence.
+    given = [f"given{k}" for k in range(len(names) + int(e.periodic) + 1)]
+    arguments = ", ".join(f"{name}: Optional[Tensor] = None" for name in given)
+    module.define(f"def forward(self, positions: Tensor, {arguments}):\n    return self.evaluate(positions, [{', '.join(given)}])\n")
+    return module

@@ -1,0 +1,277 @@
+// The OpenMM host: a plugin with a force and kernel of its own, without torch and Python. It is compiled against the OpenMM that loads
+// it, and knows to Python only as the XML that mfmd/hosts/openmm.py writes and XmlSerializer reads.
+#include <openmm/Force.h>
+#include <openmm/Kernel.h>
+#include <openmm/KernelFactory.h>
+#include <openmm/KernelImpl.h>
+#include <openmm/OpenMMException.h>
+#include <openmm/Platform.h>
+#include <openmm/internal/ContextImpl.h>
+#include <openmm/internal/ForceImpl.h>
+#include <openmm/reference/ReferencePlatform.h>
+#include <openmm/serialization/SerializationNode.h>
+#include <openmm/serialization/SerializationProxy.h>
+#include <sched.h>
+
+#include <map>
+#include <mutex>
+#include <sstream>
+
+#include "../archive.hpp"
+#include "../mfmd.hpp"
+
+namespace mfmd::openmm {
+
+using OpenMM::ContextImpl;
+using OpenMM::OpenMMException;
+using OpenMM::SerializationNode;
+using OpenMM::Vec3;
+
+constexpr double kAngstrom = 10.0;                              // in a nm
+constexpr double kKJPerMol = 96485.33212331001 / 1000.0;        // in an eV
+constexpr double kForceUnit = kKJPerMol * kAngstrom;            // kJ/mol/nm in an eV/Å
+
+// A term's weight is `weight`, times the global parameter `parameter` where one is named.
+struct WeightedHead {
+  int head;
+  double weight;
+  std::string parameter;
+};
+
+// sum of weighted heads over the chosen atoms
+class Force final : public OpenMM::Force {
+ public:
+  std::shared_ptr<const Model> model;
+  std::vector<int> atoms, numbers;  // indices into the system, and their atomic numbers
+  std::vector<std::pair<int, int>> bonds;
+  std::vector<WeightedHead> terms;
+  std::map<std::string, double> parameters;  // global ones, with their defaults
+  bool periodic = false, single = true;
+  int threads = 0;  // 0: every core of the process
+
+  bool usesPeriodicBoundaryConditions() const override { return periodic; }
+
+ protected:
+  OpenMM::ForceImpl* createImpl() const override;
+};
+
+// ---------------------------------------------------------------------------------------------- in a Context
+
+class Kernel : public OpenMM::KernelImpl {
+ public:
+  static std::string Name() { return "CalcMfmdForce"; }
+  using KernelImpl::KernelImpl;
+  virtual void initialize(const OpenMM::System& system, const Force& force) = 0;
+  virtual double execute(ContextImpl& context, bool forces) = 0;
+};
+
+// For the platforms Reference and CPU, whose data are the same.
+class HostKernel final : public Kernel {
+ public:
+  using Kernel::Kernel;
+
+  void initialize(const OpenMM::System& system, const Force& force) override {
+    for (const int atom : force.atoms)
+      if (atom < 0 || atom >= system.getNumParticles())
+        throw OpenMMException("mfmd: the force acts on atom " + std::to_string(atom) + ", and the System has " + std::to_string(system.getNumParticles()));
+    force_ = force;
+    Options options;
+    options.precision = force.single ? Precision::single_ : Precision::double_;
+    options.threads = force.threads > 0 ? force.threads : cores();
+    workspace_ = std::make_unique<Workspace>(force.model, options);
+    positions_.resize(3 * force.atoms.size());
+  }
+
+  double execute(ContextImpl& context, bool forces) override {
+    auto* data = reinterpret_cast<OpenMM::ReferencePlatform::PlatformData*>(context.getPlatformData());
+    const std::size_t n = force_.atoms.size();
+    for (std::size_t k = 0; k < n; ++k)
+      for (int a = 0; a < 3; ++a) positions_[3 * k + static_cast<std::size_t>(a)] = kAngstrom * (*data->positions)[static_cast<std::size_t>(force_.atoms[k])][a];
+    double cell[9] = {};
+    if (force_.periodic)
+      for (int v = 0; v < 3; ++v)
+        for (int a = 0; a < 3; ++a) cell[3 * v + a] = kAngstrom * data->periodicBoxVectors[v][a];
+    Structure s;
+    s.atoms = static_cast<int>(n);
+    s.positions = positions_.data();
+    s.numbers = force_.numbers.data();
+    s.cell = cell;
+    for (bool& p : s.periodic) p = force_.periodic;
+    Request request;
+    request.forces = forces;
+    for (const WeightedHead& term : force_.terms)
+      request.terms.push_back({term.head, term.weight * (term.parameter.empty() ? 1.0 : context.getParameter(term.parameter))});
+    try {
+      const Result& result = workspace_->evaluate(s, request);
+      if (forces)
+        for (std::size_t k = 0; k < n; ++k)
+          for (int a = 0; a < 3; ++a) (*data->forces)[static_cast<std::size_t>(force_.atoms[k])][a] += kForceUnit * result.forces[3 * k + static_cast<std::size_t>(a)];
+      for (std::size_t t = 0; t < force_.terms.size(); ++t)
+        if (const WeightedHead& term = force_.terms[t]; !term.parameter.empty())
+          (*data->energyParameterDerivatives)[term.parameter] += kKJPerMol * term.weight * result.term_energies[t];
+      return kKJPerMol * result.energy;
+    } catch (const Error& error) {
+      throw OpenMMException(std::string("mfmd: ") + error.what());
+    }
+  }
+
+ private:
+  static int cores() {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  }
+
+  Force force_;
+  std::unique_ptr<Workspace> workspace_;
+  std::vector<double> positions_;
+};
+
+class Impl final : public OpenMM::ForceImpl {
+ public:
+  explicit Impl(const Force& owner) : owner_(owner) {}
+  void initialize(ContextImpl& context) override {
+    kernel_ = context.getPlatform().createKernel(Kernel::Name(), context);
+    kernel_.getAs<Kernel>().initialize(context.getSystem(), owner_);
+  }
+  const OpenMM::Force& getOwner() const override { return owner_; }
+  double calcForcesAndEnergy(ContextImpl& context, bool forces, bool, int groups) override {
+    return groups & (1 << owner_.getForceGroup()) ? kernel_.getAs<Kernel>().execute(context, forces) : 0.0;
+  }
+  std::map<std::string, double> getDefaultParameters() override { return owner_.parameters; }
+  std::vector<std::string> getKernelNames() override { return {Kernel::Name()}; }
+  std::vector<std::pair<int, int>> getBondedParticles() const override { return owner_.bonds; }  // a barostat moves what is bonded as one
+
+ private:
+  const Force& owner_;
+  OpenMM::Kernel kernel_;
+};
+
+OpenMM::ForceImpl* Force::createImpl() const { return new Impl(*this); }
+
+class Factory final : public OpenMM::KernelFactory {
+ public:
+  OpenMM::KernelImpl* createKernelImpl(std::string name, const OpenMM::Platform& platform, ContextImpl&) const override {
+    return new HostKernel(std::move(name), platform);
+  }
+};
+
+// ---------------------------------------------------------------------------------------------- as XML
+
+constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+std::string to_base64(const std::string& bytes) {
+  std::string out;
+  out.reserve((bytes.size() + 2) / 3 * 4);
+  for (std::size_t k = 0; k < bytes.size(); k += 3) {
+    unsigned group = 0;
+    for (std::size_t b = 0; b < 3; ++b) group = group << 8 | (k + b < bytes.size() ? static_cast<unsigned char>(bytes[k + b]) : 0u);
+    for (std::size_t d = 0; d < 4; ++d) out += k + d <= bytes.size() ? kDigits[group >> (18 - 6 * d) & 63] : '=';
+  }
+  return out;
+}
+
+std::string from_base64(const std::string& text) {
+  std::vector<int> value(256, -1);
+  for (int d = 0; d < 64; ++d) value[static_cast<unsigned char>(kDigits[d])] = d;
+  std::string out;
+  out.reserve(text.size() / 4 * 3);
+  unsigned group = 0;
+  int bits = 0;
+  for (const char c : text) {
+    const int v = value[static_cast<unsigned char>(c)];
+    if (v < 0) break;
+    group = group << 6 | static_cast<unsigned>(v);
+    if ((bits += 6) >= 8) out += static_cast<char>(group >> (bits -= 8) & 255);
+  }
+  return out;
+}
+
+std::string join(const std::vector<int>& values) {
+  std::ostringstream out;
+  for (const int v : values) out << v << ' ';
+  return out.str();
+}
+
+std::vector<int> split(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<int> values;
+  for (int v; in >> v;) values.push_back(v);
+  return values;
+}
+
+// Models of this process by the hash of their bytes: copies of a System share their weights.
+std::shared_ptr<const Model> shared_model(std::string bytes) {
+  static std::mutex mutex;
+  static std::map<std::string, std::weak_ptr<const Model>> known;
+  const std::string key = sha256(bytes);
+  std::lock_guard<std::mutex> lock(mutex);
+  auto model = known[key].lock();
+  if (!model) known[key] = model = Model::parse(std::move(bytes), "the model in the System");
+  return model;
+}
+
+class Proxy final : public OpenMM::SerializationProxy {
+ public:
+  Proxy() : SerializationProxy("MfmdForce") {}
+
+  void serialize(const void* object, SerializationNode& node) const override {
+    const Force& force = *static_cast<const Force*>(object);
+    node.setIntProperty("version", 1);
+    node.setIntProperty("forceGroup", force.getForceGroup());
+    node.setStringProperty("name", force.getName());
+    node.setBoolProperty("periodic", force.periodic);
+    node.setBoolProperty("single", force.single);
+    node.setIntProperty("threads", force.threads);
+    node.setStringProperty("atoms", join(force.atoms));
+    node.setStringProperty("numbers", join(force.numbers));
+    std::vector<int> ends;
+    for (const auto& bond : force.bonds) ends.push_back(bond.first), ends.push_back(bond.second);
+    node.setStringProperty("bonds", join(ends));
+    SerializationNode& terms = node.createChildNode("Terms");
+    for (const WeightedHead& t : force.terms)
+      terms.createChildNode("Term").setIntProperty("head", t.head).setDoubleProperty("weight", t.weight).setStringProperty("parameter", t.parameter);
+    SerializationNode& parameters = node.createChildNode("Parameters");
+    for (const auto& [name, value] : force.parameters) parameters.createChildNode("Parameter").setStringProperty("name", name).setDoubleProperty("default", value);
+    node.createChildNode("Model").setStringProperty("safetensors", to_base64(force.model->bytes()));
+  }
+
+  void* deserialize(const SerializationNode& node) const override {
+    if (const int version = node.getIntProperty("version"); version != 1)
+      throw OpenMMException("mfmd: the force was written in format " + std::to_string(version) + "; install a newer mfmd");
+    auto force = std::make_unique<Force>();
+    force->setForceGroup(node.getIntProperty("forceGroup"));
+    force->setName(node.getStringProperty("name"));
+    force->periodic = node.getBoolProperty("periodic");
+    force->single = node.getBoolProperty("single");
+    force->threads = node.getIntProperty("threads");
+    force->atoms = split(node.getStringProperty("atoms"));
+    force->numbers = split(node.getStringProperty("numbers"));
+    if (force->atoms.size() != force->numbers.size()) throw OpenMMException("mfmd: the force has not one atomic number an atom");
+    const std::vector<int> ends = split(node.getStringProperty("bonds"));
+    for (std::size_t k = 0; k + 1 < ends.size(); k += 2) force->bonds.emplace_back(ends[k], ends[k + 1]);
+    for (const SerializationNode& p : node.getChildNode("Parameters").getChildren())
+      force->parameters[p.getStringProperty("name")] = p.getDoubleProperty("default");
+    for (const SerializationNode& t : node.getChildNode("Terms").getChildren()) {
+      force->terms.push_back({t.getIntProperty("head"), t.getDoubleProperty("weight"), t.getStringProperty("parameter")});
+      if (const std::string& name = force->terms.back().parameter; !name.empty() && !force->parameters.count(name))
+        throw OpenMMException("mfmd: a term's weight is the parameter " + name + ", which the force does not have");
+    }
+    try {
+      force->model = shared_model(from_base64(node.getChildNode("Model").getStringProperty("safetensors")));
+    } catch (const Error& error) {
+      throw OpenMMException(std::string("mfmd: ") + error.what());
+    }
+    return force.release();
+  }
+};
+
+}  // namespace mfmd::openmm
+
+// What OpenMM calls when it loads the plugin.
+extern "C" __attribute__((visibility("default"))) void registerPlatforms() {}
+extern "C" __attribute__((visibility("default"))) void registerKernelFactories() {
+  OpenMM::SerializationProxy::registerProxy(typeid(mfmd::openmm::Force), new mfmd::openmm::Proxy());
+  for (int k = 0; k < OpenMM::Platform::getNumPlatforms(); ++k)
+    if (OpenMM::Platform& platform = OpenMM::Platform::getPlatform(k); dynamic_cast<OpenMM::ReferencePlatform*>(&platform))
+      platform.registerKernelFactory(mfmd::openmm::Kernel::Name(), new mfmd::openmm::Factory());
+}

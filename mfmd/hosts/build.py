@@ -1,0 +1,75 @@
+"""Compiles a host's source against what is installed, whose C++ interface changes from release to release.
+
+The build of mfmd runs this file as a script, so it imports nothing of mfmd (and needs python -P: openmm.py beside it is not OpenMM). Later,
+after an upgrade of torch or OpenMM, `mfmd build-host` does the same. A library's name carries the version it was compiled against.
+"""
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+
+
+def torch():
+    """Version, include folders, library folders, libraries and flags."""
+    import torch
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    return torch.__version__, include_paths(), library_paths()[:1], ["torch", "torch_cpu", "c10"], ["-O1", abi]
+
+
+def openmm():
+    import openmm.version
+
+    libraries = Path(openmm.version.openmm_library_path)
+    return openmm.version.short_version, [libraries.parent / "include"], [libraries], ["OpenMM"], ["-O2"]
+
+
+HOSTS = {"torch": torch, "openmm": openmm}
+
+
+def compile_host(name, sources, folder, flags=()):
+    """Compile sources/hosts/<name>.cpp into folder/libmfmd_<name>-<version>.so, beside libmfmd.so; those of other versions go.
+
+    Returns
+    -------
+    the library's path
+
+    Raises
+    ------
+    ImportError : the host is not installed
+    subprocess.CalledProcessError : the compiler fails
+    """
+    version, includes, library_folders, libraries, own_flags = HOSTS[name]()
+    library = Path(folder) / f"libmfmd_{name}-{version}.so"
+    partial = library.with_suffix(".partial")
+    subprocess.run(
+        [
+            *os.environ.get("CXX", "c++").split(), "-std=c++17", "-shared", "-fPIC", *own_flags, *flags,
+            *(f"-isystem{i}" for i in includes), Path(sources) / "hosts" / f"{name}.cpp", "-o", partial,
+            f"-L{folder}", "-lmfmd", "-Wl,-rpath,$ORIGIN", *(f"-L{k}" for k in library_folders), *(f"-l{k}" for k in libraries),
+        ],
+        check=True,
+    )  # fmt: skip
+    for old in library.parent.glob(f"libmfmd_{name}-*.so"):
+        old.unlink()
+    os.replace(partial, library)
+    return library
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Compile the hosts that are installed, beside libmfmd.so.")
+    parser.add_argument("sources")
+    parser.add_argument("folder")
+    parser.add_argument("flags", nargs="*", help="of the compiler")
+    arguments = parser.parse_args()
+    for name in HOSTS:
+        try:
+            print(f"mfmd: {compile_host(name, arguments.sources, arguments.folder, arguments.flags).name}")
+        except ImportError as error:
+            print(f"mfmd: the host {name} is not built ({error}); `mfmd build-host {name}` builds it when it is installed")
+
+
+if __name__ == "__main__":
+    main()
