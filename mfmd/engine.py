@@ -148,6 +148,11 @@ class Engine:
         return self.model.levels
 
     @property
+    def with_error_bars(self):
+        """Those of the levels whose energies come with a standard deviation."""
+        return self.model.with_error_bars
+
+    @property
     def metadata(self):
         return json.loads(self.model.metadata)
 

@@ -106,3 +106,34 @@ def parity(path, points, split):
             ax.title.set_fontsize(9)
     fig.suptitle(f"{split} set")
     fig.savefig(path, dpi=130)
+
+
+def summarize_md(log, atoms, plot):
+    """Draw potential energy, temperature and total energy over time from a log of `mfmd md`.
+
+    Returns
+    -------
+    dict: temperature (K, mean), drift (meV/atom/ps, slope of the total energy; None for fewer than three lines)
+    """
+    from mfmd import units
+
+    with open(log) as file:
+        names = next(file).lstrip("#").replace('"', "").strip().split(",")
+        rows = np.array([[float(value) for value in line.split(",")] for line in file]).reshape(-1, len(names))
+    column = {name.split(" (")[0]: rows[:, k] for k, name in enumerate(names)}
+    if not len(rows):
+        return {}
+    time, scale = column["Time"], 1e3 / units.KJ_PER_MOL / atoms  # kJ/mol -> meV/atom
+    panels = {
+        "potential energy, meV/atom": (column["Potential Energy"] - column["Potential Energy"][0]) * scale,
+        "temperature, K": column["Temperature"],
+        "drift of the total energy, meV/atom": (column["Total Energy"] - column["Total Energy"][0]) * scale,
+    }
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    for axes, (label, values) in zip(figure.subplots(len(panels), 1, sharex=True), panels.items(), strict=True):
+        axes.plot(time, values, linewidth=0.8)
+        axes.set_ylabel(label)
+    axes.set_xlabel("time, ps")
+    figure.savefig(plot, dpi=150)
+    drift = float(np.polyfit(time, panels["drift of the total energy, meV/atom"], 1)[0]) if len(rows) > 2 else None
+    return {"temperature": float(column["Temperature"].mean()), "drift": drift}

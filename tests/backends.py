@@ -75,27 +75,46 @@ def context(path, head, atoms, host, precision="double", platform="Reference", *
 def context_of_force(force, atoms):
     """A Context with this one force, at the atoms' positions (Reference)."""
     import openmm
-    from openmm import unit
 
     system = openmm.System()
     for _ in atoms:
         system.addParticle(1.0)
     system.addForce(force)
+    return context_of_system(system, atoms)
+
+
+def context_of_system(system, atoms):
+    import openmm
+    from openmm import unit
+
     c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     c.setPositions(atoms.positions * unit.angstrom)
     return c
 
 
+def energy_and_forces(context):
+    """eV and eV/Å"""
+    state = context.getState(energy=True, forces=True)
+    energy, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value  # kJ/mol, kJ/mol/nm
+    return energy / units.KJ_PER_MOL, forces / (units.KJ_PER_MOL * units.ANGSTROM_PER_NM)
+
+
 def openmm_host(host, platform="Reference"):
     def factory(path, head, precision="double"):
-        def compute(atoms):
-            state = context(path, head, atoms, host, precision, platform).getState(energy=True, forces=True)
-            energy, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value  # kJ/mol, kJ/mol/nm
-            return energy / units.KJ_PER_MOL, forces / (units.KJ_PER_MOL * units.ANGSTROM_PER_NM)
-
-        return compute
+        return lambda atoms: energy_and_forces(context(path, head, atoms, host, precision, platform))
 
     return factory
+
+
+def openmmml(path, head, precision="double"):
+    from openmmml import MLPotential
+
+    potential = MLPotential("mfmd", modelPath=str(path))
+
+    def compute(atoms):
+        return energy_and_forces(context_of_system(potential.createSystem(topology(atoms), head=head, precision=precision), atoms))
+
+    return compute
 
 
 def torchscript(path, head, precision="double"):
@@ -128,9 +147,10 @@ HOSTS = {
     "torchforce": openmm_host("torch"),
     "torchforce-cpu": openmm_host("torch", "CPU"),
     "pythonforce": openmm_host("python"),
+    "openmmml": openmmml,
 }
 NEEDS = {
     "torchscript": "torch", "native": "openmm", "native-cpu": "openmm", "torchforce": "openmmtorch", "torchforce-cpu": "openmmtorch",
-    "pythonforce": "openmm",
+    "pythonforce": "openmm", "openmmml": "openmmml",
 }  # fmt: skip
 OPENMM = {"native": "openmm", "torch": "openmmtorch", "python": "openmm"}  # what create_force(host=...) needs

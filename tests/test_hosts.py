@@ -378,6 +378,58 @@ def test_archive_for_openmm(model_file, tmp_path):
     assert energy == pytest.approx(backends.engine(model_file, "high", radial="table")(atoms)[0], rel=1e-12)
 
 
+def test_mixed_system_of_openmm_ml(model_file):
+    """The model on one of two molecules: λ = 0 is the force field, λ = 1 the model on the one and the force field on the rest."""
+    pytest.importorskip("openmmml")
+    import openmm
+    from openmmml import MLPotential
+
+    first, second = ethanol(), ethanol()
+    second.positions += [7.0, 0.5, 0.0]
+    both = first + second
+    mm = openmm.System()
+    bonds, charges = openmm.HarmonicBondForce(), openmm.NonbondedForce()
+    for k in range(18):
+        mm.addParticle(12.0)
+        charges.addParticle(0.1 * (-1) ** k, 0.3, 0.2)
+    for k in (0, 9):
+        bonds.addBond(k, k + 1, 0.12, 1000.0)
+    mm.addForce(bonds)
+    mm.addForce(charges)
+    mixed = MLPotential("mfmd", modelPath=str(model_file)).createMixedSystem(
+        backends.topology(both), mm, list(range(9)), interpolate=True, head="low", precision="double"
+    )
+    c, plain = backends.context_of_system(mixed, both), backends.context_of_system(mm, both)
+    c.setParameter("lambda_interpolate", 0.0)
+    np.testing.assert_allclose(backends.energy_and_forces(c)[1], backends.energy_and_forces(plain)[1], atol=1e-7)
+    without, forces_without = backends.energy_and_forces(c)
+    c.setParameter("lambda_interpolate", 1.0)
+    energy, forces = backends.energy_and_forces(c)
+    inner, inner_forces, _ = backends.engine(model_file, "low", radial="table")(first)
+    alone = openmm.System()
+    for _ in range(9):
+        alone.addParticle(12.0)
+    alone_bonds, alone_charges = openmm.HarmonicBondForce(), openmm.NonbondedForce()
+    alone_bonds.addBond(0, 1, 0.12, 1000.0)
+    for k in range(9):
+        alone_charges.addParticle(0.1 * (-1) ** k, 0.3, 0.2)
+    alone.addForce(alone_bonds)
+    alone.addForce(alone_charges)
+    replaced, replaced_forces = backends.energy_and_forces(backends.context_of_system(alone, first))
+    assert energy - without == pytest.approx(inner - replaced, rel=1e-8)
+    np.testing.assert_allclose((forces - forces_without)[:9], inner_forces - replaced_forces, atol=1e-6)
+    np.testing.assert_allclose((forces - forces_without)[9:], 0, atol=1e-9)
+
+
+def test_openmm_ml_stays_light():
+    """Importing openmmml loads every entry point; ours must bring neither torch nor the engine."""
+    pytest.importorskip("openmmml")
+    run = python("import sys, openmmml; assert not {'torch', 'mfmd.engine', 'mfmd.hosts.openmm'} & set(sys.modules), 'heavy'")
+    assert run.returncode == 0, run.stderr
+    run = python("from openmmml import MLPotential; import openmm.app; MLPotential('mfmd').createSystem(openmm.app.Topology())")
+    assert "needs modelPath" in run.stderr
+
+
 def test_build_host(tmp_path, model_file, monkeypatch, capsys):
     """What `mfmd build-host openmm` compiles loads; without it, or without a compiler, one sentence."""
     pytest.importorskip("openmm")

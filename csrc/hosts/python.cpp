@@ -115,6 +115,11 @@ PYBIND11_MODULE(_engine, m) {
         for (const auto& level : model.levels()) names.push_back(level.name);
         return names;
       })
+      .def_property_readonly("with_error_bars", [](const mfmd::Model& model) {
+        std::vector<std::string> names;
+        for (const auto& level : model.levels()) if (level.error_bars) names.push_back(level.name);
+        return names;
+      })
       .def("level", &mfmd::Model::level)
       .def_property_readonly("cutoff", &mfmd::Model::cutoff)
       .def_property_readonly("metadata", &mfmd::Model::metadata)

@@ -8,13 +8,15 @@ import importlib.metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
+import ase
+import ase.io
 import numpy as np
 import openmm
 import openmm.app
 import openmm.unit as unit
 import openmm.version
 
-from mfmd import units
+from mfmd import Error, units
 from mfmd.engine import LIBRARY_DIR, Engine, HostError, InputError, load_model, load_torch_host
 
 FORCE_UNIT = units.KJ_PER_MOL * units.ANGSTROM_PER_NM  # kJ/mol/nm in one eV/Å
@@ -158,6 +160,77 @@ def _native_force(e):
 
 def _words(values):
     return " ".join(str(int(v)) for v in values)
+
+
+class HeadReporter:
+    """For Simulation.reporters: a CSV line with every head's energy (eV) and, where it has one, its error bar (eV).
+
+    Parameters
+    ----------
+    file : path, appended to
+    interval : steps between lines
+    model, topology, atoms, precision, threads : as for `create_force`
+    head : level whose error bar is watched; None for the highest
+    limit : eV; a structure whose error bar is larger is outside what the model was trained on. None watches nothing
+    frames : extended XYZ file that such structures are appended to, for `mfmd label`; their error bar stands in info["energy_error"]
+    stop : raise LeftTrainedRegion at the first such structure
+
+    Raises
+    ------
+    InputError : a limit, and the head has no error bars
+    """
+
+    def __init__(
+        self, file, interval, model, topology, atoms=None, precision="single", threads=None, head=None, limit=None, frames=None, stop=False
+    ):
+        self.engine = Engine(model, precision, threads=threads)
+        self.interval, self.limit, self.stop, self.frames = interval, limit, stop, frames
+        self.numbers, self.chosen = _atoms(topology, atoms)
+        self.periodic = topology.getPeriodicBoxVectors() is not None
+        self.head = self.engine.levels[-1] if head is None else head
+        self.engine.terms([(self.head, 1.0)])
+        self.with_bars = self.engine.with_error_bars
+        if limit is not None and self.head not in self.with_bars:
+            raise InputError(
+                f"head {self.head} has no error bars to compare with a limit; fit it in closed form, or train with heads_per_level"
+            )
+        self.file = open(file, "a", buffering=1)
+        if self.file.tell() == 0:
+            print(",".join(["step", "time_ps", *self.engine.levels, *(f"{k}_error" for k in self.with_bars)]), file=self.file)
+
+    def describeNextReport(self, simulation):
+        return {"steps": self.interval - simulation.currentStep % self.interval, "periodic": False, "include": ["positions"]}
+
+    def report(self, simulation, state):
+        levels = self.engine.levels
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        positions = positions if self.chosen is None else positions[self.chosen]
+        cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom) if self.periodic else None
+        out = self.engine.compute(
+            positions, self.numbers, cell, (self.periodic,) * 3, terms=[(k, 0.0) for k in levels], forces=False, error_bars=True
+        )
+        energies, errors = dict(zip(levels, out["term_energies"], strict=True)), dict(zip(levels, out["term_errors"], strict=True))
+        time = state.getTime().value_in_unit(unit.picosecond)
+        print(
+            f"{simulation.currentStep},{time:.6g},"
+            + ",".join([f"{energies[k]:.8f}" for k in levels] + [f"{errors[k]:.6f}" for k in self.with_bars]),
+            file=self.file,
+        )
+        if self.limit is None or errors[self.head] <= self.limit:
+            return
+        if self.frames is not None:
+            info = {"energy_error": errors[self.head], "step": simulation.currentStep}
+            ase.io.write(
+                self.frames, ase.Atoms(self.numbers, positions, cell=cell, pbc=self.periodic, info=info), format="extxyz", append=True
+            )
+        if self.stop:
+            raise LeftTrainedRegion(
+                f"step {simulation.currentStep}: the error bar of {self.head} is {errors[self.head]:.3f} eV, above {self.limit} eV"
+            )
+
+
+class LeftTrainedRegion(Error):
+    """A run has met a structure whose error bar is above the limit of a HeadReporter."""
 
 
 def write_archive(path, model, topology, head=None, precision="single", threads=None):

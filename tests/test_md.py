@@ -1,0 +1,256 @@
+"""mfmd md: runs that an interruption does not change, ensembles, and what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+from conftest import ethanol
+
+pytest.importorskip("openmm")
+
+from mfmd import md, units
+from mfmd.engine import InputError
+
+
+@pytest.fixture
+def start(tmp_path):
+    ethanol().write(tmp_path / "ethanol.xyz")
+    return tmp_path / "ethanol.xyz"
+
+
+def settings(trained, start, out, **more):
+    options = {"time": 0.2, "every": 0.01, "checkpoint": 0.05, "threads": 1, "report_heads": True, "minimize": False}
+    return md.Settings(str(trained[0]), str(start), str(out), **{**options, **more})
+
+
+def frames(out):
+    """Coordinates of a DCD file, as they stand in it."""
+    content = (out / "trajectory.dcd").read_bytes()
+    return int.from_bytes(content[8:12], "little"), content[256:]
+
+
+RUN = """
+import os, sys
+from mfmd import md
+if sys.argv[5]:  # die while the checkpoint of this number is being written
+    replace, left = os.replace, [int(sys.argv[5])]
+    def deadly(source, target):
+        if str(target).endswith("checkpoint.npz"):
+            left[0] -= 1
+            if left[0] < 0:
+                open(source, "r+b").truncate(1000)
+                os.kill(os.getpid(), 9)
+        replace(source, target)
+    os.replace = deadly
+if sys.argv[6]:  # die in the middle of a block
+    steps = [int(sys.argv[6])]
+    import openmm.app
+    write = openmm.app.DCDFile.writeModel
+    def counted(*a, **k):
+        write(*a, **k)
+        steps[0] -= 1
+        if steps[0] < 0:
+            os.kill(os.getpid(), 9)
+    openmm.app.DCDFile.writeModel = counted
+md.run(md.Settings(sys.argv[1], sys.argv[2], sys.argv[3], ensemble=sys.argv[4], time=0.2, every=0.01, checkpoint=0.05, threads=1,
+                   equilibrate=0.03, report_heads=True, minimize=False))
+"""
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt"])
+def test_killed_at_any_moment_a_run_goes_on_as_if_nothing_had_happened(trained, start, tmp_path, ensemble):
+    """Ten kills, while checkpoints are written, between a frame and the next, and by SIGKILL from outside."""
+
+    def run(out, checkpoint="", frame=""):
+        command = [sys.executable, "-c", RUN, trained[0], start, out, ensemble, checkpoint, frame]
+        return subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True)
+
+    whole = run(tmp_path / "whole")
+    assert whole.wait() == 0, whole.stderr.read()
+    rng = np.random.default_rng(7)
+    for checkpoint, frame in [(0, ""), (1, ""), (0, ""), (1, ""), ("", 3), ("", 1), ("", 7), ("", 0)]:
+        killed = run(tmp_path / "killed", checkpoint, frame)
+        assert killed.wait() == -signal.SIGKILL, killed.stderr.read()
+    for _ in range(2):
+        outside = run(tmp_path / "killed")
+        time.sleep(rng.uniform(0.5, 1.5))
+        outside.kill()
+        outside.wait()
+    last = run(tmp_path / "killed")
+    assert last.wait() == 0, last.stderr.read()
+    assert frames(tmp_path / "killed") == frames(tmp_path / "whole")
+    assert frames(tmp_path / "whole")[0] == 20
+    for name in ("log.csv", "heads.csv", "final.pdb"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_longer_run_goes_on_and_another_is_refused(trained, start, tmp_path):
+    out = tmp_path / "run"
+    md.run(settings(trained, start, out, time=0.1))
+    longer = md.run(settings(trained, start, out))
+    md.run(settings(trained, start, tmp_path / "whole"))
+    assert frames(out) == frames(tmp_path / "whole")
+    assert longer["steps"] == 400 and longer["temperature"] > 0
+    assert (out / "md.png").stat().st_size > 1000
+    assert md.run(settings(trained, start, out))["ns_per_day"] is None
+    with pytest.raises(md.MDError, match=r"holds a run with temperature 300\.0, and now it is 350"):
+        md.run(settings(trained, start, out, temperature=350.0))
+    with pytest.raises(md.MDError, match="longer than the 0.1 ps"):
+        md.run(settings(trained, start, out, time=0.1))
+    with open(out / "log.csv", "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(md.MDError, match=r"log\.csv has 100 bytes"):
+        md.run(settings(trained, start, out, time=0.3))
+
+
+def test_kinetic_energy_of_a_canonical_run(trained, start, tmp_path):
+    """Its mean and variance are those of 3 N − 3 degrees of freedom, within four standard errors (block averages)."""
+    summary = md.run(settings(trained, start, tmp_path / "run", time=40.0, checkpoint=10.0, friction=10.0, report_heads=False, every=0.05))
+    log = np.genfromtxt(tmp_path / "run" / "log.csv", delimiter=",")[100:]
+    kinetic, kt = log[:, 3] / units.KJ_PER_MOL, 300.0 * 8.617333262e-5
+    free = 3 * len(ethanol()) - 3
+    for values, expected in ((kinetic, free * kt / 2), ((kinetic - free * kt / 2) ** 2, free * kt**2 / 2)):
+        blocks = values[: len(values) // 20 * 20].reshape(20, -1).mean(1)
+        assert abs(values.mean() - expected) < 4 * blocks.std(ddof=1) / np.sqrt(20)
+    assert summary["temperature"] == pytest.approx(300, abs=30)
+
+
+def test_a_box_of_molecules_at_constant_pressure(trained, tmp_path):
+    """Molecules stay whole, the box changes, and a killed run's box comes back."""
+    box = ethanol()
+    box.set_cell(np.eye(3) * 9.5)
+    box.set_pbc(True)
+    box.positions += [9.0, 4.0, 4.0]  # across the boundary
+    box.rotate(25, "z", rotate_cell=True)
+    box.write(tmp_path / "box.xyz", format="extxyz")
+    summary = md.run(settings(trained, tmp_path / "box.xyz", tmp_path / "run", ensemble="npt", pressure=2000.0, time=0.4, checkpoint=0.1))
+    log = np.genfromtxt(tmp_path / "run" / "log.csv", delimiter=",")
+    assert summary["steps"] == 800 and len(set(log[:, 6])) > 5
+    import mdtraj
+
+    trajectory = mdtraj.load(tmp_path / "run" / "trajectory.dcd", top=tmp_path / "run" / "topology.pdb")
+    assert trajectory.unitcell_volumes[-1] == pytest.approx(log[-1, 6], rel=1e-5)
+    bond = np.linalg.norm(trajectory.xyz[:, 0] - trajectory.xyz[:, 1], axis=1)
+    assert bond.min() > 0.13 and bond.max() < 0.18
+
+
+def test_trajectory_as_xtc(trained, start, tmp_path):
+    mdtraj = pytest.importorskip("mdtraj")
+    md.run(settings(trained, start, tmp_path / "run", format="xtc", time=0.05))
+    md.run(settings(trained, start, tmp_path / "run", format="xtc", time=0.1))
+    trajectory = mdtraj.load(tmp_path / "run" / "trajectory.xtc", top=tmp_path / "run" / "topology.pdb")
+    assert len(trajectory) == 10
+
+
+def test_minimisation_starts_gently(trained, tmp_path):
+    """From a structure as far off as hand-drawn ones are."""
+    atoms = ethanol()
+    atoms.rattle(0.15, seed=3)
+    atoms.write(tmp_path / "start.xyz")
+    md.run(
+        settings(trained, tmp_path / "start.xyz", tmp_path / "run", minimize=True, time=0.01, temperature=1.0, ensemble="nve", head="gfn2")
+    )
+    import mfmd
+
+    relaxed = ase.io.read(tmp_path / "run" / "topology.pdb")
+    relaxed.calc = mfmd.Calculator(trained[0], "gfn2")
+    assert np.abs(relaxed.get_forces()).max() < 0.3  # PDB files have three decimals
+
+
+def test_molecules_are_found():
+    """As bonded atoms, in whatever order they stand; a residue each where these are together."""
+    pair = ase.build.molecule("H2O") + ase.build.molecule("CH3OH")
+    pair.positions[3:] += 4
+    topology, positions = md.topology_of(pair)
+    assert [len(list(r.atoms())) for r in topology.residues()] == [3, 6]
+    assert topology.getNumBonds() == 2 + 5 and np.array_equal(positions, pair.positions)
+    mixed, _ = md.topology_of(pair[[0, 3, 1, 2, 4, 5, 6, 7, 8]])
+    assert mixed.getNumResidues() == 1 and mixed.getNumBonds() == 7
+
+
+def test_structures_that_cannot_be_run(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ethanol().write("ethanol.xyz")
+    (tmp_path / "broken.pdb").write_text("ATOM  what\n")
+    slab = ethanol()
+    slab.set_cell(np.eye(3) * 9)
+    slab.pbc = [True, True, False]
+    slab.write("slab.xyz", format="extxyz")
+    for name, more, words in (
+        ("none.xyz", {}, "no such file"),
+        ("broken.pdb", {}, "cannot be read as a structure"),
+        ("slab.xyz", {}, "periodic in some directions only"),
+        ("ethanol.xyz", {"ensemble": "npt"}, "has no box"),
+        ("ethanol.xyz", {"ensemble": "nph"}, "ensemble is 'nph'"),
+        ("ethanol.xyz", {"checkpoint": 0.013}, "multiple of every"),
+        ("ethanol.xyz", {"timestep": 0.0}, "timestep is 0.0"),
+    ):
+        with pytest.raises(md.MDError, match=words):
+            md.run(settings(trained, name, "out", **more))
+
+
+def test_reporter_of_heads(trained, model_file, tmp_path):
+    """A structure outside what the model knows is flagged, its frame saved, and the run stopped where that is wanted."""
+    import backends
+    import openmm
+
+    import mfmd
+    from mfmd import plan, train
+
+    atoms = ethanol()
+    topology = backends.topology(atoms)
+    with pytest.raises(InputError, match="no error bars"):
+        mfmd.openmm.HeadReporter(tmp_path / "heads.csv", 5, model_file, topology, limit=1.0)
+    c = plan.load(trained[0].parent.parent / "config.yaml", ["strategy=delta", "levels.dft.delta_of=null", "levels.cctz.delta_of=null",
+                                                              f"out={tmp_path}/delta", "train.epochs=2"])  # fmt: skip
+    train.run(c)
+    model = tmp_path / "delta" / "model.pt"
+    system = mfmd.openmm.create_system(model, topology, "gfn2", "native")
+    simulation = openmm.app.Simulation(topology, system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatformByName("Reference"))
+    simulation.context.setPositions(atoms.positions / 10)
+    options = {"limit": 1e-6, "frames": tmp_path / "far.xyz"}
+    simulation.reporters = [mfmd.openmm.HeadReporter(tmp_path / "heads.csv", 2, model, topology, **options)]
+    simulation.step(6)
+    assert len(ase.io.read(tmp_path / "far.xyz", ":")) == 3
+    table = np.genfromtxt(tmp_path / "heads.csv", delimiter=",", names=True)
+    calculator = mfmd.Calculator(model, "cctz")
+    last = ase.io.read(tmp_path / "far.xyz", "-1")
+    last.calc = calculator
+    assert table["cctz"][-1] == pytest.approx(last.get_potential_energy(), abs=1e-4)
+    assert table["cctz_error"][-1] == pytest.approx(calculator.results["energy_error"], rel=1e-2)
+    simulation.reporters = [mfmd.openmm.HeadReporter(tmp_path / "heads.csv", 2, model, topology, stop=True, **options)]
+    with pytest.raises(mfmd.openmm.LeftTrainedRegion, match="step 8: the error bar of cctz"):
+        simulation.step(6)
+
+
+def test_command_line(trained, start, tmp_path, capsys, monkeypatch):
+    from mfmd import cli
+
+    command = [
+        "mfmd",
+        "md",
+        str(trained[0]),
+        str(start),
+        "-o",
+        str(tmp_path / "run"),
+        "--time",
+        "0.1",
+        "--checkpoint",
+        "0.05",
+        "--threads",
+        "1",
+    ]
+    monkeypatch.setattr("sys.argv", [*command, "--term", "cctz=0.5", "--term", "gfn2=0.5"])
+    cli.main()
+    assert "200 steps" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*command, "--term", "cctz"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "write head=weight" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "run")
