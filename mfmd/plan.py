@@ -105,20 +105,23 @@ class Train(Section):
 
 # ------------------------------------------------------------------------------------------------ strategies
 #
-# A strategy maps the levels of a config, cheapest first, and its learning rate to stages as a config would list them.
+# A strategy maps the levels of a config, cheapest first, and its section `train` to stages as a config would list them.
+
+COMMITTEE = 3  # models whose mean prediction `auto` teaches to one
 
 
-def _rate(value):
-    section = value.get("train")
-    rate = section.get("learning_rate") if isinstance(section, dict) else None
-    return rate if isinstance(rate, (int, float)) else Train().learning_rate
+def _common(value):
+    """Of the section `train` what strategies need: learning_rate and epochs."""
+    section = value.get("train") if isinstance(value.get("train"), dict) else {}
+    given = {key: section[key] for key in ("learning_rate", "epochs") if isinstance(section.get(key), (int, float))}
+    return Train().model_copy(update=given)
 
 
 def _labels(level, weights):
     return {level: {f"{kind}_weight": 0.0 for kind in weights}}
 
 
-def _chain(levels, rate, *, frozen=False, low_forces=False, replay=False, newton=False):
+def _chain(levels, train, *, frozen=False, low_forces=False, replay=False, newton=False):
     """Each level from the one before, its head a copy of that level's or (delta_of) the difference to it; the last by Gauss-Newton or not."""
     names = list(levels)
     stages = [{"name": names[0], "levels": {names[0]: {}}}]
@@ -133,7 +136,7 @@ def _chain(levels, rate, *, frozen=False, low_forces=False, replay=False, newton
                 "levels": learned,
                 "heads": {} if relative else {high: low},
                 "backbone_rate": 0.0 if frozen else 1.0,
-                "train": {"learning_rate": rate * (1.0 if frozen else 0.1 if high == names[-1] else 0.5)},
+                "train": {"learning_rate": train.learning_rate * (1.0 if frozen else 0.1 if high == names[-1] else 0.5)},
             }
         )
     if newton:
@@ -146,23 +149,39 @@ def _ends(levels):
     return {name: levels[name] for name in (names[0], names[-1])}
 
 
-def _auto(levels, rate):
-    """A chain that tries three ways to every further level: all weights by Gauss-Newton or by gradient, or the head alone in closed form."""
-    first, *further = _chain(levels, rate)
-    stages, best, low = [first], first["name"], first["name"]
-    for stage in further:
-        high = stage["name"]
-        own = {"start": best, "levels": {high: {}}}
-        copied = {} if stage["heads"] == {} else {high: low}
-        ways = [{**stage, "start": best}, {**own, "name": f"{high}-delta", "heads": {high: f"delta {low}"}, "fit": "closed form"}]
-        if copied:  # a relative head starts at zero, from where Gauss-Newton leads nowhere
-            ways.insert(0, {**own, "name": f"{high}-newton", "heads": copied, "fit": "gauss-newton"})
-        stages += ways
-        best, low = [way["name"] for way in ways], high
-    return stages
+def _auto(levels, train):
+    """All levels but the last together, then the last in several ways: what three such models, each with the last level by Gauss-Newton, give on
+    average is taught to one; beside it one of the three, a fine-tune by gradient and a head in closed form."""
+    *lower, high = levels
+    declared = {name: level.get("delta_of") if isinstance(level, dict) else None for name, level in levels.items()}
+    together = {
+        "start": "new",
+        "levels": {name: {"sampling": 1.0 if name == lower[0] else 3.0} for name in lower},
+        "heads": {name: f"delta {below}" for below, name in itertools.pairwise(lower) if not declared[name]},
+    }
+    slow = {"learning_rate": 0.1 * train.learning_rate}
+    ways = [
+        {
+            "name": f"{high}-gradient",
+            "start": "lower-1",
+            "levels": {high: {}},
+            "heads": {} if declared[high] else {high: lower[-1]},
+            "train": slow,
+        },
+        {"name": f"{high}-delta", "start": "lower-1", "levels": {high: {}}, "heads": {high: f"delta {lower[-1]}"}, "fit": "closed form"},
+    ]
+    if declared[high]:  # a relative head starts at zero, from where Gauss-Newton leads nowhere
+        return [{"name": "lower-1", **together}, *ways]
+    stages, members = [], [f"{high}-{k}" for k in range(1, COMMITTEE + 1)]
+    for k, member in enumerate(members, 1):
+        stages.append({"name": f"lower-{k}", **together})
+        stages.append({"name": member, "levels": {high: {}}, "heads": {high: lower[-1]}, "fit": "gauss-newton"})
+    taught = {"start": members[0], "levels": {high: {}}, "teachers": members}
+    taught["train"] = {"epochs": max(1, train.epochs // 5), "learning_rate": 0.15 * train.learning_rate}
+    return [*stages, {"name": high, **taught}, *ways]
 
 
-def _deltas(levels, rate):
+def _deltas(levels, train):
     """The first level, then each further one in closed form, relative to the one before."""
     stages = [{"name": next(iter(levels)), "levels": {next(iter(levels)): {}}}]
     for low, high in itertools.pairwise(levels):
@@ -171,21 +190,21 @@ def _deltas(levels, rate):
 
 
 STRATEGIES = {
-    "single": lambda levels, rate: [{"name": list(levels)[-1], "levels": {list(levels)[-1]: {}}}],
-    "multihead": lambda levels, rate: [{"name": "multihead", "levels": {n: {} for n in levels}}],
-    "finetune": lambda levels, rate: _chain(_ends(levels), rate),
-    "finetune-readout": lambda levels, rate: _chain(_ends(levels), rate, frozen=True),
-    "replay": lambda levels, rate: _chain(_ends(levels), rate, replay=True),
+    "single": lambda levels, train: [{"name": list(levels)[-1], "levels": {list(levels)[-1]: {}}}],
+    "multihead": lambda levels, train: [{"name": "multihead", "levels": {n: {} for n in levels}}],
+    "finetune": lambda levels, train: _chain(_ends(levels), train),
+    "finetune-readout": lambda levels, train: _chain(_ends(levels), train, frozen=True),
+    "replay": lambda levels, train: _chain(_ends(levels), train, replay=True),
     "chain": _chain,
-    "chain-newton": lambda levels, rate: _chain(levels, rate, newton=True),
-    "low-forces-high-energies": lambda levels, rate: _chain(levels, rate, low_forces=True),
+    "chain-newton": lambda levels, train: _chain(levels, train, newton=True),
+    "low-forces-high-energies": lambda levels, train: _chain(levels, train, low_forces=True),
     "delta": _deltas,
     "auto": _auto,
-    "multihead-finetune": lambda levels, rate: [
+    "multihead-finetune": lambda levels, train: [
         {"name": "multihead", "levels": {n: {} for n in levels}},
-        {"name": "finetune", "levels": {list(levels)[-1]: {}}, "train": {"learning_rate": 0.1 * rate}},
+        {"name": "finetune", "levels": {list(levels)[-1]: {}}, "train": {"learning_rate": 0.1 * train.learning_rate}},
     ],
-    "multihead-newton": lambda levels, rate: [
+    "multihead-newton": lambda levels, train: [
         {"name": "multihead", "levels": {n: {} for n in levels}},
         {"name": "newton", "levels": {list(levels)[-1]: {}}, "fit": "gauss-newton"},
     ],
@@ -213,6 +232,9 @@ class Stage(Section):
     heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", a level whose head is copied, or "delta <level>"
     # fit.py has the other two: a level's new head on a frozen backbone, and all weight matrices to a level's energies
     fit: Literal["gradient", "closed form", "gauss-newton"] = "gradient"
+    teachers: list[
+        str
+    ] = []  # stages before; their mean energies and forces on all training structures are learned instead of the level's labels
     backbone_rate: NotNegative = 1.0  # times learning_rate; 0 freezes it
     heads_rate: NotNegative = 1.0  # likewise, of the heads of the stage's levels; all other heads are frozen
     train: Train = Train()  # what is not set is as in the section `train`
@@ -262,9 +284,10 @@ class Config(Section):
             levels = value["levels"]
             if len(levels) < 2 and (strategy not in ("single", "multihead") or not levels):
                 raise ValueError(f"levels: {strategy} goes from level to level, and there is {', '.join(map(str, levels)) or 'none'}")
-            stages = STRATEGIES[strategy](levels, _rate(value))
+            stages = STRATEGIES[strategy](levels, _common(value))
             if strategy == "auto":
-                value = {**value, "choose": [s["name"] for s in stages if list(levels)[-1] in s["levels"]]}
+                last = [s["name"] for s in stages if list(levels)[-1] in s["levels"]]
+                value = {**value, "choose": sorted(last, key=lambda name: name != list(levels)[-1])}  # the taught one first
         common = value.get("train") or {}
         if isinstance(common, dict) and isinstance(stages, list):
             stages = [_filled(stage, common) if isinstance(stage, dict) else stage for stage in stages]
@@ -337,6 +360,14 @@ class Config(Section):
                 len(stage.levels) > 1 or starts == ["new"] or any(how == "new" or how.startswith("delta ") for how in stage.heads.values())
             ):
                 raise ValueError(f"{where}.fit: gauss-newton moves what is trained; give it one level, a start, and a head to copy")
+            for teacher in stage.teachers:
+                if stage.fit != "gradient" or len(stage.levels) > 1 or not set(stage.levels) <= set(known.get(teacher, [])):
+                    raise ValueError(
+                        f"{where}.teachers: they teach one level, by gradient, that each has a head of; {teacher!r} "
+                        f"{'has ' + ', '.join(known[teacher]) if teacher in known else 'is not a stage before it'}"
+                    )
+            if stage.teachers and self.data.stream:
+                raise ValueError(f"{where}.teachers: what they predict is held in memory; not with data.stream")
             if stage.backbone_rate == 0 and stage.start == "new":
                 raise ValueError(f"{where}.backbone_rate: a new backbone cannot be frozen; start from a stage that has trained it")
             for level, own in stage.levels.items():
@@ -386,6 +417,8 @@ def describe(config):
         if stage.fit == "gauss-newton":
             lines.append("   all weight matrices by Gauss-Newton steps, as near as can be to where they start")
             continue
+        if stage.teachers:
+            lines.append(f"   learned are the mean energies and forces of {', '.join(stage.teachers)} on all training structures")
         t = stage.train
         rates = [f"{factor * t.learning_rate:g}" if factor else "frozen" for factor in (stage.backbone_rate, stage.heads_rate)]
         lines.append(

@@ -31,7 +31,11 @@ def print_counts(console, splits, config):
                 if getattr(own, f"{kind}_weight") and counts["train"][level][kind]
             ]
             learned.append(f"{level} ({', '.join(used)})")
-        console.print(f"stage {stage.name} learns {', '.join(learned)}")
+        console.print(
+            f"stage {stage.name} learns {', '.join(learned)}"
+            if not stage.teachers
+            else f"stage {stage.name} learns from {', '.join(stage.teachers)}"
+        )
 
 
 def print_errors(console, split, errors):

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import datetime
 import json
 import logging
@@ -440,6 +441,11 @@ def _run(config, console, out):
                     f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
                 )
             else:
+                if stage.teachers:
+                    learned = taught([models[name] for name in stage.teachers], next(iter(stage.levels)), splits["train"], config)
+                    console.print(
+                        f"stage {stage.name} learns what {', '.join(stage.teachers)} predict for {len(learned)} structures, on average"
+                    )
                 optimise(model, stage, learned, splits["val"], config, folder)
             check_frozen(model, frozen, stage)
             calibrate(model, stage, splits["val"], config)
@@ -480,6 +486,21 @@ def _run(config, console, out):
         if points:
             report.parity(out / f"parity_{split}.png", points, split)
     return tables
+
+
+def taught(teachers, level, structures, config, batch_size=32):
+    """Structures whose only label is what several models predict for a level on average, energy and forces; those with its elements."""
+    known = set(data.subset_elements(structures, level))
+    structures = [s for s in structures if known.issuperset(s.numbers.tolist())]
+    out, collate = [], _collate(config, [])
+    for start in range(0, len(structures), batch_size):
+        part = structures[start : start + batch_size]
+        predictions = [model.eval()(collate(part), forces=[level])[level] for model in teachers]
+        energies = torch.stack([p.energy.detach() for p in predictions]).mean(0).tolist()
+        forces = torch.stack([p.forces.detach() for p in predictions]).double().mean(0)
+        for s, energy, force in zip(part, energies, torch.split(forces, [len(s.numbers) for s in part]), strict=True):
+            out.append(dataclasses.replace(s, labels={level: data.Label(energy, force.numpy(), None)}))
+    return out
 
 
 def best_of(stages, validation, config, console):

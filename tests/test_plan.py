@@ -1,8 +1,10 @@
 """Strategies become stages, and a stage does what the plan says: what a head begins as, what is frozen, what is caught."""
 
 import copy
+import dataclasses
 
 import ase.io
+import numpy as np
 import pytest
 import yaml
 from conftest import DATA, small_config
@@ -22,7 +24,7 @@ STAGES = {
     "chain": ["gfn2", "dft", "cctz"],
     "delta": ["gfn2", "dft", "cctz"],
     "chain-newton": ["gfn2", "dft", "cctz"],
-    "auto": ["gfn2", "dft-newton", "dft", "dft-delta", "cctz-newton", "cctz", "cctz-delta"],
+    "auto": ["lower-1", "cctz-1", "lower-2", "cctz-2", "lower-3", "cctz-3", "cctz", "cctz-gradient", "cctz-delta"],
     "low-forces-high-energies": ["gfn2", "dft", "cctz"],
     "multihead-finetune": ["multihead", "finetune"],
     "multihead-newton": ["multihead", "newton"],
@@ -224,6 +226,14 @@ MISTAKES = {
         ],
         "stages.b.fit: gauss-newton moves what is trained",
     ),
+    "teachers that are not there": (
+        [{"name": "a", "levels": {"gfn2": {}}}, {"name": "b", "levels": {"gfn2": {}}, "teachers": ["c"]}],
+        "stages.b.teachers: .* 'c' is not a stage before it",
+    ),
+    "teachers without the level": (
+        [{"name": "a", "levels": {"gfn2": {}}}, {"name": "b", "levels": {"dft": {}}, "heads": {"dft": "gfn2"}, "teachers": ["a"]}],
+        "stages.b.teachers: .* 'a' has gfn2",
+    ),
 }
 
 
@@ -253,15 +263,42 @@ def test_labels_that_are_not_kept(load):
 
 
 def test_auto_takes_the_better_way_and_says_so(load, capsys):
-    """Gauss-Newton, fine-tuning and closed form are all tried at each level; the one with the lower validation error goes on."""
+    """Three models taught to one, fine-tuning and closed form are all tried; the one with the lower validation error makes the model file."""
     c = load("strategy=auto")
-    assert c.stages[4].start == ["dft-newton", "dft", "dft-delta"] and c.choose == ["cctz-newton", "cctz", "cctz-delta"]
+    assert c.choose == ["cctz", "cctz-1", "cctz-2", "cctz-3", "cctz-gradient", "cctz-delta"]
+    assert c.stages[6].teachers == ["cctz-1", "cctz-2", "cctz-3"] and c.stages[2].start == "new"
     train.run(c)
     said = " ".join(capsys.readouterr().out.split())
-    assert "chosen for dft: dft" in said and "chosen for cctz: cctz" in said and "validation energy MAE" in said
+    assert "chosen for cctz: cctz" in said and "validation energy MAE" in said
+    assert "cctz learns what cctz-1, cctz-2, cctz-3 predict" in said
+    begun = [torch.load(c.out / f"lower-{k}" / "stage.ckpt") for k in (1, 2)]
+    assert not torch.equal(begun[0]["backbone.embedding.elements.weight"], begun[1]["backbone.embedding.elements.weight"])
     from mfmd.engine import load_model
 
     assert load_model(c.out / "model.pt").levels[-1] == "cctz"
+    relative = load("strategy=auto", "levels.cctz.delta_of=dft")
+    assert [s.name for s in relative.stages] == ["lower-1", "cctz-gradient", "cctz-delta"]
+
+
+def test_what_teachers_teach(load):
+    """Their mean energies and forces on every structure whose elements the level knows, labels or not."""
+    c = load(override([{"name": "a", "levels": {"gfn2": {}, "dft": {}}}, {"name": "b", "start": "new", "levels": {"gfn2": {}, "dft": {}}},
+                       {"name": "c", "start": "a", "levels": {"dft": {}}, "teachers": ["a", "b"]}]))  # fmt: skip
+    structures = data.read(c.data, c.levels)["train"]
+    teachers = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        teachers.append(train.begin(c, c.stages[0], None, structures))
+    lessons = train.taught(teachers, "dft", structures, c)
+    assert len(lessons) == len(structures) > sum("dft" in s.labels for s in structures)
+    batch = data.collate(structures[:3], [], c.backbone.cutoff, torch.float32)
+    each = [t(batch, forces=["dft"])["dft"] for t in teachers]
+    for k, energy in enumerate((each[0].energy + each[1].energy).tolist()):
+        assert list(lessons[k].labels) == ["dft"] and lessons[k].labels["dft"].energy == pytest.approx(energy / 2, abs=1e-4)
+    mean = (each[0].forces + each[1].forces).detach().numpy() / 2
+    assert abs(lessons[0].labels["dft"].forces - mean[: len(structures[0].numbers)]).max() < 1e-4
+    nitrogen = dataclasses.replace(structures[0], numbers=np.full(len(structures[0].numbers), 7), labels={})
+    assert len(train.taught(teachers, "dft", [nitrogen, *structures], c)) == len(structures)
 
 
 def test_the_best_of_several_stages(load):

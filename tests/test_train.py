@@ -105,6 +105,27 @@ def test_missing_labels_have_no_share(splits):
     assert train.losses(p, data.collate(only_low, c.levels, c.backbone.cutoff, torch.float32), "cctz", 1.0) == {}
 
 
+def test_a_relative_level_learns_label_less_label(splits):
+    """Where a structure has both labels, what the parent's head misses is no error of the difference; elsewhere it is."""
+    c, s = splits
+    torch.manual_seed(0)
+    model = train.begin(c, c.stages[0], None, s["train"])
+    model.heads["gfn2"].e0 += 0.3  # an error of the parent alone
+    both = [x for x in s["train"] if "dft" in x.labels][:4]
+    batch = data.collate(both, c.levels, c.backbone.cutoff, torch.float32)
+    p = model(batch, forces=["gfn2", "dft"])
+    apart = train.losses(p, batch, "dft", 1.0, parent="gfn2")
+    energy = (p["dft"].energy - p["gfn2"].energy - batch.energy["dft"] + batch.energy["gfn2"]) / batch.sizes
+    assert apart["energy"].item() == pytest.approx(energy.abs().mean().item(), rel=1e-4)
+    forces = p["dft"].forces - p["gfn2"].forces - batch.forces["dft"] + batch.forces["gfn2"]
+    assert apart["forces"].item() == pytest.approx(forces.abs().mean().item(), rel=1e-4)
+    for k in (0, 2):
+        batch.energy["gfn2"][k] = torch.nan
+    total = (p["dft"].energy - batch.energy["dft"]) / batch.sizes
+    mixed = torch.where(torch.isnan(batch.energy["gfn2"]), total, energy)
+    assert train.losses(p, batch, "dft", 1.0, parent="gfn2")["energy"].item() == pytest.approx(mixed.abs().mean().item(), rel=1e-4)
+
+
 def test_no_force_pass_without_force_labels(splits, monkeypatch):
     c, s = splits
     model = train.begin(c, c.stages[0], None, s["train"])
