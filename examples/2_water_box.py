@@ -43,7 +43,9 @@ times = {"equilibrate": 0.01, "time": 0.02, "every": 0.005, "checkpoint": 0.01} 
     "equilibrate": 2.0, "time": 20.0, "every": 0.05, "checkpoint": 1.0
 }  # fmt: skip
 md.run(
-    md.Settings(arguments.model, str(out / "box.xyz"), str(out / arguments.head), ensemble="npt", head=arguments.head, friction=5.0, **times),
+    md.Settings(
+        arguments.model, str(out / "box.xyz"), str(out / arguments.head), ensemble="npt", head=arguments.head, friction=5.0, **times
+    ),
     lambda step, steps, rate: print(f"\r{step}/{steps} steps, {rate:.2f} ns/day", end=""),
 )
 
@@ -58,4 +60,6 @@ axes.plot(10 * r, g)
 axes.set_xlabel("O–O distance, Å")
 axes.set_ylabel("g(r)")
 figure.savefig(out / f"rdf_{arguments.head}.png", dpi=150)
-print(f"\n{arguments.head}: density of the second half {half.mean():.3f} ± {half.std():.3f} g/cm³; first peak of g(r) at {10 * r[g.argmax()]:.2f} Å")
+print(
+    f"\n{arguments.head}: density of the second half {half.mean():.3f} ± {half.std():.3f} g/cm³; first peak of g(r) at {10 * r[g.argmax()]:.2f} Å"
+)

@@ -47,5 +47,7 @@ integral = np.trapezoid(slopes.mean(1) - middle, windows)
 reduced = windows[:, None] * (slopes.ravel() - middle)[None]  # energy of every sample in every window, up to what all share
 mbar = pymbar.MBAR(reduced, np.full(len(windows), samples))
 result = mbar.compute_free_energy_differences()
-print(f"{arguments.heads[0]} → {arguments.heads[1]}: thermodynamic integration {integral + middle:.3f} kT, of which {integral:+.3f} beside the mean gap")
+print(
+    f"{arguments.heads[0]} → {arguments.heads[1]}: thermodynamic integration {integral + middle:.3f} kT, of which {integral:+.3f} beside the mean gap"
+)
 print(f"MBAR {result['Delta_f'][0, -1] + middle:.3f} ± {result['dDelta_f'][0, -1]:.3f} kT")

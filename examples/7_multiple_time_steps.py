@@ -1,0 +1,100 @@
+"""Multiple time steps: a small model, taught by the large one, moves the atoms every 0.5 fs; large minus small corrects it every 2 fs.
+
+python examples/7_multiple_time_steps.py runs/demo/model.pt [--short] [--head gfn2]
+
+Prints ns/day and the drift of the total energy, of the large model alone at 0.5 fs and of both with OpenMM's MTSIntegrator.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import openmm
+from openmm import unit
+
+import mfmd
+from mfmd import md, plan, train, units
+from mfmd.engine import load_model
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("model")
+parser.add_argument("--short", action="store_true")
+parser.add_argument("--head")
+parser.add_argument("--structure", help="a box; by default the shipped one of 16 waters, twice along every axis but one")
+parser.add_argument("--picoseconds", type=float, default=5.0)
+parser.add_argument("--out", default="runs/mts")
+arguments = parser.parse_args()
+
+out = Path(arguments.out)
+out.mkdir(parents=True, exist_ok=True)
+head = arguments.head or load_model(arguments.model).levels[-1]
+if arguments.structure:
+    atoms = ase.io.read(arguments.structure)
+else:
+    box = next(a for a in ase.io.iread("examples/data/test.xyz") if a.info["molecule"] == "water_box_16")
+    atoms = (box if arguments.short else box.repeat((2, 2, 1)))[:]
+atoms = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+topology, positions = md.topology_of(atoms)
+
+
+def simulation(forces, integrator):
+    """A Context with forces [(model, weight, group)]."""
+    system = openmm.System()
+    for atom in topology.atoms():
+        system.addParticle(atom.element.mass)
+    system.setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors())
+    for model, weight, group in forces:
+        force = mfmd.openmm.create_force(model, topology, terms=[(head, weight)])
+        force.setForceGroup(group)
+        system.addForce(force)
+    return openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+
+
+# What the large model says of structures along its own dynamics; the small one learns it.
+frames, c = [], simulation([(arguments.model, 1.0, 0)], openmm.LangevinMiddleIntegrator(330, 5, 0.0005))
+c.getIntegrator().setRandomNumberSeed(1)
+c.setPositions(positions * unit.angstrom)
+md.minimize(c, fmax=0.5, steps=20)
+c.setVelocitiesToTemperature(330 * unit.kelvin, 1)
+for _ in range(4 if arguments.short else 200):
+    c.getIntegrator().step(2 if arguments.short else 20)
+    state = c.getState(positions=True, energy=True, forces=True)
+    frame = ase.Atoms(atoms.numbers, state.getPositions(asNumpy=True).value_in_unit(unit.angstrom), cell=atoms.cell, pbc=True)
+    frame.info[f"energy_{head}"] = state.getPotentialEnergy()._value / units.KJ_PER_MOL
+    frame.arrays[f"forces_{head}"] = state.getForces(asNumpy=True)._value / mfmd.openmm.FORCE_UNIT
+    frames.append(frame)
+start = c.getState(positions=True, velocities=True)
+ase.io.write(out / "taught.xyz", frames, format="extxyz")
+small = out / "small" / "model.pt"
+if not small.exists():
+    config = {
+        "out": str(out / "small"), "strategy": "single", "levels": {head: {}}, "data": {"train": str(out / "taught.xyz"), "val": 0.25 if arguments.short else 0.1},
+        "backbone": {"channels": 16, "layers": 1, "cutoff": 4.0, "radial_functions": 16},
+        "train": {"epochs": 2 if arguments.short else 60, "batch_size": 2, "monitor": f"{head}.forces", "learning_rate": 3e-3},
+    }  # fmt: skip
+    train.run(plan.parse(config, "the example"))
+
+for name, forces, integrator, every in (
+    ("large alone, 0.5 fs", [(arguments.model, 1.0, 0)], openmm.VerletIntegrator(0.0005), 4),
+    (
+        "small every 0.5 fs, large − small every 2 fs",
+        [(small, 1.0, 1), (arguments.model, 1.0, 0), (small, -1.0, 0)],
+        openmm.MTSIntegrator(0.002, [(0, 1), (1, 4)]),
+        1,
+    ),
+):
+    c = simulation(forces, integrator)
+    c.setPositions(start.getPositions())
+    c.setVelocities(start.getVelocities())
+    steps, energies, elapsed = (10 if arguments.short else round(arguments.picoseconds / 0.002)), [], 0.0
+    for _ in range(steps // 5):
+        begun = time.perf_counter()
+        integrator.step(5 * every)
+        elapsed += time.perf_counter() - begun
+        state = c.getState(energy=True)
+        energies.append((state.getPotentialEnergy() + state.getKineticEnergy())._value / units.KJ_PER_MOL / len(atoms) * 1e3)
+    picoseconds = 0.01 * np.arange(len(energies))
+    drift = np.polyfit(picoseconds, energies, 1)[0]
+    print(f"{name}: {86.4 * picoseconds[-1] / elapsed:.2f} ns/day, drift {drift:+.4f} meV/atom/ps, spread {np.std(energies):.3f} meV/atom")
