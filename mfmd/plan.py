@@ -176,7 +176,7 @@ def _auto(levels, train):
     for k, member in enumerate(members, 1):
         stages.append({"name": f"lower-{k}", **together})
         stages.append({"name": member, "levels": {high: {}}, "heads": {high: lower[-1]}, "fit": "gauss-newton"})
-    taught = {"start": members[0], "levels": {high: {}}, "teachers": members}
+    taught = {"start": members[0], "levels": {high: {"forces_weight": 1.0}}, "teachers": members}  # whether there are such labels or not
     taught["train"] = {"epochs": max(1, train.epochs // 5), "learning_rate": 0.15 * train.learning_rate}
     return [*stages, {"name": high, **taught}, *ways]
 
