@@ -32,7 +32,7 @@ class Study:
     def __init__(self, out, seed, backbone, epochs, keep_results):
         self.out, self.seed, self.backbone, self.epochs, self.keep_results = out / str(seed), seed, backbone, epochs, keep_results
 
-    def run(self, name, levels, stages, after=None):
+    def run(self, name, levels, stages=(), after=None, **more):
         """Train, then errors on the test set per level and molecule; name: of the run, after: of the run whose stages it goes on from."""
         result = self.keep_results / f"{self.seed}-{name}.json"
         folder = self.out / name
@@ -45,7 +45,7 @@ class Study:
                     shutil.copytree(done, folder / stage["name"], ignore=shutil.ignore_patterns("last.ckpt", "best.ckpt"))
         config = plan.parse(
             {
-                "out": folder, "seed": self.seed, "resume": True, "backbone": self.backbone, "levels": levels, "stages": stages,
+                "out": folder, "seed": self.seed, "resume": True, "backbone": self.backbone, "levels": levels, "stages": list(stages), **more,
                 "data": {**FILES, "atoms": "examples/data/atoms.json", "split_seed": self.seed},
             },
             name,
@@ -60,7 +60,7 @@ class Study:
         result.write_text(
             json.dumps(
                 {
-                    "name": name, "seed": self.seed, "stages": stages, "levels": levels, "backbone": self.backbone, **spent, "test": rows,
+                    "name": name, "seed": self.seed, "stages": list(stages), **more, "levels": levels, "backbone": self.backbone, **spent, "test": rows,
                     "val": {"/".join(key): row for key, row in tables["val"].items()},
                     "calibration": {level: evaluation.calibration(*pair) for level, pair in bars.items()},
                     "threads": torch.get_num_threads(), "machine": platform.machine(), "date": str(date.today()),
@@ -156,17 +156,19 @@ class Study:
         levels = {"gfn2": {}, "dft": {}, "cctz": {}}
         t = {"epochs": self.epochs, "batch_size": 16, "monitor": "cctz.energy"}
         self.run("multihead", levels, [{"name": "multihead", "levels": {k: {} for k in levels}, "train": t}])
-        levels = {
-            "gfn2": {},
-            "dft": {"delta_of": "gfn2", "sampling": 3.0},
-            "cctz": {"delta_of": "dft", "sampling": 3.0, "energy_weight": 10.0},
-        }
+        levels = {"gfn2": {}, "dft": {"delta_of": "gfn2", "sampling": 3.0}, "cctz": {"delta_of": "dft"}}
         first = {"name": "multihead", "levels": {k: {} for k in levels}, "train": t}
         self.run("multihead-relative", levels, [first])
         closing = {"levels": {"cctz": {}}, "train": {"epochs": EPOCHS[370], "batch_size": 8, "learning_rate": 2e-4}}
         self.run("multihead-finetune", levels, [first, {"name": "finetune", **closing}], after="multihead-relative")
         newton = {"name": "newton", "levels": {"cctz": {}}, "fit": "gauss-newton"}
         self.run("multihead-newton", levels, [first, newton], after="multihead-relative")
+
+    def auto(self):
+        """The default recipe: three levels; two with energies alone at the second; all labels."""
+        t = {"epochs": self.epochs, "batch_size": 16}
+        self.run("auto", {"gfn2": {}, "dft": {}, "cctz": {}}, strategy="auto", train=t)
+        self.run("dft-auto", {"gfn2": {}, "dft": {"keep": 400, **ALONE}}, strategy="auto", train=t)
 
 
 def main():
@@ -181,11 +183,14 @@ def main():
         study.main((25, 370))
         study.low_forces()
         return
-    for seed in args.seeds:
-        study = Study(Path("runs/study"), seed, "medium", 30, RESULTS)
-        study.main()
+    studies = [Study(Path("runs/study"), seed, "medium", 30, RESULTS) for seed in args.seeds]
+    for study in studies:  # the main claims for every seed first
+        study.main((370,))
         study.low_forces()
         study.multihead()
+        study.auto()
+    for study in studies:
+        study.main()
         study.relation()
         study.replacement()
 

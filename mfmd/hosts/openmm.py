@@ -5,6 +5,7 @@ Positions come in nm and leave as kJ/mol; the conversion stands here, in csrc/ho
 
 import base64
 import importlib.metadata
+import importlib.util
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -35,7 +36,7 @@ def create_force(
     atoms : indices of the atoms the model acts on (it sees no others); None for all
     head : level of theory; None for the highest the model has
     host : "native" (a plugin of mfmd, without torch and Python in the step; platforms Reference and CPU), "torch" (TorchForce, needs
-        openmmtorch) or "python" (PythonForce, needs openmm 8.5 or newer); None for native where it was compiled for this OpenMM, else torch
+        openmmtorch) or "python" (PythonForce, needs openmm 8.5 or newer); None for native, or torch where native was not compiled and openmmtorch is there
     precision : "single" or "double", of the engine
     threads : at most this many; None for every core of the process
     heads : two levels (a, b): E = (1 - λ) E_a + λ E_b, λ being the global parameter `mfmd_lambda`, by default 1. All energies and
@@ -54,7 +55,7 @@ def create_force(
         model, topology, atoms, _terms(model, head, heads, terms), parameters or ({LAMBDA: 1.0} if heads else {}), precision, threads
     )
     if host is None:
-        host = "native" if native_library().exists() else "torch"
+        host = "torch" if not native_library().exists() and importlib.util.find_spec("openmmtorch") else "native"
     if host not in _HOSTS:
         raise InputError(f"host is {host!r}; it must be one of {', '.join(_HOSTS)}")
     force = _HOSTS[host](evaluated)
