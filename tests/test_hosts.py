@@ -253,6 +253,33 @@ def test_system_survives_xml_into_a_fresh_process(model_file, tmp_path, kind):
     assert float(run.stdout) == state.getPotentialEnergy()._value
 
 
+def test_checkpoints_and_copies(trained, kind):
+    """A checkpoint of a Context goes on to the same bits, and a deep copy of the System is the same System."""
+    import copy
+
+    import openmm
+
+    system = mfmd.openmm.create_system(trained[0], backends.topology(ethanol()), "gfn2", kind, "single", threads=1)
+
+    def context(system):
+        integrator = openmm.LangevinMiddleIntegrator(300, 1, 0.0005)
+        integrator.setRandomNumberSeed(3)
+        return openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+
+    def walk(c):
+        c.getIntegrator().step(20)
+        return c.getState(positions=True).getPositions(asNumpy=True)._value
+
+    c = context(system)
+    c.setPositions(ethanol().positions / units.ANGSTROM_PER_NM)
+    walk(c)
+    saved = c.createCheckpoint()
+    first = walk(c)
+    again = context(copy.deepcopy(system))
+    again.loadCheckpoint(saved)
+    assert np.array_equal(first, walk(again))
+
+
 def test_openmm_may_be_imported_before_torch(model_file, tmp_path):
     """OpenMM loads its plugins at import; those that need torch then fail, and must be loaded again."""
     pytest.importorskip("openmmtorch")
