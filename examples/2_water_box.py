@@ -39,7 +39,7 @@ for site in list(np.ndindex(sites, sites, sites))[:n]:
     box += molecule
 box.write(out / "box.xyz", format="extxyz")
 
-times = {"equilibrate": 0.01, "time": 0.02, "every": 0.005, "checkpoint": 0.01} if arguments.short else {
+times = {"equilibrate": 0.005, "time": 0.05, "every": 0.005, "checkpoint": 0.05} if arguments.short else {
     "equilibrate": 2.0, "time": 20.0, "every": 0.05, "checkpoint": 1.0
 }  # fmt: skip
 md.run(

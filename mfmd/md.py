@@ -6,9 +6,13 @@ that was killed and goes on from its last checkpoint takes the way of one that w
 """
 
 import dataclasses
+import hashlib
+import io
 import json
+import math
 import os
 import time
+import zipfile
 from pathlib import Path
 
 import ase.io
@@ -18,14 +22,17 @@ import openmm.app
 import openmm.unit as unit
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.cell import Cell
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import LBFGS
 
 from mfmd import Error, units
+from mfmd.engine import charge_or_spin, load_model
 from mfmd.hosts import openmm as host
 
 ENSEMBLES = ("nve", "nvt", "npt")
 FORMATS = ("dcd", "xtc")
+BAROSTAT = 100  # steps from checkpoint to checkpoint that it needs at least; it acts at every 25th
 HEADER = 512  # bytes of a trajectory's beginning that its writer changes later
 
 
@@ -65,13 +72,22 @@ class Settings:
             if getattr(self, name) not in known:
                 raise MDError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name in ("timestep", "temperature", "friction", "every", "checkpoint"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise MDError(f"{name} is {getattr(self, name)}; it must be more than 0")
         for name in ("time", "equilibrate"):
-            if getattr(self, name) < 0:
-                raise MDError(f"{name} is {getattr(self, name)}; it cannot be negative")
-        if self.steps(self.every) < 1 or self.steps(self.checkpoint) % self.steps(self.every):
-            raise MDError(f"checkpoint ({self.checkpoint} ps) must be a multiple of every ({self.every} ps), and that of the time step")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise MDError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if not math.isfinite(self.pressure):
+            raise MDError(f"pressure is {self.pressure}; it must be finite")
+        if not 0 <= self.seed < 2**31:
+            raise MDError(f"seed is {self.seed}; it must be from 0 to {2**31 - 1}")
+        for name in ("checkpoint", "time"):
+            if self.steps(self.every) < 1 or self.steps(getattr(self, name)) % self.steps(self.every):
+                raise MDError(f"{name} ({getattr(self, name)} ps) must be a multiple of every ({self.every} ps), and that of the time step")
+        if self.ensemble == "npt" and self.steps(self.checkpoint) < BAROSTAT:
+            raise MDError(
+                f"checkpoint ({self.checkpoint} ps) must be {BAROSTAT} steps or more with npt: the barostat begins anew after each"
+            )
 
     def steps(self, picoseconds):
         return round(1e3 * picoseconds / self.timestep)
@@ -93,16 +109,29 @@ def run(settings, progress=lambda step, steps, rate: None):
     ------
     MDError : settings that cannot be, a structure that cannot be read, a folder that holds another run, files that do not fit the checkpoint
     """
-    out = Path(settings.out)
+    out, model = Path(settings.out), load_model(settings.model)
     topology, positions = read_structure(settings.structure)
-    _claim(out, settings)
-    system = host.create_system(
-        settings.model, topology, settings.head, settings.host, settings.precision, settings.threads, terms=settings.terms
-    )
+    kind = settings.host or host.default_host()
+    system = host.create_system(model, topology, settings.head, kind, settings.precision, settings.threads, terms=settings.terms)
     if settings.ensemble == "npt":
         if topology.getPeriodicBoxVectors() is None:
             raise MDError(f"{settings.structure} has no box, and the ensemble is npt")
         system.addForce(openmm.MonteCarloBarostat(settings.pressure * unit.bar, settings.temperature * unit.kelvin))
+    atoms = np.concatenate([np.ravel(_box(topology)), np.ravel(positions), [a.element.atomic_number for a in topology.atoms()]])
+    _claim(out, settings, {"host": kind, "model_sha256": model.sha256, "structure_sha256": hashlib.sha256(atoms.tobytes()).hexdigest()})
+    try:
+        return _run(settings, out, topology, system, positions, progress)
+    except openmm.OpenMMException as error:
+        raise MDError(f"{error} (a checkpoint of {out}, if there is one, is as it was)") from None
+
+
+def _box(topology):
+    """(3, 3) nm, or nothing."""
+    box = topology.getPeriodicBoxVectors()
+    return [] if box is None else np.array(box.value_in_unit(unit.nanometer))
+
+
+def _run(settings, out, topology, system, positions, progress):
     if not (out / "checkpoint.npz").exists():
         _begin(settings, out, topology, system, positions)
     state = _load(out)
@@ -125,8 +154,7 @@ def run(settings, progress=lambda step, steps, rate: None):
         _save(out, simulation.context)
         state = _load(out)
     made = before + after - first
-    if reporters is not None or not (out / "final.pdb").exists():
-        _write_pdb(out / "final.pdb", topology, state)
+    _write_pdb(out / "final.pdb", topology, state)
     summary = {"steps": before + after, "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - start) if made else None}
     if (out / "log.csv").exists():
         from mfmd import report
@@ -142,51 +170,81 @@ def read_structure(path):
     """(openmm.app.Topology, positions (atoms, 3) Å) of a PDB file, or of the first structure in a file that ASE reads.
 
     Bonds, which a barostat needs to move molecules whole, are those of the PDB file, else between atoms within 1.2 times the sum of their
-    covalent radii. A cell is turned so that it is lower triangular, as OpenMM needs it.
+    covalent radii; a molecule that stands across the boundary is put together. A cell is turned so that it is lower triangular, as OpenMM needs it.
     """
     path = Path(path)
     if not path.exists():
         raise MDError(f"{path}: there is no such file")
-    try:
-        if path.suffix.lower() == ".pdb":
-            pdb = openmm.app.PDBFile(str(path))
-            return pdb.topology, np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.angstrom))
-        atoms = ase.io.read(path, index=0)
-    except Exception as error:  # readers raise whatever they meet
-        raise MDError(f"{path}: cannot be read as a structure ({error})") from None
-    return topology_of(atoms)
+    if path.suffix.lower() == ".pdb":
+        pdb = host.read_pdb(path)
+        topology, positions = pdb.topology, np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.angstrom))
+        bonds = [(a.index, b.index) for a, b in topology.bonds()]
+        positions = _molecules(positions, bonds, units.ANGSTROM_PER_NM * np.array(_box(topology)))[1]
+    else:
+        try:
+            atoms = ase.io.read(path, index=0)
+        except Exception as error:  # readers raise whatever they meet
+            raise MDError(f"{path}: cannot be read as a structure ({error})") from None
+        if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments()):
+            raise MDError(f"{path}: {reason}")
+        topology, positions = topology_of(atoms)
+    if topology.getNumAtoms() < 2:
+        raise MDError(f"{path}: it takes two atoms or more for dynamics, and there are {topology.getNumAtoms()}")
+    return topology, positions
 
 
 def topology_of(atoms):
-    """(openmm.app.Topology, positions (atoms, 3) Å) of ase.Atoms; see `read_structure`."""
+    """(openmm.app.Topology, positions (atoms, 3) Å) of ase.Atoms; see `read_structure`. MDError for a cell that OpenMM does not have."""
     if atoms.pbc.any() and not atoms.pbc.all():
         raise MDError("the structure is periodic in some directions only, which OpenMM does not have")
-    if atoms.pbc.all():
-        cell, rotation = atoms.cell.standard_form()
+    if periodic := bool(atoms.pbc.all()):
+        if abs(atoms.cell.volume) < 1e-3:
+            raise MDError("the structure is periodic, and its cell has no volume")
+        cell, rotation = Cell(
+            atoms.cell.array * np.sign(np.linalg.det(atoms.cell.array))
+        ).standard_form()  # of the same lattice, right-handed
         box = openmm.app.internal.unitcell.reducePeriodicBoxVectors([openmm.Vec3(*v) for v in cell.array] * unit.angstrom)
         atoms = Atoms(atoms.numbers, atoms.positions @ rotation.T, cell=np.array(box.value_in_unit(unit.angstrom)), pbc=True)
     first, second = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.2))
-    molecule = np.arange(len(atoms))  # of each atom, the lowest index of its molecule
-    for _ in range(len(atoms)):
-        lowest = molecule.copy()
-        np.minimum.at(lowest, first, molecule[second])
-        if np.array_equal(lowest, molecule):
-            break
-        molecule = lowest
-    # A residue a molecule, where the atoms of each stand together: a topology's atoms are in the order of its residues.
+    bonds = sorted({(int(min(a, b)), int(max(a, b))) for a, b in zip(first, second, strict=True) if a != b})
+    molecule, positions = _molecules(atoms.positions, bonds, atoms.cell.array if periodic else [])
+    # A residue a molecule where the atoms of each stand together, since a topology's atoms are in the order of its residues; else one an atom.
     together = all(np.all(np.diff(np.flatnonzero(molecule == m)) == 1) for m in set(molecule))
-    topology, residue = openmm.app.Topology(), None
+    topology = openmm.app.Topology()
     chain, members = topology.addChain(), []
     for k, z in enumerate(atoms.numbers):
-        if residue is None or (together and molecule[k] == k):
+        if not together or molecule[k] == k:
             residue = topology.addResidue("MOL", chain)
-        members.append(topology.addAtom(f"{atoms.symbols[k]}{k}", openmm.app.Element.getByAtomicNumber(int(z)), residue))
-    for a, b in zip(first, second, strict=True):
-        if a < b:
-            topology.addBond(members[a], members[b])
-    if atoms.pbc.all():
+        name = f"{atoms.symbols[k]}{k - molecule[k]}" if together else atoms.symbols[k]
+        members.append(topology.addAtom(name, openmm.app.Element.getByAtomicNumber(int(z)), residue))
+    for a, b in bonds:
+        topology.addBond(members[a], members[b])
+    if periodic:
         topology.setPeriodicBoxVectors([openmm.Vec3(*v) for v in atoms.cell.array] * unit.angstrom)
-    return topology, atoms.positions
+    return topology, positions
+
+
+def _molecules(positions, bonds, cell):
+    """Of each atom the lowest index of its molecule, and positions with every molecule in one piece; cell : (3, 3), or nothing."""
+    near = [[] for _ in positions]
+    for a, b in bonds:
+        near[a].append(b)
+        near[b].append(a)
+    whole, molecule = np.array(positions, float), np.full(len(positions), -1)
+    inverse = np.linalg.inv(cell) if len(cell) else None
+    for k in range(len(positions)):
+        if molecule[k] >= 0:
+            continue
+        molecule[k], todo = k, [k]
+        while todo:
+            a = todo.pop()
+            for b in near[a]:
+                if molecule[b] < 0:
+                    molecule[b] = k
+                    todo.append(b)
+                    if inverse is not None:
+                        whole[b] -= np.round((whole[b] - whole[a]) @ inverse) @ cell
+    return molecule, whole
 
 
 def minimize(context, fmax=0.05, steps=500):
@@ -218,18 +276,21 @@ class _ContextCalculator(Calculator):
 # ------------------------------------------------------------------------------------------------ a run and its files
 
 
-def _claim(out, settings):
-    """The folder holds this run, or nothing; a run may be made longer."""
+def _claim(out, settings, made_of):
+    """The folder holds this run, or none; a run may be made longer."""
     now = {
         **dataclasses.asdict(settings),
         "model": str(Path(settings.model).resolve()),
         "structure": str(Path(settings.structure).resolve()),
     }
-    now["terms"] = [list(t) for t in settings.terms] if settings.terms else None
+    now |= {"terms": [list(t) for t in settings.terms] if settings.terms else None, **made_of}
     del now["out"]
     path = out / "settings.json"
-    if path.exists():
-        then = json.loads(path.read_text())
+    if (out / "checkpoint.npz").exists():
+        try:
+            then = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise MDError(f"{path} cannot be read ({error}); remove the folder to start anew") from None
         if different := [key for key in now if now[key] != then.get(key) and key not in ("time", "threads")]:
             key = different[0]
             raise MDError(
@@ -237,6 +298,8 @@ def _claim(out, settings):
             )
         if now["time"] < then["time"]:
             raise MDError(f"{out} holds a run of {then['time']} ps, longer than the {now['time']} ps asked for")
+    elif not path.exists() and (foreign := [name for name in (*GROWING, "topology.pdb", "final.pdb", "md.png") if (out / name).exists()]):
+        raise MDError(f"{out} has a {foreign[0]} that is no run's of mfmd md; take another folder")
     out.mkdir(parents=True, exist_ok=True)
     _replace(path, json.dumps(now, indent=1).encode())
 
@@ -244,12 +307,15 @@ def _claim(out, settings):
 def _begin(settings, out, topology, system, positions):
     integrator = openmm.VerletIntegrator(settings.timestep * unit.femtosecond)
     context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(settings.platform))
+    if topology.getPeriodicBoxVectors() is not None:
+        context.setPeriodicBoxVectors(*topology.getPeriodicBoxVectors())
     context.setPositions(positions * unit.angstrom)
     if settings.minimize:
         minimize(context)
     context.setVelocitiesToTemperature(settings.temperature * unit.kelvin, settings.seed)
+    state = context.getState(positions=True)
+    _write_pdb(out / "topology.pdb", topology, {"positions": state.getPositions(asNumpy=True)._value, "box": state.getPeriodicBoxVectors()})
     _save(out, context)
-    _write_pdb(out / "topology.pdb", topology, _load(out))
 
 
 def _simulation(settings, topology, system, state, thermostat):
@@ -263,7 +329,10 @@ def _simulation(settings, topology, system, state, thermostat):
     for force in system.getForces():
         if isinstance(force, openmm.MonteCarloBarostat):
             force.setRandomNumberSeed(seed)
-    simulation = openmm.app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName(settings.platform))
+    one = (
+        {"Threads": "1"} if settings.platform == "CPU" else {}
+    )  # its random numbers follow from the number of threads; the engine has its own
+    simulation = openmm.app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName(settings.platform), one)
     context = simulation.context
     if topology.getPeriodicBoxVectors() is not None:
         context.setPeriodicBoxVectors(*state["box"])
@@ -287,7 +356,9 @@ def _reporters(settings, out, topology):
     )  # fmt: skip
     reporters = [kind(str(trajectory), every, append=trajectory.exists(), enforcePeriodicBox=False), state]
     if settings.report_heads:
-        reporters.append(host.HeadReporter(out / "heads.csv", every, settings.model, topology, precision=settings.precision))
+        reporters.append(
+            host.HeadReporter(out / "heads.csv", every, settings.model, topology, precision=settings.precision, threads=settings.threads)
+        )
     return reporters
 
 
@@ -305,19 +376,16 @@ def _save(out, context):
         "positions": state.getPositions(asNumpy=True)._value, "velocities": state.getVelocities(asNumpy=True)._value,
         "box": state.getPeriodicBoxVectors(asNumpy=True)._value, "step": context.getStepCount(), "files": json.dumps(files),
     }  # fmt: skip
-    partial = out / "checkpoint.partial"
-    with open(partial, "wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, out / "checkpoint.npz")
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    _replace(out / "checkpoint.npz", buffer.getvalue())
 
 
 def _load(out):
     try:
         with np.load(out / "checkpoint.npz") as saved:
             return {name: saved[name] for name in ("positions", "velocities", "box", "step", "files")}
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise MDError(f"{out / 'checkpoint.npz'} cannot be read ({error}); remove the folder to start anew") from None
 
 
@@ -340,13 +408,16 @@ def _cut_back(out, files):
 
 def _replace(path, content):
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
+    with open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 
 def _write_pdb(path, topology, state):
     if topology.getPeriodicBoxVectors() is not None:
-        topology.setPeriodicBoxVectors(state["box"] * unit.nanometer)
+        topology.setPeriodicBoxVectors(state["box"] if unit.is_quantity(state["box"]) else state["box"] * unit.nanometer)
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w") as file:
         openmm.app.PDBFile.writeFile(topology, state["positions"] * unit.nanometer, file)

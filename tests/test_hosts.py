@@ -206,6 +206,13 @@ def test_native_force_refuses_a_system_of_fewer_atoms_and_a_broken_model(model_f
         openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     xml = openmm.XmlSerializer.serialize(system)
     middle = xml.index("safetensors=") + len(xml) // 4
+    with pytest.raises(openmm.OpenMMException, match="a bond with one end"):
+        openmm.XmlSerializer.deserialize(xml.replace('bonds=""', 'bonds="0 1 2"'))
+    far = openmm.XmlSerializer.deserialize(xml.replace('bonds=""', 'bonds="0 100000000"'))
+    for _ in range(8):
+        far.addParticle(1.0)
+    with pytest.raises(openmm.OpenMMException, match="acts on atom 100000000"):
+        openmm.Context(far, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     with pytest.raises(openmm.OpenMMException, match="the model in the System"):
         openmm.XmlSerializer.deserialize(xml[:middle] + xml[middle + 40 :])
 
@@ -496,6 +503,11 @@ def test_openmm_ml_stays_light():
     assert run.returncode == 0, run.stderr
     run = python("from openmmml import MLPotential; import openmm.app; MLPotential('mfmd').createSystem(openmm.app.Topology())")
     assert "needs modelPath" in run.stderr
+    for arguments, words in (("charge=1", "charge is"), ("haed='gfn2'", "no argument 'haed'")):
+        run = python(
+            f"from openmmml import MLPotential; import openmm.app; MLPotential('mfmd', modelPath='m').createSystem(openmm.app.Topology(), {arguments})"
+        )
+        assert words in run.stderr
 
 
 def test_build_host(tmp_path, model_file, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from conftest import ethanol
 
 pytest.importorskip("openmm")
 
-from mfmd import md, units
+from mfmd import Error, md, units
 from mfmd.engine import InputError
 
 
@@ -142,8 +142,8 @@ def test_a_box_of_molecules_at_constant_pressure(trained, tmp_path):
 
 def test_trajectory_as_xtc(trained, start, tmp_path):
     mdtraj = pytest.importorskip("mdtraj")
-    md.run(settings(trained, start, tmp_path / "run", format="xtc", time=0.05))
-    md.run(settings(trained, start, tmp_path / "run", format="xtc", time=0.1))
+    for time_ in (0.05, 0.1):
+        md.run(settings(trained, start, tmp_path / "run", format="xtc", time=time_))
     trajectory = mdtraj.load(tmp_path / "run" / "trajectory.xtc", top=tmp_path / "run" / "topology.pdb")
     assert len(trajectory) == 10
 
@@ -171,27 +171,123 @@ def test_molecules_are_found():
     assert [len(list(r.atoms())) for r in topology.residues()] == [3, 6]
     assert topology.getNumBonds() == 2 + 5 and np.array_equal(positions, pair.positions)
     mixed, _ = md.topology_of(pair[[0, 3, 1, 2, 4, 5, 6, 7, 8]])
-    assert mixed.getNumResidues() == 1 and mixed.getNumBonds() == 7
+    assert mixed.getNumResidues() == 9 and mixed.getNumBonds() == 7
+
+
+@pytest.mark.parametrize("hand", [1, -1])
+def test_a_molecule_across_the_boundary_is_put_together(hand, tmp_path):
+    """In cells of either handedness, from extended XYZ and from PDB; nothing else moves."""
+    from openmm import app, unit
+
+    box = ethanol()
+    box.set_cell(np.array([[9.0, 0.0, 0.0], [1.0, 9.0, 0.0], [0.5, -1.0, hand * 9.0]]))
+    box.set_pbc(True)
+    lengths = box.get_all_distances()
+    box.positions += [8.5, 4.0, 4.0]
+    box.wrap()
+    topology, positions = md.topology_of(box)
+    assert topology.getNumBonds() == 8
+    apart = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    np.testing.assert_allclose(apart, lengths, atol=1e-9)
+    cell = np.array(topology.getPeriodicBoxVectors().value_in_unit(unit.angstrom))
+    assert abs(np.linalg.det(cell)) == pytest.approx(box.cell.volume)
+    wrapped = positions - np.floor(positions @ np.linalg.inv(cell)) @ cell
+    with open(tmp_path / "box.pdb", "w") as file:
+        app.PDBFile.writeFile(topology, wrapped * unit.angstrom, file)
+    again, whole = md.read_structure(tmp_path / "box.pdb")
+    assert again.getNumBonds() == 8
+    np.testing.assert_allclose(np.linalg.norm(whole[:, None] - whole[None], axis=-1), lengths, atol=2e-3)
+
+
+def test_a_large_box_keeps_its_atoms_in_a_pdb_file(tmp_path):
+    from openmm import app, unit
+
+    water = ase.build.molecule("H2O")
+    water.set_cell(np.eye(3) * 4.0)
+    box = water.repeat((8, 8, 8))
+    box.pbc = True
+    topology, positions = md.topology_of(box)
+    with open(tmp_path / "box.pdb", "w") as file:
+        app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
+    again, _ = md.read_structure(tmp_path / "box.pdb")
+    assert again.getNumAtoms() == 1536 and again.getNumBonds() == 1024
+    ethanol().write(tmp_path / "names.pdb")  # ASE names every carbon C
+    with pytest.raises(InputError, match=r"names\.pdb: not a readable PDB file .*duplicate"):
+        md.read_structure(tmp_path / "names.pdb")
+
+
+def test_what_a_folder_may_hold(trained, start, tmp_path):
+    """A refused run claims nothing, files of others stay, a model or structure that changed is another run."""
+    import shutil
+
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match="no head `ccsd`"):
+        md.run(settings(trained, start, out, head="ccsd"))
+    out.mkdir()
+    (out / "log.csv").write_text("my notes")
+    with pytest.raises(md.MDError, match=r"has a log\.csv that is no run's"):
+        md.run(settings(trained, start, out))
+    assert (out / "log.csv").read_text() == "my notes"
+    (out / "log.csv").unlink()
+    copied = shutil.copy(trained[0], tmp_path / "model.pt")
+    first = settings((copied,), start, out, time=0.05)
+    md.run(first)
+    final = (out / "final.pdb").read_text()
+    (out / "final.pdb").write_text("left from a shorter run")
+    md.run(first)
+    assert (out / "final.pdb").read_text() == final
+    saved = (out / "checkpoint.npz").read_bytes()
+    (out / "checkpoint.npz").write_bytes(saved[:200])
+    with pytest.raises(md.MDError, match="checkpoint.npz cannot be read"):
+        md.run(first)
+    (out / "checkpoint.npz").write_bytes(saved)
+    moved = ethanol()
+    moved.rattle(0.01, seed=1)
+    moved.write(start)
+    with pytest.raises(md.MDError, match="holds a run with structure_sha256"):
+        md.run(first)
+    (out / "settings.json").write_text("")
+    with pytest.raises(md.MDError, match="settings.json cannot be read"):
+        md.run(first)
 
 
 def test_structures_that_cannot_be_run(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ethanol().write("ethanol.xyz")
     (tmp_path / "broken.pdb").write_text("ATOM  what\n")
+    charged = ethanol()
+    charged.info["charge"] = 1
+    charged.write("charged.xyz", format="extxyz")
+    ase.Atoms("O").write("one.xyz")
+    ase.build.molecule("CH3SH").write("sulfur.xyz")
+    flat = ethanol()
+    flat.set_cell([9.0, 9.0, 0.0])
+    flat.pbc = True
+    flat.write("flat.xyz", format="extxyz")
     slab = ethanol()
     slab.set_cell(np.eye(3) * 9)
     slab.pbc = [True, True, False]
     slab.write("slab.xyz", format="extxyz")
     for name, more, words in (
         ("none.xyz", {}, "no such file"),
-        ("broken.pdb", {}, "cannot be read as a structure"),
+        ("broken.pdb", {}, "not a readable PDB file"),
+        ("charged.xyz", {}, "charge is"),
+        ("one.xyz", {}, "two atoms or more"),
+        ("sulfur.xyz", {}, "atom 1 is S"),
+        ("flat.xyz", {}, "no volume"),
+        ("ethanol.xyz", {"platform": "CUDA"}, "CUDA"),
+        ("ethanol.xyz", {"seed": -1}, "seed is -1"),
+        ("ethanol.xyz", {"time": float("nan")}, "time is nan"),
+        ("ethanol.xyz", {"time": 0.015}, "time .* must be a multiple of every"),
+        ("ethanol.xyz", {"ensemble": "npt", "checkpoint": 0.02}, "100 steps or more"),
+        ("ethanol.xyz", {"terms": (("gfn2", float("inf")),)}, "must be finite"),
         ("slab.xyz", {}, "periodic in some directions only"),
         ("ethanol.xyz", {"ensemble": "npt"}, "has no box"),
         ("ethanol.xyz", {"ensemble": "nph"}, "ensemble is 'nph'"),
         ("ethanol.xyz", {"checkpoint": 0.013}, "multiple of every"),
         ("ethanol.xyz", {"timestep": 0.0}, "timestep is 0.0"),
     ):
-        with pytest.raises(md.MDError, match=words):
+        with pytest.raises(Error, match=words):
             md.run(settings(trained, name, "out", **more))
 
 

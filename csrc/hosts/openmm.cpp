@@ -71,9 +71,12 @@ class HostKernel final : public Kernel {
   using Kernel::Kernel;
 
   void initialize(const OpenMM::System& system, const Force& force) override {
-    for (const int atom : force.atoms)
+    const auto check = [&](int atom) {
       if (atom < 0 || atom >= system.getNumParticles())
         throw OpenMMException("mfmd: the force acts on atom " + std::to_string(atom) + ", and the System has " + std::to_string(system.getNumParticles()));
+    };
+    for (const int atom : force.atoms) check(atom);
+    for (const auto& [a, b] : force.bonds) check(a), check(b);
     force_ = force;
     Options options;
     options.precision = force.single ? Precision::single_ : Precision::double_;
@@ -248,7 +251,8 @@ class Proxy final : public OpenMM::SerializationProxy {
     force->numbers = split(node.getStringProperty("numbers"));
     if (force->atoms.size() != force->numbers.size()) throw OpenMMException("mfmd: the force has not one atomic number an atom");
     const std::vector<int> ends = split(node.getStringProperty("bonds"));
-    for (std::size_t k = 0; k + 1 < ends.size(); k += 2) force->bonds.emplace_back(ends[k], ends[k + 1]);
+    if (ends.size() % 2) throw OpenMMException("mfmd: the force has a bond with one end");
+    for (std::size_t k = 0; k < ends.size(); k += 2) force->bonds.emplace_back(ends[k], ends[k + 1]);
     for (const SerializationNode& p : node.getChildNode("Parameters").getChildren())
       force->parameters[p.getStringProperty("name")] = p.getDoubleProperty("default");
     for (const SerializationNode& t : node.getChildNode("Terms").getChildren()) {

@@ -6,6 +6,7 @@ Positions come in nm and leave as kJ/mol; the conversion stands here, in csrc/ho
 import base64
 import importlib.metadata
 import importlib.util
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -54,8 +55,7 @@ def create_force(
     evaluated = Evaluated(
         model, topology, atoms, _terms(model, head, heads, terms), parameters or ({LAMBDA: 1.0} if heads else {}), precision, threads
     )
-    if host is None:
-        host = "torch" if not native_library().exists() and importlib.util.find_spec("openmmtorch") else "native"
+    host = default_host() if host is None else host
     if host not in _HOSTS:
         raise InputError(f"host is {host!r}; it must be one of {', '.join(_HOSTS)}")
     force = _HOSTS[host](evaluated)
@@ -79,6 +79,11 @@ def create_system(model, topology, head=None, host=None, precision="single", thr
     if remove_cm_motion:
         system.addForce(openmm.CMMotionRemover())
     return system
+
+
+def default_host():
+    """Of create_force: native, or torch where native was not compiled for this OpenMM and openmmtorch is there."""
+    return "torch" if not native_library().exists() and importlib.util.find_spec("openmmtorch") else "native"
 
 
 class Evaluated:
@@ -115,6 +120,8 @@ def _terms(model, head, heads, terms):
         terms = [(model.levels[-1] if head is None else head, 1.0)]
     if not terms:
         raise InputError("terms are empty; name a head and a weight")
+    if wrong := [weight for _, weight, *_ in terms if not np.isfinite(weight)]:
+        raise InputError(f"the weight of a term is {wrong[0]}; it must be finite")
     return [(model.level(name), float(weight), parameter[0] if parameter else "") for name, weight, *parameter in terms]
 
 
@@ -246,14 +253,25 @@ def write_archive(path, model, topology, head=None, precision="single", threads=
     from mfmd import export
 
     if not isinstance(topology, openmm.app.Topology):
-        try:
-            topology = openmm.app.PDBFile(str(topology)).topology
-        except (OSError, ValueError, IndexError, KeyError, AttributeError) as error:
-            raise InputError(f"{topology}: not a readable PDB file ({error})") from None
+        topology = read_pdb(topology).topology
     model = load_model(model)
     evaluated = Evaluated(model, topology, None, _terms(model, head, None, None), {}, precision, threads)
     export.write_archive(path, _script(evaluated), model.bytes)
     return evaluated.periodic
+
+
+def read_pdb(path):
+    """openmm.app.PDBFile of a file. InputError where it cannot be read, or two atoms of a residue have one name, of which OpenMM would drop one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*duplicate atom.*")
+            pdb = openmm.app.PDBFile(str(path))
+    except Exception as error:  # the reader raises whatever it meets
+        raise InputError(f"{path}: not a readable PDB file ({error})") from None
+    box = pdb.topology.getPeriodicBoxVectors()
+    if box is not None and max(abs(v[k]._value) for k, v in enumerate(box)) < 0.11:  # CRYST1 1 1 1, which means that there is none
+        pdb.topology.setPeriodicBoxVectors(None)
+    return pdb
 
 
 def load_torchforce():

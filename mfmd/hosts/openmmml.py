@@ -18,8 +18,8 @@ class MfmdPotentialImplFactory(MLPotentialImplFactory):
 class MfmdPotentialImpl(MLPotentialImpl):
     """One head of a model file.
 
-    Arguments of createSystem and createMixedSystem: head, host, precision, threads, heads, terms, parameters, as for
-    mfmd.openmm.create_force; others are openmm-ml's own.
+    Arguments of createSystem and createMixedSystem beside openmm-ml's own: head, host, precision, threads, heads, terms, parameters, as for
+    mfmd.openmm.create_force; charge and multiplicity may be said if they are 0 and 1. InputError for others.
     """
 
     def __init__(self, model_path):
@@ -27,10 +27,15 @@ class MfmdPotentialImpl(MLPotentialImpl):
 
     def addForces(self, topology, system, atoms, forceGroup, **arguments):
         from mfmd import openmm
+        from mfmd.engine import charge_or_spin
 
         if self.model_path is None:
             raise openmm.InputError("MLPotential('mfmd') needs modelPath, the path of a model.pt")
-        ours = {k: arguments[k] for k in ("head", "host", "precision", "threads", "heads", "terms", "parameters") if k in arguments}
-        force = openmm.create_force(self.model_path, topology, atoms, **ours)
+        if reason := charge_or_spin({key: arguments.pop(key, None) for key in ("charge", "multiplicity")}):
+            raise openmm.InputError(reason)
+        known = ("head", "host", "precision", "threads", "heads", "terms", "parameters")
+        if unknown := [key for key in arguments if key not in known]:
+            raise openmm.InputError(f"mfmd has no argument {unknown[0]!r}; it has {', '.join(known)}")
+        force = openmm.create_force(self.model_path, topology, atoms, **arguments)
         force.setForceGroup(forceGroup)
         system.addForce(force)
