@@ -329,10 +329,9 @@ def _simulation(settings, topology, system, state, thermostat):
     for force in system.getForces():
         if isinstance(force, openmm.MonteCarloBarostat):
             force.setRandomNumberSeed(seed)
-    one = (
-        {"Threads": "1"} if settings.platform == "CPU" else {}
-    )  # its random numbers follow from the number of threads; the engine has its own
-    simulation = openmm.app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName(settings.platform), one)
+    # The CPU platform's random numbers follow from its number of threads; the engine has threads of its own.
+    properties = {"Threads": "1"} if settings.platform == "CPU" else {}
+    simulation = openmm.app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName(settings.platform), properties)
     context = simulation.context
     if topology.getPeriodicBoxVectors() is not None:
         context.setPeriodicBoxVectors(*state["box"])
