@@ -45,7 +45,7 @@ $(VENV)-newest/built: $(SOURCES)
 	echo "environment: $(VENV)-newest"
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "scikit-build-core>=0.10" "pybind11>=2.13" \
-	  torch==2.13.0 openmm==8.6.1 $$($(VENV)-newest/bin/python .ci/requirements.py train test label)
+	  torch==2.13.0 openmm==8.6.1 openmmml==1.8 $$($(VENV)-newest/bin/python .ci/requirements.py train test label)
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable . \
 	  --config-settings=build-dir=build/newest --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF)
 	touch $@
