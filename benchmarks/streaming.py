@@ -73,7 +73,8 @@ def main():
         f"{date.today()}, {platform.machine()}\n\n| structures | file, GB | peak memory, MB | run, s | loading 16, ms | learning from 16, ms |\n|---|---|---|---|---|---|"
     )
     for n in args.structures:
-        with tempfile.TemporaryDirectory(dir=".") as folder:
+        Path("runs").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir="runs") as folder:
             folder = Path(folder).resolve()
             size = write(folder / "set.h5", n)
             write(folder / "val.h5", 100)
