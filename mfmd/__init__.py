@@ -2,8 +2,8 @@
 
 The way of the data, and where each step lives:
 
-    units  data, readers/  model  plan  train  report  export     (training, in torch)
-    engine  hosts/  cli                                             (inference; no torch)
+    units  label  data, readers/  model  plan  train, fit  export   (labels and training)
+    engine  hosts/  md  report  cli                                 (inference; no torch)
 
 Importing this package imports none of them; the public names below load theirs on first use.
 """
@@ -12,7 +12,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"Calculator": ("mfmd.hosts.ase", "Calculator"), "openmm": ("mfmd.hosts.openmm", None)}
+_PUBLIC = {"Calculator": ("mfmd.hosts.ase", "Calculator"), "openmm": ("mfmd.hosts.openmm", None), "md": ("mfmd.md", None)}
 
 
 class Error(ValueError):

@@ -211,9 +211,7 @@ class HeadReporter:
 
     def report(self, simulation, state):
         levels = self.engine.levels
-        positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
-        positions = positions if self.chosen is None else positions[self.chosen]
-        cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom) if self.periodic else None
+        positions, cell = _seen(state, self.chosen, self.periodic)
         out = self.engine.compute(
             positions, self.numbers, cell, (self.periodic,) * 3, terms=[(k, 0.0) for k in levels], forces=False, error_bars=True
         )
@@ -328,6 +326,13 @@ def _atoms(topology, atoms):
     return np.array([atom.element.atomic_number for atom in picked], np.int32), chosen
 
 
+def _seen(state, chosen, periodic):
+    """Of an openmm.State what the model sees: positions (atoms, 3) Å, and the cell (3, 3) Å or None."""
+    positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom) if periodic else None
+    return positions if chosen is None else positions[chosen], cell
+
+
 def _python_force(e):
     if not hasattr(openmm, "PythonForce"):
         raise HostError(f"host='python' needs openmm 8.5 or newer, and {openmm.__version__} is installed")
@@ -355,15 +360,13 @@ class PythonEvaluation:
         content, numbers, chosen, terms, precision, threads, periodic = self.arguments
         if self.engine is None:
             self.engine = Engine(content, precision, threads=threads)
-        positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
-        cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom) if periodic else None
-        picked = positions if chosen is None else positions[chosen]
+        picked, cell = _seen(state, chosen, periodic)
         values = state.getParameters()
         weighted = [(head, weight * (values[parameter] if parameter else 1.0)) for head, weight, parameter in terms]
         out = self.engine.compute(picked, numbers, cell, (periodic,) * 3, terms=weighted)
         forces = out["forces"]
         if chosen is not None:
-            forces = np.zeros((len(positions), 3))
+            forces = np.zeros((len(state.getPositions(asNumpy=True)), 3))
             forces[chosen] = out["forces"]
         return out["energy"] * units.KJ_PER_MOL, forces * FORCE_UNIT
 
