@@ -25,6 +25,10 @@ class MfmdPotentialImpl(MLPotentialImpl):
     def __init__(self, model_path):
         self.model_path = model_path
 
+    def getMLLongRange(self):
+        """openmm-ml 1.8 asks: a model sees what is within its layers' cutoffs, and nothing beyond."""
+        return False
+
     def addForces(self, topology, system, atoms, forceGroup, **arguments):
         from mfmd import openmm
         from mfmd.engine import charge_or_spin
