@@ -3,7 +3,7 @@
 python examples/2_water_box.py runs/demo/model.pt [--short] [--head gfn2]
 
 The shipped labels have periodic boxes of water at gfn2 alone; dft and cctz know water up to the trimer and learn the rest from gfn2, so
-that a density at these levels is an extrapolation. docs/openmm.md has what the levels give.
+that a density at these levels is an extrapolation.
 """
 
 import argparse

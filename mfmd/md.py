@@ -1,7 +1,7 @@
 """`mfmd md`: a ready-made molecular-dynamics run in OpenMM, exact to the last bit however often it is interrupted.
 
 A run goes on in blocks of `checkpoint` ps. At each block's end positions, velocities and box are written, with the sizes of the files
-that grow; the next block starts a new Context from them, with random numbers that follow from the seed and the block's number alone. So a run
+that grow; the next block starts a new Context from them, with random numbers that follow from the seed and the step it begins at alone. So a run
 that was killed and goes on from its last checkpoint takes the way of one that was not.
 """
 

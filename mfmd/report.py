@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from mfmd import units
+
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
 
@@ -119,8 +121,6 @@ def summarize_md(log, atoms, plot):
     -------
     dict: temperature (K, mean), drift (meV/atom/ps, slope of the total energy; None for fewer than three lines)
     """
-    from mfmd import units
-
     with open(log) as file:
         names = next(file).lstrip("#").replace('"', "").strip().split(",")
         rows = np.array([[float(value) for value in line.split(",")] for line in file]).reshape(-1, len(names))

@@ -1,5 +1,5 @@
 // The OpenMM host: a plugin with a force and kernel of its own, without torch and Python. It is compiled against the OpenMM that loads
-// it, and knows to Python only as the XML that mfmd/hosts/openmm.py writes and XmlSerializer reads.
+// it, and known to Python only as the XML that mfmd/hosts/openmm.py writes and XmlSerializer reads.
 #include <openmm/Force.h>
 #include <openmm/Kernel.h>
 #include <openmm/KernelFactory.h>
@@ -25,7 +25,6 @@ namespace mfmd::openmm {
 using OpenMM::ContextImpl;
 using OpenMM::OpenMMException;
 using OpenMM::SerializationNode;
-using OpenMM::Vec3;
 
 constexpr double kAngstrom = 10.0;                              // in a nm
 constexpr double kKJPerMol = 96485.33212331001 / 1000.0;        // in an eV
