@@ -73,27 +73,31 @@ def main():
     evaluate.add_argument("--energy-unit", default="eV", help="of the files")
     evaluate.add_argument("--length-unit", default="Å", help="of the files")
     evaluate.add_argument("--precision", choices=["single", "double"], default="single")
-    md = commands.add_parser("md", help="molecular dynamics in OpenMM; the same command goes on with a run that was interrupted")
+    md = commands.add_parser(  # what is not given is as mfmd.md.Settings has it
+        "md",
+        help="molecular dynamics in OpenMM; the same command goes on with a run that was interrupted",
+        argument_default=argparse.SUPPRESS,
+    )
     md.add_argument("model")
     md.add_argument("structure", help="PDB, XYZ, extended XYZ or another format of ASE")
     md.add_argument("-o", "--out", required=True, help="folder")
-    md.add_argument("--ensemble", choices=["nve", "nvt", "npt"], default="nvt")
+    md.add_argument("--ensemble", choices=["nve", "nvt", "npt"], help="by default nvt")
     for name, default, words in (
         ("time", 10.0, "ps of production"), ("timestep", 0.5, "fs"), ("temperature", 300.0, "K"), ("pressure", 1.0, "bar, of npt"),
         ("friction", 1.0, "1/ps, of the thermostat"), ("equilibrate", 0.0, "ps with a thermostat before production"),
         ("every", 0.05, "ps between frames, and between lines of the log"), ("checkpoint", 5.0, "ps between checkpoints"),
     ):  # fmt: skip
-        md.add_argument(f"--{name}", type=float, default=default, help=f"{words}; by default {default}")
+        md.add_argument(f"--{name}", type=float, help=f"{words}; by default {default}")
     md.add_argument("--no-minimize", dest="minimize", action="store_false", help="start from the structure as it is")
-    md.add_argument("--format", choices=["dcd", "xtc"], default="dcd", help="of the trajectory")
+    md.add_argument("--format", choices=["dcd", "xtc"], help="of the trajectory; by default dcd")
     md.add_argument("--head", help="level; by default the highest")
     md.add_argument("--term", action="append", metavar="HEAD=WEIGHT", help="instead of --head, a weighted sum of heads; may be given often")
     md.add_argument("--report-heads", action="store_true", help="heads.csv: every head's energy along the run, with its error bar")
     md.add_argument("--host", choices=["native", "torch", "python"], help="by default native where it was compiled, else torch")
-    md.add_argument("--platform", default="Reference", help="of OpenMM")
-    md.add_argument("--precision", choices=["single", "double"], default="single")
+    md.add_argument("--platform", help="of OpenMM; by default Reference")
+    md.add_argument("--precision", choices=["single", "double"], help="by default single")
     md.add_argument("--threads", type=int, help="at most; by default every core")
-    md.add_argument("--seed", type=int, default=1)
+    md.add_argument("--seed", type=int, help="by default 1")
     build = commands.add_parser("build-host", help="compile a host anew, after an upgrade of torch or OpenMM")
     build.add_argument("host", choices=["torch", "openmm"])
     arguments = parser.parse_args()
@@ -185,13 +189,15 @@ def _md(arguments):
 
     from mfmd import md
 
-    options = {key: value for key, value in vars(arguments).items() if key not in ("command", "term")}
-    if arguments.term:
-        terms = [term.partition("=")[::2] for term in arguments.term]
+    options = vars(arguments)
+    del options["command"]
+    if given := options.pop("term", None):
+        terms = [term.partition("=")[::2] for term in given]
         try:
             options["terms"] = tuple((head, float(weight)) for head, weight in terms)
         except ValueError:
-            raise Error(f"--term is {' '.join(arguments.term)}; write head=weight, such as --term cctz=1 --term gfn2=-1") from None
+            raise Error(f"--term is {' '.join(given)}; write head=weight, such as --term cctz=1 --term gfn2=-1") from None
+    settings = md.Settings(**options)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -199,15 +205,15 @@ def _md(arguments):
     )
     with Progress(*columns, TimeRemainingColumn()) as bar:
         task = bar.add_task("mfmd md", total=None, rate=0.0)
-        summary = md.run(md.Settings(**options), lambda step, steps, rate: bar.update(task, completed=step, total=steps, rate=rate))
+        summary = md.run(settings, lambda step, steps, rate: bar.update(task, completed=step, total=steps, rate=rate))
     parts = [f"{summary['steps']} steps"]
     if summary["ns_per_day"]:
         parts.append(f"{summary['ns_per_day']:.0f} ns/day")
     if summary.get("temperature"):
         parts.append(f"mean temperature {summary['temperature']:.0f} K")
-    if summary.get("drift") is not None and arguments.ensemble == "nve":
+    if summary.get("drift") is not None and settings.ensemble == "nve":
         parts.append(f"drift of the total energy {summary['drift']:+.4f} meV/atom/ps")
-    print(f"{arguments.out}: {', '.join(parts)}")
+    print(f"{settings.out}: {', '.join(parts)}")
 
 
 def _build_host(arguments):
