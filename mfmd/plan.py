@@ -107,7 +107,7 @@ class Train(Section):
 #
 # A strategy maps the levels of a config, cheapest first, and its section `train` to stages as a config would list them.
 
-COMMITTEE = 3  # models whose mean prediction `auto` teaches to one
+COMMITTEE = 4  # models whose mean prediction `auto` teaches to one
 
 
 def _common(value):
@@ -150,8 +150,8 @@ def _ends(levels):
 
 
 def _auto(levels, train):
-    """All levels but the last together, then the last in several ways: what three such models, each with the last level by Gauss-Newton, give on
-    average is taught to one; beside it one of the three, a fine-tune by gradient and a head in closed form."""
+    """All levels but the last together, then the last in several ways: what several such models, each with the last level by Gauss-Newton, give on
+    average is taught to one; beside it the first of them, a fine-tune by gradient and a head in closed form."""
     *lower, high = levels
     declared = {name: level.get("delta_of") if isinstance(level, dict) else None for name, level in levels.items()}
     together = {

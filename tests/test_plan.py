@@ -263,7 +263,7 @@ def test_labels_that_are_not_kept(load):
 
 
 def test_auto_takes_the_better_way_and_says_so(load, capsys):
-    """Three models taught to one, fine-tuning and closed form are all tried; the one with the lower validation error makes the model file."""
+    """Several models taught to one, fine-tuning and closed form are all tried; the one with the lower validation error makes the model file."""
     c = load("strategy=auto")
     assert c.choose == ["cctz", "cctz-1", "cctz-2", "cctz-3", "cctz-gradient", "cctz-delta"]
     assert c.stages[6].teachers == ["cctz-1", "cctz-2", "cctz-3"] and c.stages[2].start == "new"

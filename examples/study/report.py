@@ -112,7 +112,7 @@ def low_forces():
         ("dft-closed", "gfn2 energies and forces, then 400 dft energies: closed-form delta head"),
         ("dft-gradient", "… all weights by gradient"),
         ("dft-newton", "… all weights by Gauss-Newton"),
-        ("dft-auto", "… three such models, taught to one (strategy auto)"),
+        ("dft-auto", "… four such models, taught to one (strategy auto)"),
         ("dft-single-both", "400 dft energies and forces, from a new backbone"),
         ("dft-both", "gfn2, then 400 dft energies and forces by gradient"),
     ]
