@@ -89,7 +89,9 @@ def main():
     ):  # fmt: skip
         md.add_argument(f"--{name}", type=float, help=f"{words}; by default {default}")
     md.add_argument("--no-minimize", dest="minimize", action="store_false", help="start from the structure as it is")
-    md.add_argument("--format", choices=["dcd", "xtc"], help="of the trajectory; by default dcd")
+    md.add_argument(
+        "--format", choices=["dcd", "xtc", "h5"], help="of the trajectory; by default dcd; h5 (mdtraj's HDF5) beside it, at the end"
+    )
     md.add_argument("--head", help="level; by default the highest")
     md.add_argument("--term", action="append", metavar="HEAD=WEIGHT", help="instead of --head, a weighted sum of heads; may be given often")
     md.add_argument("--report-heads", action="store_true", help="heads.csv: every head's energy along the run, with its error bar")

@@ -13,6 +13,7 @@ import math
 import os
 import time
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import ase.io
@@ -31,7 +32,7 @@ from mfmd.engine import charge_or_spin, load_model
 from mfmd.hosts import openmm as host
 
 ENSEMBLES = ("nve", "nvt", "npt")
-FORMATS = ("dcd", "xtc")
+FORMATS = {"dcd": openmm.app.DCDReporter, "xtc": openmm.app.XTCReporter, "h5": openmm.app.DCDReporter}  # what is written along the way
 BAROSTAT = 100  # steps from checkpoint to checkpoint that it needs at least; it acts at every 25th
 HEADER = 512  # bytes of a trajectory's beginning that its writer changes later
 
@@ -71,6 +72,8 @@ class Settings:
         for name, known in (("ensemble", ENSEMBLES), ("format", FORMATS)):
             if getattr(self, name) not in known:
                 raise MDError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        if self.format == "h5" and not (find_spec("mdtraj") and find_spec("tables")):
+            raise MDError("format is 'h5', which needs mdtraj and tables: pip install mfmd[hdf5]")
         for name in ("timestep", "temperature", "friction", "every", "checkpoint"):
             if not 0 < getattr(self, name) < math.inf:
                 raise MDError(f"{name} is {getattr(self, name)}; it must be more than 0")
@@ -103,7 +106,7 @@ def run(settings, progress=lambda step, steps, rate: None):
     dict: steps, ns_per_day (of this call; None if there was nothing left to do), temperature (K, mean), drift (meV/atom/ps, of the
     total energy; of production)
 
-    Files in `out`: trajectory.dcd (or .xtc) and topology.pdb, log.csv, heads.csv, md.png, checkpoint.npz, settings.json, final.pdb
+    Files in `out`: trajectory.dcd (or .xtc; with format h5 also trajectory.h5, at the end) and topology.pdb, log.csv, heads.csv, md.png, checkpoint.npz, settings.json, final.pdb
 
     Raises
     ------
@@ -155,6 +158,8 @@ def _run(settings, out, topology, system, positions, progress):
         state = _load(out)
     made = before + after - first
     _write_pdb(out / "final.pdb", topology, state)
+    if settings.format == "h5" and (out / "trajectory.dcd").exists():
+        _write_hdf5(out, topology, settings.every)
     summary = {"steps": before + after, "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - start) if made else None}
     if (out / "log.csv").exists():
         from mfmd import report
@@ -345,15 +350,14 @@ def _simulation(settings, topology, system, state, thermostat):
 def _reporters(settings, out, topology):
     """Of production; where files are there already, to go on with them."""
     every = settings.steps(settings.every)
-    trajectory = out / f"trajectory.{settings.format}"
-    kind = {"dcd": openmm.app.DCDReporter, "xtc": openmm.app.XTCReporter}[settings.format]
+    trajectory = out / ("trajectory.xtc" if settings.format == "xtc" else "trajectory.dcd")
     log, going_on = out / "log.csv", (out / "log.csv").exists()
     periodic = topology.getPeriodicBoxVectors() is not None
     state = openmm.app.StateDataReporter(
         open(log, "a", buffering=1), every, step=True, time=True, potentialEnergy=True, kineticEnergy=True, totalEnergy=True, temperature=True,
         volume=periodic, density=periodic, append=going_on,
     )  # fmt: skip
-    reporters = [kind(str(trajectory), every, append=trajectory.exists(), enforcePeriodicBox=False), state]
+    reporters = [FORMATS[settings.format](str(trajectory), every, append=trajectory.exists(), enforcePeriodicBox=False), state]
     if settings.report_heads:
         reporters.append(
             host.HeadReporter(out / "heads.csv", every, settings.model, topology, precision=settings.precision, threads=settings.threads)
@@ -421,3 +425,17 @@ def _write_pdb(path, topology, state):
     with open(partial, "w") as file:
         openmm.app.PDBFile.writeFile(topology, state["positions"] * unit.nanometer, file)
     os.replace(partial, path)
+
+
+def _write_hdf5(out, topology, every):
+    """trajectory.h5 of mdtraj from trajectory.dcd: an HDF5 file that a killed run left open could not be gone on with."""
+    import mdtraj
+
+    partial, done = out / "trajectory.partial.h5", 0
+    with mdtraj.formats.HDF5TrajectoryFile(str(partial), "w", force_overwrite=True) as file:
+        file.topology = mdtraj.Topology.from_openmm(topology)
+        for part in mdtraj.iterload(str(out / "trajectory.dcd"), top=file.topology, chunk=1000):
+            times = every * np.arange(done + 1, done + part.n_frames + 1)
+            file.write(part.xyz, time=times, cell_lengths=part.unitcell_lengths, cell_angles=part.unitcell_angles)
+            done += part.n_frames
+    os.replace(partial, out / "trajectory.h5")

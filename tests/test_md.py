@@ -140,13 +140,16 @@ def test_a_box_of_molecules_at_constant_pressure(trained, tmp_path):
     assert bond.min() > 0.13 and bond.max() < 0.18
 
 
-def test_trajectory_as_xtc(trained, start, tmp_path):
+@pytest.mark.parametrize("format_", ["xtc", "h5"])
+def test_trajectory_in_other_formats(trained, start, tmp_path, format_):
     import mdtraj
 
-    for time_ in (0.05, 0.1):
-        md.run(settings(trained, start, tmp_path / "run", format="xtc", time=time_))
-    trajectory = mdtraj.load(tmp_path / "run" / "trajectory.xtc", top=tmp_path / "run" / "topology.pdb")
-    assert len(trajectory) == 10
+    for time_ in (0.05, 0.1):  # and made longer
+        md.run(settings(trained, start, tmp_path / "run", format=format_, time=time_))
+    trajectory = mdtraj.load(tmp_path / "run" / f"trajectory.{format_}", top=tmp_path / "run" / "topology.pdb")
+    assert trajectory.time == pytest.approx(np.arange(1, 11) * 0.01)
+    final = mdtraj.load(tmp_path / "run" / "final.pdb")
+    assert np.abs(trajectory.xyz[-1] - final.xyz[0]).max() < 2e-3
 
 
 def test_minimisation_starts_gently(trained, tmp_path):
