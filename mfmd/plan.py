@@ -151,7 +151,7 @@ def _ends(levels):
 
 def _auto(levels, train):
     """All levels but the last together, then the last in several ways: what several such models, each with the last level by Gauss-Newton, give on
-    average is taught to one; beside it the first of them, a fine-tune by gradient and a head in closed form."""
+    average is taught to one; beside it a fine-tune by gradient and a head in closed form."""
     *lower, high = levels
     declared = {name: level.get("delta_of") if isinstance(level, dict) else None for name, level in levels.items()}
     together = {
@@ -177,7 +177,7 @@ def _auto(levels, train):
         stages.append({"name": f"lower-{k}", **together})
         stages.append({"name": member, "levels": {high: {}}, "heads": {high: lower[-1]}, "fit": "gauss-newton"})
     taught = {"start": members[0], "levels": {high: {"forces_weight": 1.0}}, "teachers": members}  # whether there are such labels or not
-    taught["train"] = {"epochs": max(1, train.epochs // 5), "learning_rate": 0.15 * train.learning_rate}
+    taught["train"] = {"epochs": max(1, train.epochs // 2), "learning_rate": 0.15 * train.learning_rate}
     return [*stages, {"name": high, **taught}, *ways]
 
 
@@ -286,8 +286,9 @@ class Config(Section):
                 raise ValueError(f"levels: {strategy} goes from level to level, and there is {', '.join(map(str, levels)) or 'none'}")
             stages = STRATEGIES[strategy](levels, _common(value))
             if strategy == "auto":
-                last = [s["name"] for s in stages if list(levels)[-1] in s["levels"]]
-                value = {**value, "choose": sorted(last, key=lambda name: name != list(levels)[-1])}  # the taught one first
+                # Not the teachers: by few validation energies the best of several alike is the luckiest.
+                teachers = {name for s in stages for name in s.get("teachers", [])}
+                value = {**value, "choose": [s["name"] for s in stages if list(levels)[-1] in s["levels"] and s["name"] not in teachers]}
         common = value.get("train") or {}
         if isinstance(common, dict) and isinstance(stages, list):
             stages = [_filled(stage, common) if isinstance(stage, dict) else stage for stage in stages]
