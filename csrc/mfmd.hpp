@@ -77,8 +77,9 @@ template <> const Weights<double>& Model::weights<double>() const;
 // A host with a neighbour list of its own (LAMMPS) gives it in rows: neighbours of atom i are
 // j[first[i]] ... j[first[i + 1] - 1], indices into atoms and ghosts; at least every pair within the cutoff, both ways.
 struct HostPairs {
-  const int* first;  // [atoms + 1]
-  const int* j;      // [first[atoms]]
+  const int* first;      // [atoms + 1]
+  const int* j;          // [first[atoms]]
+  std::int64_t version;  // another number whenever the list, or which atom an index means, is another
 };
 
 struct Structure {
@@ -91,7 +92,8 @@ struct Structure {
   // Set only by a host that owns the periodic images itself:
   int ghosts = 0;                     // copies of atoms, behind the atoms
   const HostPairs* pairs = nullptr;   // then cell and periodic are not read
-  // Copies the rows of the owners into the rows of the ghosts: rows is [atoms + ghosts][width bytes].
+  // Copies the rows of the owners into the rows of the ghosts: rows is [atoms + ghosts][width bytes]. Called equally often, whatever
+  // atoms and ghosts there are, so that many processes can do it together.
   std::function<void(void* rows, std::size_t width)> fill_ghosts;
 };
 
@@ -105,6 +107,7 @@ struct Request {
   bool forces = true;
   bool virial = false;         // implies the reverse pass, as forces do
   bool atom_energies = false;
+  bool atom_virials = false;   // as virial
   bool error_bars = false;
 };
 
@@ -115,6 +118,7 @@ struct Result {
   std::vector<double> atom_energies;   // eV, [atoms], of the weighted sum
   std::vector<double> forces;          // eV/Å, [atoms][3]
   double virial[9] = {};               // eV, -dE/dstrain; stress = -virial / volume
+  std::vector<double> atom_virials;    // eV, [atoms][9]; half of what a pair contributes goes to each of its atoms
 };
 
 enum class Precision { single_, double_ };
@@ -133,6 +137,7 @@ class Workspace {
   ~Workspace();
   const Result& evaluate(const Structure& structure, const Request& request);
   std::int64_t rebuilds() const;  // neighbour lists built so far
+  std::size_t ghost_width() const;  // bytes of the rows of fill_ghosts
   const std::map<std::string, double>& stage_times() const;  // seconds spent in each stage so far
 
   struct Data;
@@ -140,6 +145,8 @@ class Workspace {
  private:
   std::unique_ptr<Data> data_;
 };
+
+std::string symbol(int atomic_number);
 
 // All pairs with |D| < cutoff, D = R[j] - R[i] + S @ cell, in (i, j, S) order; full and symmetric.
 struct NeighborList {

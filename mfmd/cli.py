@@ -100,8 +100,8 @@ def main():
     md.add_argument("--precision", choices=["single", "double"], help="by default single")
     md.add_argument("--threads", type=int, help="at most; by default every core")
     md.add_argument("--seed", type=int, help="by default 1")
-    build = commands.add_parser("build-host", help="compile a host anew, after an upgrade of torch or OpenMM")
-    build.add_argument("host", choices=["torch", "openmm"])
+    build = commands.add_parser("build-host", help="compile a host anew, after an upgrade of torch, OpenMM or LAMMPS")
+    build.add_argument("host", choices=["torch", "openmm", "lammps"])
     arguments = parser.parse_args()
     actions = {"label": _label, "info": _info, "export": _export, "eval": _eval, "md": _md, "build-host": _build_host}
     _guard(lambda: actions[arguments.command](arguments))

@@ -109,7 +109,7 @@ void check_host_pairs(const std::shared_ptr<const mfmd::Model>& model) {
       if (b != a) j.push_back(b);
     first.push_back(static_cast<int>(j.size()));
   }
-  const mfmd::HostPairs pairs{first.data(), j.data()};
+  const mfmd::HostPairs pairs{first.data(), j.data(), 0};
   std::vector<double> positions = s.positions;
   std::vector<int> numbers = s.numbers;
   for (int k = 0; k < 3 * n; ++k) positions.push_back(s.positions[static_cast<std::size_t>(k)] + 1000.0);

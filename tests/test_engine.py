@@ -244,26 +244,38 @@ def test_an_engine_shared_by_threads_and_a_forked_child(model_file):
 
 
 def test_host_with_ghosts_and_a_list_of_its_own(model_file):
-    """What LAMMPS will do: periodic images as ghost atoms, filled between layers by the host."""
+    """What LAMMPS does: periodic images as ghost atoms, filled between layers by the host; a list kept while atoms move, and then another."""
     from ase.neighborlist import neighbor_list
 
     atoms = random_cell(4, small=True, atoms=5)
     e = Engine(model_file, "double")
-    wanted = e.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[("high", 1.0)], virial=True)
-    i, j, shift = neighbor_list("ijS", atoms, e.model.cutoff + 0.3)
-    images = {(k, 0, 0, 0): k for k in range(len(atoms))}
-    for k, s in zip(j, shift, strict=True):
-        images.setdefault((k, *s), len(images))
-    owner = np.array([key[0] for key in images])[len(atoms) :]
-    positions = np.array([atoms.positions[k] + np.array(s) @ atoms.cell.array for k, *s in images])
-    first = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=len(atoms)))])
-    neighbors = [images[(k, *s)] for k, s in zip(j, shift, strict=True)]
-    got = e._workspace.evaluate_with_ghosts(
-        positions, np.concatenate([atoms.numbers, atoms.numbers[owner]]), owner, first, neighbors, e.levels.index("high")
-    )
-    assert got["energy"] == pytest.approx(wanted["energy"], abs=1e-10)
-    np.testing.assert_allclose(got["forces"], wanted["forces"], atol=1e-10)
-    np.testing.assert_allclose(got["virial"], wanted["virial"], atol=1e-10)
+
+    def images(skin):
+        """Of the host: (owner, shift) of atoms and ghosts, where each row of neighbours begins, neighbours."""
+        i, j, shift = neighbor_list("ijS", atoms, e.model.cutoff + skin)
+        known = {(k, 0, 0, 0): k for k in range(len(atoms))}
+        for k, s in zip(j, shift, strict=True):
+            known.setdefault((k, *s), len(known))
+        first = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=len(atoms)))])
+        return list(known), first, [known[(k, *s)] for k, s in zip(j, shift, strict=True)]
+
+    rng = np.random.default_rng(1)
+    for version, (skin, steps) in enumerate([(1.5, 6), (0.0, 1), (0.8, 3)]):
+        known, first, neighbors = images(skin)
+        owner = np.array([key[0] for key in known])[len(atoms) :]
+        for _ in range(steps):
+            positions = np.array([atoms.positions[k] + np.array(s) @ atoms.cell.array for k, *s in known])
+            got = e._workspace.evaluate_with_ghosts(
+                positions, np.concatenate([atoms.numbers, atoms.numbers[owner]]), owner, first, neighbors, e.levels.index("high"), version
+            )
+            wanted = Engine(model_file, "double").compute(
+                atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[("high", 1.0)], virial=True, atom_energies=True
+            )
+            assert got["energy"] == pytest.approx(wanted["energy"], abs=1e-10)
+            for key in ("forces", "virial", "atom_energies"):
+                np.testing.assert_allclose(got[key], wanted[key], atol=1e-10)
+            np.testing.assert_allclose(got["atom_virials"].sum(0), wanted["virial"], atol=1e-10)
+            atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
 
 
 def test_overlapping_atoms_are_named(model_file):

@@ -72,14 +72,14 @@ py::dict evaluate(Workspace& workspace, const Doubles& positions, const Ints& nu
 
 // A host with ghosts and a list of its own, as LAMMPS is one: ghost g is a copy of atom owner[g].
 py::dict evaluate_with_ghosts(Workspace& workspace, const Doubles& positions, const Ints& numbers, const Ints& owner, const Ints& first,
-                              const Ints& neighbors, int head) {
+                              const Ints& neighbors, int head, std::int64_t version) {
   const int ghosts = static_cast<int>(owner.shape(0)), atoms = static_cast<int>(positions.shape(0)) - ghosts;
   mfmd::Structure s;
   s.atoms = atoms;
   s.ghosts = ghosts;
   s.positions = positions.data();
   s.numbers = numbers.data();
-  const mfmd::HostPairs pairs{first.data(), neighbors.data()};
+  const mfmd::HostPairs pairs{first.data(), neighbors.data(), version};
   s.pairs = &pairs;
   s.fill_ghosts = [&](void* rows, std::size_t width) {
     char* data = static_cast<char*>(rows);
@@ -88,12 +88,14 @@ py::dict evaluate_with_ghosts(Workspace& workspace, const Doubles& positions, co
   };
   mfmd::Request request;
   request.terms = {{head, 1.0}};
-  request.virial = true;
+  request.virial = request.atom_virials = request.atom_energies = true;
   const mfmd::Result& r = workspace.core.evaluate(s, request);
   py::dict out;
   out["energy"] = r.energy;
   out["forces"] = array(r.forces, {atoms, 3});
   out["virial"] = array(std::vector<double>(r.virial, r.virial + 9), {3, 3});
+  out["atom_energies"] = array(r.atom_energies, {atoms});
+  out["atom_virials"] = array(r.atom_virials, {atoms, 3, 3});
   return out;
 }
 

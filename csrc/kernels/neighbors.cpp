@@ -79,8 +79,9 @@ Lattice lattice(const double* cell, const bool periodic[3]) {
 
 bool SkinList::stale(const Structure& s) const {
   const std::size_t n = 3 * static_cast<std::size_t>(s.atoms + s.ghosts);
-  if (s.pairs || rebuilds_ == 0 || built_positions_.size() != n) return true;
-  for (std::size_t k = 0; k < 3; ++k) {
+  if (rebuilds_ == 0 || built_positions_.size() != n || built_on_host_ != (s.pairs != nullptr)) return true;
+  if (s.pairs && s.pairs->version != built_version_) return true;
+  for (std::size_t k = 0; k < 3 && !s.pairs; ++k) {
     if (built_periodic_[k] != s.periodic[k]) return true;
     if (s.periodic[k] && !std::equal(s.cell + 3 * k, s.cell + 3 * k + 3, built_cell_.begin() + 3 * static_cast<long>(k))) return true;
   }
@@ -105,7 +106,11 @@ void SkinList::build(const Structure& s, Pool& pool) {
       for (int i = begin; i < end; ++i) {
         auto& row = rows_[static_cast<std::size_t>(i)];
         row.clear();
-        for (int p = s.pairs->first[i]; p < s.pairs->first[i + 1]; ++p) row.push_back({s.pairs->j[p], {0, 0, 0}});
+        for (int p = s.pairs->first[i]; p < s.pairs->first[i + 1]; ++p) {
+          const double *a = s.positions + 3 * static_cast<std::size_t>(i), *b = s.positions + 3 * static_cast<std::size_t>(s.pairs->j[p]);
+          const double d[3] = {b[0] - a[0], b[1] - a[1], b[2] - a[2]};
+          if (dot(d, d) < reach * reach) row.push_back({s.pairs->j[p], {0, 0, 0}});
+        }
         std::sort(row.begin(), row.end(), [](const Entry& a, const Entry& b) { return a.j < b.j; });
       }
     });
@@ -235,6 +240,8 @@ void SkinList::build(const Structure& s, Pool& pool) {
                      return e;
                    });
   built_positions_.assign(s.positions, s.positions + 3 * static_cast<std::size_t>(s.atoms + s.ghosts));
+  built_on_host_ = s.pairs != nullptr;
+  if (s.pairs) built_version_ = s.pairs->version;
   built_periodic_.assign(s.periodic, s.periodic + 3);
   built_cell_.assign(9, 0.0);
   for (long k = 0; k < 3; ++k)

