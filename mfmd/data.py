@@ -418,3 +418,20 @@ class Sampler(torch.utils.data.Sampler):
 
     def __len__(self):
         return max(1, round(self.weights.sum()))
+
+
+class Batches(torch.utils.data.Sampler):
+    """Of each batch of `size` structures that a Sampler gives the share of one process; a last batch too small for all joins the one before."""
+
+    def __init__(self, sampler, size, rank=0, world=1):
+        self.sampler, self.size, self.rank, self.world = sampler, size, rank, world
+
+    def __iter__(self):
+        order = list(self.sampler)
+        for k in range(len(self)):
+            end = (k + 1) * self.size if k + 1 < len(self) else len(order)
+            yield order[k * self.size : end][self.rank :: self.world]
+
+    def __len__(self):
+        whole, rest = divmod(len(self.sampler), self.size)
+        return max(1, whole + (rest >= self.world))

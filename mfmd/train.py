@@ -1,9 +1,11 @@
 """Stage by stage: what a stage begins with, masked losses, the (thin) loop, and guards that the plan is kept."""
 
+import contextlib
 import copy
 import csv
 import dataclasses
 import datetime
+import itertools
 import json
 import logging
 import math
@@ -19,6 +21,7 @@ from ase.data import chemical_symbols
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch.utils.data import DataLoader
 
@@ -153,9 +156,9 @@ def _scale(structures, level):
 
 
 def losses(predictions, batch, level, scale, parent=None):
-    """Mean losses of one level over the labels there are: {"energy": …, "forces": …, "stress": …}; a missing label has no share.
+    """Losses of one level, {"energy": (sum, number), "forces": …, "stress": …}, over the labels there are; a missing label has no share.
 
-    Mean absolute errors of energy per atom and of force components (the component-wise L1 of many recent force
+    Absolute errors of energy per atom and of force components (the component-wise L1 of many recent force
     fields, less sensitive to the few strained structures than squares), in units of the level's scale. Of a level relative to a
     `parent` the difference of the two is compared where a structure has both labels, so that what the parent's head does not
     fit is not learned as a difference of the levels.
@@ -173,7 +176,8 @@ def losses(predictions, batch, level, scale, parent=None):
             if predictions[level].deviations is not None:  # each member of an ensemble learns the energies by itself
                 error = error + predictions[level].deviations
             error = error / batch.sizes[:, None]
-        out[kind] = error[known].abs().mean() / scale
+        error = error[known].abs()
+        out[kind] = error.sum() / scale, error.numel()
     return out
 
 
@@ -213,6 +217,15 @@ class Errors:
                     known = ~torch.isnan(target)
                     self.add((level, kind), (getattr(p, kind) - target)[known])
 
+    def gather(self):
+        """Add up what all processes have seen."""
+        parts = [None] * processes()[1]
+        if len(parts) == 1:
+            return
+        torch.distributed.all_gather_object(parts, self.sums)
+        keys = dict.fromkeys(key for part in parts for key in part)
+        self.sums = {key: tuple(map(sum, zip(*(part[key] for part in parts if key in part), strict=True))) for key in keys}
+
     def table(self):
         """{(level, kind): {"count", "mae", "rmse"}} in eV, eV/Å, eV/Å³."""
         return {k: {"count": n, "mae": a / n, "rmse": math.sqrt(s / n)} for k, (n, a, s) in self.sums.items() if n}
@@ -242,16 +255,27 @@ class Training(lightning.LightningModule):
         return self.model(batch, **wanted)
 
     def training_step(self, batch, _):
-        predictions = self.predict(batch)
-        total = torch.zeros((), dtype=self.dtype, device=self.device)
-        for level, settings in self.stage.levels.items():
+        predictions, levels = self.predict(batch), self.stage.levels
+        found = {}
+        for level in levels:
             scale, parent = self.model.heads[level].scale.to(self.dtype), self.model.delta_of.get(level)
-            for kind, loss in losses(predictions, batch, level, scale, parent if parent in self.stage.levels else None).items():
-                weight = getattr(settings, f"{kind}_weight")
-                if weight > 0:
-                    total = total + weight * loss
-                    self.log(f"train/{level}.{kind}", loss, on_step=False, on_epoch=True, batch_size=len(batch.sizes))
-        self.log("train/loss", total, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.sizes))
+            found[level] = losses(predictions, batch, level, scale, parent if parent in levels else None)
+        # Means are over the batch of all processes, whose gradients are averaged afterwards.
+        world = processes()[1]
+        counts = torch.tensor([len(batch.sizes)] + [found[level].get(kind, (0, 0))[1] for level in levels for kind in data.KINDS])
+        if world > 1:
+            torch.distributed.all_reduce(counts)
+        structures, *counts = counts.tolist()
+        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        for (level, kind), count in zip(itertools.product(levels, data.KINDS), counts, strict=True):
+            weight = getattr(levels[level], f"{kind}_weight")
+            if weight > 0 and count:
+                loss = world * found[level].get(kind, (0.0 * total, 0))[0] / count
+                total = total + weight * loss
+                self.log(f"train/{level}.{kind}", loss, on_epoch=True, on_step=False, batch_size=structures, sync_dist=True)
+        self.log("train/loss", total, on_step=False, on_epoch=True, prog_bar=True, batch_size=structures, sync_dist=True)
+        if world > 1 and not total.requires_grad:  # the others may have a label that counts
+            total = total + 0.0 * next(p for p in self.parameters() if p.requires_grad).sum()
         return total if total.requires_grad else None  # a batch whose only labels have no weight
 
     def on_save_checkpoint(self, checkpoint):
@@ -264,6 +288,7 @@ class Training(lightning.LightningModule):
         self.errors.update(self.predict(batch, weighted=False), batch)
 
     def on_validation_epoch_end(self):
+        self.errors.gather()
         for (level, kind), row in self.errors.table().items():
             shown = self.stage.train.monitor == f"{level}.{kind}"
             self.log(f"val/{level}.{kind}", row["mae"], prog_bar=shown)
@@ -342,8 +367,15 @@ def _save(content, path):
     os.replace(partial, path)
 
 
+def processes():
+    """(number of this process, how many there are): torchrun says so."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 def run(config, console=None):
     """Train stage by stage, evaluate, export: the whole of `mfmd-train`.
+
+    Under torchrun every process calls it: a batch is shared out among them, and the first of them writes the files and speaks.
 
     Writes into config.out: model.pt, errors.csv, parity_<split>.png, and for every stage a folder with log/version_*/metrics.csv,
     last.ckpt, best.ckpt, learning_curve.png and, when it is done, stage.ckpt.
@@ -357,16 +389,21 @@ def run(config, console=None):
     ConfigError, DataError : see plan.load and data.read; an unfinished run in config.out without resume.
     PlanError : a stage did not do what the plan says.
     """
-    console = console or Console()
+    rank, world = processes()
+    console = console if rank == 0 and console else Console(quiet=rank > 0)
     out = Path(config.out)
-    if (out / "plan.json").exists():
+    if world > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    if begun := (out / "plan.json").exists():
         if not config.resume:
             raise ConfigError(f"out: {out} holds a run already; go on with resume=true, or name another folder with out=…")
         _check_same(config, json.loads((out / "plan.json").read_text()))
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPE[config.train.precision])
     try:
-        return _run(config, console, out)
+        with _first_process_first():
+            splits = _read(config, out, begun)
+        return _run(config, console, out, splits)
     finally:
         torch.set_default_dtype(before)
 
@@ -393,8 +430,19 @@ def _check_same(config, then):
             )
 
 
-def _run(config, console, out):
-    if not (out / "plan.json").exists():  # what a run that never began has packed may be of another config
+@contextlib.contextmanager
+def _first_process_first():
+    """What the first process does and writes here, the others find done."""
+    rank, world = processes()
+    if world > 1 and rank > 0:
+        torch.distributed.barrier()
+    yield
+    if world > 1 and rank == 0:
+        torch.distributed.barrier()
+
+
+def _read(config, out, begun):
+    if not begun and processes()[0] == 0:  # what a run that never began has packed may be of another config
         for name in data.SPLITS:
             (out / "data" / f"{name}.packed").unlink(missing_ok=True)
     splits = data.read(config.data, config.levels, out / "data")
@@ -402,6 +450,11 @@ def _run(config, console, out):
         splits["train"], config.levels, data.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {}, config.data
     )
     data.keep_labels(splits["train"], config.levels, config.data.split_seed)
+    return splits
+
+
+def _run(config, console, out, splits):
+    writing = processes()[0] == 0
     report.print_counts(console, splits, config)
     for stage in (s for s in config.stages if s.fit == "gradient"):
         counts = data.count_labels(splits["val"], stage.levels)
@@ -409,7 +462,8 @@ def _run(config, console, out):
         if not counts[level][kind]:
             raise ConfigError(f"stages.{stage.name}.train.monitor: {stage.train.monitor} has no label in the validation set")
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / "plan.json", config.model_dump(mode="json"))
+    if writing:
+        _write_json(out / "plan.json", config.model_dump(mode="json"))
     models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
     for number, stage in enumerate(config.stages):
         folder = out / stage.name
@@ -449,8 +503,9 @@ def _run(config, console, out):
                 optimise(model, stage, learned, splits["val"], config, folder)
             check_frozen(model, frozen, stage)
             calibrate(model, stage, splits["val"], config)
-            _save(model.state_dict(), folder / "stage.ckpt")
-        if stage.fit == "gradient":
+            if writing:
+                _save(model.state_dict(), folder / "stage.ckpt")
+        if stage.fit == "gradient" and writing:
             report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
         models[stage.name] = model
         kept = {h for level in stage.levels for h in model.chain(level)}
@@ -470,6 +525,8 @@ def _run(config, console, out):
             tables[split], parity[split] = evaluate(model, splits[split], config)
     if "test" in tables:
         report.print_errors(console, "test set", tables["test"])
+    if not writing:
+        return tables
     report.write_errors(out / "errors.csv", tables)
     provenance = {
         "mfmd": mfmd.__version__,
@@ -596,9 +653,17 @@ def optimise(model, stage, structures, val, config, folder):
     """Train a model through a stage; afterwards it has the weights with the best validation error. Resumes where folder/last.ckpt is."""
     settings = stage.train
     model.train()
-    weights = sampling_weights(structures, stage.levels)
-    sampler = data.Sampler(weights, config.seed)
-    options = {"batch_size": settings.batch_size, "collate_fn": _collate(config, stage.levels)}
+    rank, world = processes()
+    sampler = data.Sampler(sampling_weights(structures, stage.levels), config.seed)
+    shares = data.Batches(sampler, settings.batch_size, rank, world)
+    val = data.where(val, lambda s: any(level in s.labels for level in stage.levels))
+    if min(settings.batch_size, len(val)) < world:
+        raise ConfigError(
+            f"stages.{stage.name}.train.batch_size: {settings.batch_size} and a validation set of {len(val)} are too small for {world} processes"
+        )
+    turns = itertools.cycle(range(world))
+    share = data.where(val, lambda _: next(turns) == rank)
+    collate = _collate(config, stage.levels)
     monitor = f"val/{settings.monitor}"
     best = ModelCheckpoint(folder, "best", monitor=monitor, enable_version_counter=False)
     recent = ModelCheckpoint(folder, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False)
@@ -616,6 +681,10 @@ def optimise(model, stage, structures, val, config, folder):
             num_sanity_val_steps=0,
             inference_mode=False,
             accelerator="cpu",
+            devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+            num_nodes=world // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+            strategy=DDPStrategy(process_group_backend="gloo", find_unused_parameters=True) if world > 1 else "auto",
+            use_distributed_sampler=False,
             plugins=[AtomicCheckpoints()],
             logger=CSVLogger(folder, name="log", flush_logs_every_n_steps=1),  # a folder for each time the run is resumed
             log_every_n_steps=1,
@@ -624,13 +693,15 @@ def optimise(model, stage, structures, val, config, folder):
         )
         trainer.fit(
             Training(model, stage),
-            DataLoader(structures, sampler=sampler, **options),
-            DataLoader(data.where(val, lambda s: any(level in s.labels for level in stage.levels)), **options),
+            DataLoader(structures, batch_sampler=shares, collate_fn=collate),
+            DataLoader(share, batch_size=settings.batch_size, collate_fn=collate),
             ckpt_path=last if last.exists() else None,
             weights_only=False,  # our own checkpoint
         )
     if not math.isfinite(float(best.best_model_score)):
         raise ConfigError(f"stages.{stage.name}.train: the validation error of {settings.monitor} is not finite; lower train.learning_rate")
+    if world > 1:
+        torch.distributed.barrier()  # until the first process has written it
     state = torch.load(folder / "best.ckpt", weights_only=False)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
 
