@@ -53,6 +53,7 @@ def main():
     label = commands.add_parser("label", help="sample structures and label them with tblite and PySCF")
     label.add_argument("config", help="YAML file")
     label.add_argument("overrides", nargs="*", metavar="key=value")
+    label.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="of Dask: its workers compute, instead of this machine")
     label.add_argument("--retry", action="store_true", help="compute labels that have failed once more")
     info = commands.add_parser("info", help="what a model file holds")
     info.add_argument("model")
@@ -111,7 +112,7 @@ def _label(arguments):
     from mfmd import label, plan
 
     config = plan.load(arguments.config, arguments.overrides, label.Config)
-    for level, (good, bad) in label.run(config, arguments.retry).items():
+    for level, (good, bad) in label.run(config, arguments.retry, arguments.scheduler).items():
         print(f"{level}: {good} labels{f', {bad} failed (see {config.out}/labels.jsonl; again with --retry)' if bad else ''}")
     print(f"structures for mfmd-train: {config.out}/")
 

@@ -242,7 +242,7 @@ def read_structures(config):
 
 def _trajectories(config):
     """(file, start, split, temperature, seed) of every trajectory to be sampled."""
-    folder = config.out / "trajectories"
+    folder = config.out.resolve() / "trajectories"
     for atoms in read_structures(config):
         for temperature in config.sampling.temperatures:
             for split in SPLITS:
@@ -319,6 +319,20 @@ def in_parallel(tasks, workers):
                             yield key, None, "the process that computed it died"
 
 
+def on_cluster(tasks, scheduler):
+    """As `in_parallel`, on the workers of a Dask scheduler (its address). What a lost worker had under way is computed by another."""
+    from distributed import Client, as_completed
+    from distributed.scheduler import KilledWorker
+
+    with Client(scheduler) as client:
+        futures = {client.submit(_guarded, *task, pure=False): key for key, *task in tasks}
+        for future in as_completed(futures):
+            try:
+                yield futures.pop(future), *future.result()
+            except KilledWorker as error:
+                yield futures.pop(future), None, f"every worker that computed it died ({error})"
+
+
 class Journal:
     """Labels as lines of JSON, each written at once; a line that a kill has cut short is none."""
 
@@ -351,12 +365,13 @@ def chosen(structures, level, seed):
     return {others[k] for k in order[:n]} | {a.info["id"] for a in structures if a.info["split"] == "test"}
 
 
-def run(config, retry=False):
+def run(config, retry=False, scheduler=None):
     """Sample, label, write: the whole of `mfmd label`. The same command goes on where a run has ended.
 
     Parameters
     ----------
     config : Config; retry : compute labels that have failed before once more
+    scheduler : address of a Dask scheduler whose workers sample and label, such as tcp://host:8786; they must see config.out
 
     Returns
     -------
@@ -372,12 +387,16 @@ def run(config, retry=False):
         if needed:
             importlib.import_module(package)  # a package that is missing ends the run, not each label by itself
     config.out.mkdir(parents=True, exist_ok=True)
+
+    def computed(tasks):
+        return on_cluster(tasks, scheduler) if scheduler else in_parallel(tasks, config.workers)
+
     structures = read_structures(config)
     if config.sampling is not None:
         (config.out / "trajectories").mkdir(exist_ok=True)
         wanted = list(_trajectories(config))
         tasks = [(t[0], _simulate, (config.sampling, *t)) for t in wanted if not t[0].exists()]
-        for path, _, error in track(in_parallel(tasks, config.workers), "sampling", len(tasks)):
+        for path, _, error in track(computed(tasks), "sampling", len(tasks)):
             if error is not None:
                 raise LabelError(f"{path}: the trajectory failed ({error}); lower sampling.timestep or the temperature")
         structures = [a for path, *_ in wanted for a in ase.io.read(path, ":")]
@@ -393,7 +412,7 @@ def run(config, retry=False):
             forces = level.forces == "all" or (level.forces == "test" and atoms.info["split"] == "test")
             tasks.append(((key, name), label, (level, atoms, forces)))
     tasks = [t for t in tasks if t[0] not in journal.labels or (retry and "error" in journal.labels[t[0]])]
-    for (key, name), found, error in track(in_parallel(tasks, config.workers), "labelling", len(tasks)):
+    for (key, name), found, error in track(computed(tasks), "labelling", len(tasks)):
         journal.add(key, name, found, error)
     return write(config, structures, journal)
 

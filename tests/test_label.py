@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import threading
+import time
 
 import ase
 import ase.build
@@ -122,6 +125,41 @@ def test_a_failed_label_is_recorded_and_not_fatal(tmp_path):
     failed = [r for r in rows if "error" in r]
     assert len(failed) == 2 and "odd number of electrons" in failed[0]["error"] and len(rows) == 1 + 2 + 2
     assert "energy_gfn2" not in ase.io.read(c.out / "train.xyz", 1).info
+
+
+def test_a_cluster_loses_a_worker(tmp_path):
+    """Nothing is lost and nothing there twice; the labels are those of this machine."""
+    distributed = pytest.importorskip("distributed")
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(12):
+        atoms = shipped("water")
+        frames.append(ase.Atoms(atoms.numbers, atoms.positions + 0.03 * rng.normal(size=(3, 3))))
+    ase.io.write(tmp_path / "waters.xyz", frames, format="extxyz")
+    config = plan.parse(
+        {"out": tmp_path / "out", "structures": [str(tmp_path / "waters.xyz")], "levels": {"hf": {"method": "hf", "basis": "cc-pvtz"}}},
+        "the test",
+        label.Config,
+    )
+    journal, killed = config.out / "labels.jsonl", []
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+
+        def kill_one():
+            while not journal.exists() or journal.read_text().count("\n") < 3:
+                time.sleep(0.01)
+            killed.append(cluster.workers[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        assert label.run(config, scheduler=cluster.scheduler_address) == {"hf": (12, 0)}
+        killer.join()
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert killed and sorted(row["id"] for row in rows) == sorted([f"waters-{k}" for k in range(12)] + ["isolated H", "isolated O"])
+    alone = label.label(config.levels["hf"], frames[5])
+    found = next(row for row in rows if row["id"] == "waters-5")
+    assert found["energy"] == pytest.approx(alone["energy"], abs=1e-6)
+    np.testing.assert_allclose(found["forces"], alone["forces"], atol=1e-5)
 
 
 def test_a_process_that_dies_takes_only_its_own_label():
