@@ -60,8 +60,8 @@ def main():
     info.add_argument("--json", action="store_true", help="the whole header as JSON")
     host = commands.add_parser("export", help="write an archive for a host, from a model file")
     host.add_argument("model")
-    host.add_argument("--for", dest="host", choices=["openmm"], required=True)
-    host.add_argument("--topology", required=True, help="PDB file with the atoms in the host's order")
+    host.add_argument("--for", dest="host", choices=["openmm", "gromacs"], required=True)
+    host.add_argument("--topology", help="for openmm: PDB file with the atoms in the order of the System")
     host.add_argument("--head", help="level; by default the highest")
     host.add_argument("--precision", choices=["single", "double"], default="single")
     host.add_argument("-o", "--output", required=True)
@@ -175,8 +175,18 @@ def _eval(arguments):
 
 
 def _export(arguments):
+    if arguments.host == "gromacs":
+        from mfmd.hosts import gromacs
+
+        if arguments.topology is not None:
+            raise Error("--topology: GROMACS gives atomic numbers and box itself; leave it out")
+        gromacs.write_archive(arguments.output, arguments.model, arguments.head, arguments.precision)
+        print(f"{arguments.output}: in the mdp file, with box and pbc in a periodic box alone:\n{GROMACS.format(arguments.output)}")
+        return
     from mfmd.hosts import openmm
 
+    if arguments.topology is None:
+        raise Error("--topology: TorchForce is not told which atoms there are; name a PDB file")
     periodic = openmm.write_archive(
         arguments.output, arguments.model, arguments.topology, head=arguments.head, precision=arguments.precision
     )
@@ -185,6 +195,15 @@ def _export(arguments):
         f"force.setUsesPeriodicBoundaryConditions({periodic})"
     )
     print("in a process that has called mfmd.openmm.load_torchforce()")
+
+
+GROMACS = """nnpot-active = true
+nnpot-modelfile = {}
+nnpot-input-group = System
+nnpot-model-input1 = atom-positions
+nnpot-model-input2 = atom-numbers
+nnpot-model-input3 = box
+nnpot-model-input4 = pbc"""
 
 
 def _md(arguments):

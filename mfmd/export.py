@@ -144,13 +144,13 @@ def torch_engine(content):
     return torch.classes.mfmd.Model(STATE, hashlib.sha256(content).hexdigest(), data)
 
 
-def write_archive(path, module, content):
-    """A scripted module as TorchScript archive with the weights beside it; the file appears whole or not at all."""
+def write_archive(path, module, content, **entries):
+    """A scripted module as TorchScript archive with the weights and more entries beside it; the file appears whole or not at all."""
     path = Path(path)
     if not path.parent.is_dir():
         raise ExportError(f"{path}: there is no folder {path.parent}")
     partial = path.with_name(path.name + ".partial")
-    torch.jit.save(module, str(partial), _extra_files={ENTRY: content})
+    torch.jit.save(module, str(partial), _extra_files={ENTRY: content, **entries})
     os.replace(partial, path)
 
 

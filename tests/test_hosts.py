@@ -453,6 +453,53 @@ def test_archive_for_openmm(model_file, tmp_path):
     assert energy == pytest.approx(backends.engine(model_file, "high", radial="table")(atoms)[0], rel=1e-12)
 
 
+GROMACS = """
+import ctypes, sys, zipfile
+import numpy as np
+import torch
+
+path, given = sys.argv[1], np.load(sys.argv[2])
+with zipfile.ZipFile(path) as archive:  # the libraries come before the model
+    entry = next(name for name in archive.namelist() if name.endswith("/extra/extension_libs"))
+    for library in archive.read(entry).decode().split(":"):
+        ctypes.CDLL(library)
+model = torch.jit.load(path, "cpu").eval()
+inputs = [torch.tensor(given["positions"], dtype=torch.float32).requires_grad_(True), torch.tensor(given["numbers"], dtype=torch.int32)]
+if "box" in given:
+    inputs += [torch.tensor(given["box"], dtype=torch.float32), torch.tensor([True, True, True])]
+for _ in range(3):
+    energy, forces = model(*inputs)
+assert "mfmd" not in sys.modules and energy.shape == () and forces.dtype == torch.float32
+np.savez(sys.argv[2], energy=energy.item(), forces=forces.numpy())
+"""
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_archive_for_gromacs(model_file, tmp_path, periodic):
+    """Loaded and called as GROMACS' NNPot module does, in a process without mfmd: nm in single precision, kJ/mol."""
+    pytest.importorskip("torch")
+    atoms = lower_triangular(random_cell(24, atoms=9)) if periodic else ethanol()
+    done = python(
+        "import sys; from mfmd import cli; sys.argv = ['mfmd', 'export', *sys.argv[1:]]; cli.main()",
+        model_file, "--for", "gromacs", "-o", tmp_path / "model.pt", "--head", "middle", "--precision", "double",
+    )  # fmt: skip
+    assert done.returncode == 0 and "nnpot-model-input2 = atom-numbers" in done.stdout, done.stderr
+    box = {"box": atoms.cell.array / units.ANGSTROM_PER_NM} if periodic else {}
+    np.savez(tmp_path / "given.npz", positions=atoms.positions / units.ANGSTROM_PER_NM, numbers=atoms.numbers, **box)
+    done = python(GROMACS, tmp_path / "model.pt", tmp_path / "given.npz")
+    assert done.returncode == 0, done.stderr
+    got, (energy, forces) = np.load(tmp_path / "given.npz"), backends.ase(model_file, "middle")(atoms)
+    assert got["energy"] / units.KJ_PER_MOL == pytest.approx(energy, abs=2e-5)
+    np.testing.assert_allclose(got["forces"] / (units.KJ_PER_MOL * units.ANGSTROM_PER_NM), forces, atol=1e-5 * np.abs(forces).max())
+
+
+def test_exports_that_cannot_be(model_file, tmp_path):
+    for more, sentence in ((["openmm"], "name a PDB file"), (["gromacs", "--topology", "x.pdb"], "leave it out")):
+        code = "import sys; from mfmd import cli; sys.argv = ['mfmd', 'export', *sys.argv[1:]]; cli.main()"
+        done = python(code, model_file, "-o", tmp_path / "model.pt", "--for", *more)
+        assert done.returncode == 1 and sentence in done.stderr
+
+
 def test_mixed_system_of_openmm_ml(model_file):
     """The model on one of two molecules: λ = 0 is the force field, λ = 1 the model on the one and the force field on the rest."""
     pytest.importorskip("openmmml")

@@ -1,0 +1,50 @@
+"""The archive that GROMACS' NNPot module loads: TorchScript, nm and kJ/mol, forces from the engine (nnpot.rst of the GROMACS manual)."""
+
+import torch
+
+from mfmd import export, units
+from mfmd.engine import LIBRARY_DIR, load_model
+
+
+def write_archive(path, model, head=None, precision="single"):
+    """Write a model for `nnpot-modelfile`, for the inputs atom-positions, atom-numbers and, in a periodic box, box and pbc, in this order.
+
+    Parameters
+    ----------
+    model : path of a model file; head : level, by default the highest; precision : "single" or "double" (positions come in single)
+
+    The archive names the library it needs, which GROMACS loads first; it was compiled against torch as it is installed here, and GROMACS
+    must have been linked with the same version.
+    """
+    model = load_model(model)
+    chosen = model.level(head) if head is not None else len(model.levels) - 1
+    module = torch.jit.script(_Module(export.torch_engine(model.bytes), chosen, precision == "single").eval())
+    export.write_archive(path, module, model.bytes, extension_libs=str(LIBRARY_DIR / f"libmfmd_torch-{torch.__version__}.so"))
+
+
+class _Module(torch.nn.Module):
+    """Positions (atoms, 3) nm, atomic numbers, box (3, 3) nm, pbc (3,) -> energy kJ/mol, forces (atoms, 3) kJ/mol/nm."""
+
+    def __init__(self, engine, head: int, single: bool):
+        super().__init__()
+        self.engine = engine
+        self.head = head
+        self.single = single
+        self.length: float = units.ANGSTROM_PER_NM
+        self.energy: float = units.KJ_PER_MOL
+
+    def forward(
+        self, positions: torch.Tensor, numbers: torch.Tensor, box: torch.Tensor | None = None, pbc: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        host = torch.device("cpu")
+        cell = torch.zeros(3, 3, dtype=torch.float64)
+        periodic = torch.zeros(3, dtype=torch.bool)
+        if box is not None:
+            if pbc is None:
+                raise RuntimeError("mfmd: the inputs of this model are atom-positions, atom-numbers, and box and pbc or neither")
+            cell = box.detach().to(host, torch.float64) * self.length
+            periodic = pbc.to(host)
+        energies, forces, _ = self.engine.evaluate(
+            positions.detach().to(host, torch.float64) * self.length, numbers.to(host), cell, periodic, [self.head], [1.0], self.single, 0
+        )
+        return energies[0] * self.energy, (forces * (self.energy * self.length)).to(positions.dtype)
