@@ -17,7 +17,10 @@ def _guard(action):
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except ModuleNotFoundError as error:
-        print(f"error: {error}; install what this command needs, such as mfmd[train], mfmd[label] or mfmd[torchforce]", file=sys.stderr)
+        print(
+            f"error: {error}; install what this command needs, such as mfmd[train], mfmd[label], mfmd[cluster] or mfmd[torchforce]",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
 
 

@@ -327,10 +327,12 @@ def on_cluster(tasks, scheduler):
     with Client(scheduler) as client:
         futures = {client.submit(_guarded, *task, pure=False): key for key, *task in tasks}
         for future in as_completed(futures):
+            key = futures.pop(future)
             try:
-                yield futures.pop(future), *future.result()
-            except KilledWorker as error:
-                yield futures.pop(future), None, f"every worker that computed it died ({error})"
+                found, error = future.result()
+            except KilledWorker as lost:
+                found, error = None, f"every worker that computed it died ({lost})"
+            yield key, found, error
 
 
 class Journal:

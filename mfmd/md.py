@@ -159,7 +159,7 @@ def _run(settings, out, topology, system, positions, progress):
     made = before + after - first
     _write_pdb(out / "final.pdb", topology, state)
     if settings.format == "h5" and (out / "trajectory.dcd").exists():
-        _write_hdf5(out, topology, settings.every)
+        _write_hdf5(out, topology, settings)
     summary = {"steps": before + after, "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - start) if made else None}
     if (out / "log.csv").exists():
         from mfmd import report
@@ -303,7 +303,9 @@ def _claim(out, settings, made_of):
             )
         if now["time"] < then["time"]:
             raise MDError(f"{out} holds a run of {then['time']} ps, longer than the {now['time']} ps asked for")
-    elif not path.exists() and (foreign := [name for name in (*GROWING, "topology.pdb", "final.pdb", "md.png") if (out / name).exists()]):
+    elif not path.exists() and (
+        foreign := [name for name in (*GROWING, "trajectory.h5", "topology.pdb", "final.pdb", "md.png") if (out / name).exists()]
+    ):
         raise MDError(f"{out} has a {foreign[0]} that is no run's of mfmd md; take another folder")
     out.mkdir(parents=True, exist_ok=True)
     _replace(path, json.dumps(now, indent=1).encode())
@@ -427,15 +429,18 @@ def _write_pdb(path, topology, state):
     os.replace(partial, path)
 
 
-def _write_hdf5(out, topology, every):
+def _write_hdf5(out, topology, settings):
     """trajectory.h5 of mdtraj from trajectory.dcd: an HDF5 file that a killed run left open could not be gone on with."""
     import mdtraj
 
-    partial, done = out / "trajectory.partial.h5", 0
+    every = settings.steps(settings.every)
+    partial, step = out / "trajectory.partial.h5", settings.steps(settings.equilibrate) // every * every
     with mdtraj.formats.HDF5TrajectoryFile(str(partial), "w", force_overwrite=True) as file:
         file.topology = mdtraj.Topology.from_openmm(topology)
         for part in mdtraj.iterload(str(out / "trajectory.dcd"), top=file.topology, chunk=1000):
-            times = every * np.arange(done + 1, done + part.n_frames + 1)
-            file.write(part.xyz, time=times, cell_lengths=part.unitcell_lengths, cell_angles=part.unitcell_angles)
-            done += part.n_frames
+            steps = step + every * np.arange(1, part.n_frames + 1)
+            file.write(
+                part.xyz, time=1e-3 * settings.timestep * steps, cell_lengths=part.unitcell_lengths, cell_angles=part.unitcell_angles
+            )
+            step = steps[-1]
     os.replace(partial, out / "trajectory.h5")

@@ -345,8 +345,15 @@ def _moving_average(decay):
 
 
 def sampling_weights(structures, levels):
-    """How often an epoch shows each structure: the largest `sampling` of the stage's levels it has a label of; 0 without any."""
-    return [max((own.sampling for name, own in levels.items() if name in s.labels), default=0.0) for s in structures]
+    """How often an epoch shows each structure: the largest `sampling` of the stage's levels it has a label of that counts; 0 without any."""
+
+    def learned(label, own):
+        return any(getattr(label, kind) is not None and getattr(own, f"{kind}_weight") > 0 for kind in data.KINDS)
+
+    return [
+        max((own.sampling for name, own in levels.items() if name in s.labels and learned(s.labels[name], own)), default=0.0)
+        for s in structures
+    ]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -393,7 +400,7 @@ def run(config, console=None):
     console = console if rank == 0 and console else Console(quiet=rank > 0)
     out = Path(config.out)
     if world > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
+        torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=1))  # the first process may pack or fit for long
     if begun := (out / "plan.json").exists():
         if not config.resume:
             raise ConfigError(f"out: {out} holds a run already; go on with resume=true, or name another folder with out=…")
@@ -430,15 +437,19 @@ def _check_same(config, then):
             )
 
 
+def _wait_for_all():
+    if processes()[1] > 1:
+        torch.distributed.barrier()
+
+
 @contextlib.contextmanager
 def _first_process_first():
     """What the first process does and writes here, the others find done."""
-    rank, world = processes()
-    if world > 1 and rank > 0:
-        torch.distributed.barrier()
+    if processes()[0] > 0:
+        _wait_for_all()
     yield
-    if world > 1 and rank == 0:
-        torch.distributed.barrier()
+    if processes()[0] == 0:
+        _wait_for_all()
 
 
 def _read(config, out, begun):
@@ -472,39 +483,30 @@ def _run(config, console, out, splits):
         learned = data.where(splits["train"], lambda s, levels=stage.levels: any(level in s.labels for level in levels))
         lightning.seed_everything(config.seed + number, verbose=False)
         model = begin(config, stage, copy.deepcopy(start), splits["train"])
-        if (folder / "stage.ckpt").exists():
-            _load_stage(model, folder / "stage.ckpt")
-        else:
+        done = (folder / "stage.ckpt").exists()
+        _wait_for_all()  # until each has looked
+        if not done:
             console.print(
                 f"stage {stage.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {torch.get_num_threads()} threads"
             )
             check_beginning(model, start, stage, splits["val"], config)
             frozen = {k: v.clone() for k, v in model.state_dict().items()}
-            if stage.fit == "closed form":
-                level = next(iter(stage.levels))
-                used = stage.levels[level].forces_weight > 0
-                found = fit.closed_form(model, level, splits["train"], _collate(config, [level]), forces=used)
-                console.print(
-                    f"closed form from {found['structures']} energies and the forces of {found['forces']} structures: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
-                    f"{100 * found['loo_coverage']:.0f} % of these errors within their error bars"
-                )
-            elif stage.fit == "gauss-newton":
-                level = next(iter(stage.levels))
-                found = fit.gauss_newton(model, level, splits["train"], _collate(config, [level]))
-                console.print(
-                    f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
-                )
-            else:
+            if stage.fit == "gradient":
                 if stage.teachers:
                     learned = taught([models[name] for name in stage.teachers], next(iter(stage.levels)), splits["train"], config)
                     console.print(
                         f"stage {stage.name} learns what {', '.join(stage.teachers)} predict for {len(learned)} structures, on average"
                     )
                 optimise(model, stage, learned, splits["val"], config, folder)
-            check_frozen(model, frozen, stage)
-            calibrate(model, stage, splits["val"], config)
+            elif writing:
+                _solve(model, stage, splits["train"], config, console)
             if writing:
+                check_frozen(model, frozen, stage)
+                calibrate(model, stage, splits["val"], config)
                 _save(model.state_dict(), folder / "stage.ckpt")
+            _wait_for_all()
+        if done or not writing:
+            _load_stage(model, folder / "stage.ckpt")
         if stage.fit == "gradient" and writing:
             report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
         models[stage.name] = model
@@ -543,6 +545,22 @@ def _run(config, console, out, splits):
         if points:
             report.parity(out / f"parity_{split}.png", points, split)
     return tables
+
+
+def _solve(model, stage, structures, config, console):
+    """A stage whose fit is no gradient's, by one process."""
+    level = next(iter(stage.levels))
+    if stage.fit == "closed form":
+        found = fit.closed_form(model, level, structures, _collate(config, [level]), forces=stage.levels[level].forces_weight > 0)
+        console.print(
+            f"closed form from {found['structures']} energies and the forces of {found['forces']} structures: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
+            f"{100 * found['loo_coverage']:.0f} % of these errors within their error bars"
+        )
+    else:
+        found = fit.gauss_newton(model, level, structures, _collate(config, [level]))
+        console.print(
+            f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
+        )
 
 
 def taught(teachers, level, structures, config, batch_size=32):
@@ -657,9 +675,10 @@ def optimise(model, stage, structures, val, config, folder):
     sampler = data.Sampler(sampling_weights(structures, stage.levels), config.seed)
     shares = data.Batches(sampler, settings.batch_size, rank, world)
     val = data.where(val, lambda s: any(level in s.labels for level in stage.levels))
-    if min(settings.batch_size, len(val)) < world:
+    if min(settings.batch_size, len(sampler), len(val)) < world:
         raise ConfigError(
-            f"stages.{stage.name}.train.batch_size: {settings.batch_size} and a validation set of {len(val)} are too small for {world} processes"
+            f"stages.{stage.name}.train.batch_size: batches of {settings.batch_size} of {len(sampler)} structures, or a validation set of {len(val)}, "
+            f"are too small for {world} processes"
         )
     turns = itertools.cycle(range(world))
     share = data.where(val, lambda _: next(turns) == rank)
@@ -700,8 +719,7 @@ def optimise(model, stage, structures, val, config, folder):
         )
     if not math.isfinite(float(best.best_model_score)):
         raise ConfigError(f"stages.{stage.name}.train: the validation error of {settings.monitor} is not finite; lower train.learning_rate")
-    if world > 1:
-        torch.distributed.barrier()  # until the first process has written it
+    _wait_for_all()  # until the first has written it
     state = torch.load(folder / "best.ckpt", weights_only=False)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
 

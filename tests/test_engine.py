@@ -278,6 +278,19 @@ def test_host_with_ghosts_and_a_list_of_its_own(model_file):
             atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
 
 
+def test_a_refused_structure_leaves_no_list(model_file):
+    atoms = random_cell(4, atoms=8)
+    e = Engine(model_file, "double")
+
+    def energy(cell):
+        return e.compute(atoms.positions, atoms.numbers, cell, atoms.pbc, terms=[("high", 1.0)])["energy"]
+
+    before = energy(atoms.cell.array)
+    with pytest.raises(InputError, match="flat"):
+        energy(atoms.cell.array * [[1.0], [1.0], [1e-5]])
+    assert energy(atoms.cell.array) == before
+
+
 def test_overlapping_atoms_are_named(model_file):
     atoms = ethanol()
     atoms.positions[4] = atoms.positions[7] + [0.1, 0, 0]

@@ -251,6 +251,22 @@ def test_minimisation_multiple_steps_and_restart(trained, tmp_path):
     np.testing.assert_allclose(parts["positions"], plain["positions"], atol=1e-10)
 
 
+def test_part_of_an_overlay(model_file, tmp_path):
+    """A second style that adds nothing changes nothing, on one process and two; a style named again asks for its coefficients."""
+    atoms = water((1, 1, 1))
+    alone = lammps(tmp_path / "alone", atoms, model_file, ["run 0"])
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        overlay = (
+            f"pair_style hybrid/overlay mfmd head high precision double zero 5.0\npair_coeff * * mfmd {model_file} H O\npair_coeff * * zero"
+        )
+        both = lammps(folder, atoms, model_file, ["run 0"], ranks, more=(overlay,))
+        assert isinstance(both, dict), both
+        np.testing.assert_allclose(both["forces"], alone["forces"], atol=1e-10)
+    said = lammps(tmp_path / "again", atoms, model_file, ["run 0", "pair_style mfmd head low", "run 0"])
+    assert isinstance(said, str) and "All pair coeffs are not set" in said
+
+
 @pytest.mark.parametrize(
     "replace, by, sentence",
     [
@@ -262,6 +278,7 @@ def test_minimisation_multiple_steps_and_restart(trained, tmp_path):
         ("precision double", "precision half", "'precision half' is none of"),
         ("precision double", "precision", "precision has no value"),
         ("units metal", "units lj", "units metal and real, and here they are lj"),
+        ("run 0", "neigh_modify exclude type 1 1\nrun 0", "neigh_modify exclude"),
     ],
 )
 def test_mistakes_stop_with_one_sentence(model_file, tmp_path, replace, by, sentence):

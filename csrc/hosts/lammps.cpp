@@ -49,6 +49,8 @@ class Pair final : public LAMMPS_NS::Pair {
   void settings(int narg, char** arg) override {
     head_.clear();
     options_ = Options();
+    for (int i = 1; allocated && i <= atom->ntypes; ++i)  // coefficients are to be given anew
+      for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = 0;
     for (int k = 0; k < narg; k += 2) {
       const std::string key = arg[k], value = k + 1 < narg ? arg[k + 1] : "";
       if (value.empty()) fail("pair_style mfmd: " + key + " has no value");
@@ -67,12 +69,16 @@ class Pair final : public LAMMPS_NS::Pair {
     if (narg != 3 + types || std::strcmp(arg[0], "*") || std::strcmp(arg[1], "*"))
       fail("pair_coeff of mfmd is '* *', a model file and an element for each of the " + std::to_string(types) + " atom types");
     std::shared_ptr<const Model> model;
+    std::string problem;
     try {
       model = Model::load(arg[2]);
       term_ = head_.empty() ? static_cast<int>(model->levels().size()) - 1 : model->level(head_);
-    } catch (const Error& problem) {
-      fail(problem.what());
+    } catch (const Error& e) {
+      problem = e.what();
     }
+    int mine = !problem.empty(), any = 0;
+    MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
+    if (any) fail(mine ? problem : std::string(arg[2]) + ": another process cannot read it");
     const Level& level = model->levels()[static_cast<std::size_t>(term_)];
     std::string known;
     for (const int z : level.elements) known += " " + symbol(z);
@@ -103,6 +109,9 @@ class Pair final : public LAMMPS_NS::Pair {
     for (int k = 1; k < 4 && atom->molecular != LAMMPS_NS::Atom::ATOMIC; ++k)
       if (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0)
         fail("pair_style mfmd needs every pair, and special_bonds takes bonded ones out of the neighbour list; set special_bonds lj/coul 1 1 1");
+    if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol) fail("pair_style mfmd needs every pair, and neigh_modify exclude takes some out of the neighbour list");
+    if (std::strcmp(force->pair_style, "hybrid") == 0) fail("pair_style mfmd needs every pair; use hybrid/overlay instead of hybrid");
+    if (force->pair != this) force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);  // hybrid/overlay: buffers are of its size
     neighbor->add_request(this, LAMMPS_NS::NeighConst::REQ_FULL);
   }
 
@@ -111,7 +120,7 @@ class Pair final : public LAMMPS_NS::Pair {
   void compute(int eflag, int vflag) override {
     ev_init(eflag, vflag);
     const int n = atom->nlocal, all = n + atom->nghost;
-    if (list->inum != n) error->one(FLERR, "pair_style mfmd needs a neighbour list of all atoms; it cannot be a part of pair_style hybrid that leaves some out");
+    if (list->inum != n) error->one(FLERR, "pair_style mfmd needs a neighbour list of all atoms, and in this pair_style hybrid/overlay some are left out");
     if (neighbor->ago == 0 || first_.size() != static_cast<std::size_t>(n) + 1) take_list();
     numbers_.resize(static_cast<std::size_t>(all));
     for (int i = 0; i < all; ++i) numbers_[static_cast<std::size_t>(i)] = number_[static_cast<std::size_t>(atom->type[i])];
@@ -141,7 +150,7 @@ class Pair final : public LAMMPS_NS::Pair {
       for (int i = 0; i < n && eflag_atom; ++i) eatom[i] += energy_unit_ * result.atom_energies[static_cast<std::size_t>(i)];
       for (int i = 0; i < n && vflag_atom; ++i) add(result.atom_virials.data() + 9 * static_cast<std::size_t>(i), vatom[i]);
     } catch (const Error& problem) {
-      error->one(FLERR, "mfmd: {}", problem.what());  // of this process alone
+      error->one(FLERR, "mfmd: {} (atoms by their places on process {})", problem.what(), comm->me);
     }
   }
 

@@ -97,6 +97,7 @@ bool SkinList::stale(const Structure& s) const {
 void SkinList::build(const Structure& s, Pool& pool) {
   const int n = s.atoms;
   const double reach = cutoff_ + skin_width_;
+  built_positions_.clear();  // a structure that is refused below leaves no list
   rows_.resize(static_cast<std::size_t>(n));
   order_.resize(static_cast<std::size_t>(n + s.ghosts));
   std::iota(order_.begin(), order_.end(), 0);
