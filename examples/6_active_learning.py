@@ -70,7 +70,10 @@ def main():
         simulation.context.setPositions(positions * unit.angstrom)
         every = 5 if arguments.short else 50
         simulation.reporters = [mfmd.openmm.HeadReporter(out / f"heads-{k}.csv", every, model, topology, limit=usual, frames=found)]
-        simulation.step(4 * every if arguments.short else 20_000)
+        try:
+            simulation.step(4 * every if arguments.short else 20_000)
+        except openmm.OpenMMException as error:  # far from what it knows a model may drive atoms into each other
+            print(f"round {k}: the run ended at step {simulation.currentStep} ({error})")
         far = ase.io.read(found, ":") if found.exists() else []
         history.append({"round": k, "limit": usual, "structures": 4 if arguments.short else 400, "beyond": len(far)})
         print(f"round {k}: {len(far)} structures with an error bar above {1e3 * usual:.1f} meV")

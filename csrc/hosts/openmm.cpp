@@ -136,6 +136,7 @@ class Impl final : public OpenMM::ForceImpl {
     kernel_.getAs<Kernel>().initialize(context.getSystem(), owner_);
   }
   const OpenMM::Force& getOwner() const override { return owner_; }
+  void updateContextState(ContextImpl&, bool&) override {}  // forces computed before stay valid
   double calcForcesAndEnergy(ContextImpl& context, bool forces, bool, int groups) override {
     return groups & (1 << owner_.getForceGroup()) ? kernel_.getAs<Kernel>().execute(context, forces) : 0.0;
   }
