@@ -101,11 +101,16 @@ STRUCTURES = {
     "water": lambda: water((2, 2, 1)),
     "triclinic": lambda: lower(random_cell(3, atoms=12)),
     "corner": corner,
+    "large": lambda: water((6, 6, 3)),
 }
 
 
+def names(structures):
+    return [pytest.param(name, marks=pytest.mark.long) if name == "large" else name for name in structures]
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", names(STRUCTURES))
 @pytest.mark.parametrize("precision", ["double", "single"])
 def test_first_step_is_that_of_ase(model_file, tmp_path, name, precision, ranks):
     atoms = STRUCTURES[name]()
@@ -170,7 +175,7 @@ DYNAMICS = {
 
 
 @pytest.mark.parametrize("precision", ["double", "single"])
-@pytest.mark.parametrize("name", [k if k != "large" else pytest.param(k, marks=pytest.mark.long) for k in DYNAMICS])
+@pytest.mark.parametrize("name", names(DYNAMICS))
 def test_ranks_agree_after_a_thousand_steps(request, tmp_path, name, precision):
     fixture, make = DYNAMICS[name]
     found = request.getfixturevalue(fixture)
