@@ -182,6 +182,11 @@ def without_forces():
             ],
         ],
     )
+    ratio = mean("dft-newton-after-energies", "dft", "forces") / mean("dft-newton", "dft", "forces")
+    say(
+        f"Without force labels in pre-training forces are {ratio:.1f} times worse after it: their inclusion is critical, as paper 1 claims.",
+        "",
+    )
 
 
 def replacement():
@@ -196,6 +201,11 @@ def replacement():
             ["after gfn2", *(cell(n, "dft", "forces") for n in after)],
             ["alone", *(cell(n, "dft", "forces") if n else "" for n in alone)],
         ],
+    )
+    half, whole = mean("dft-both-200", "dft", "forces"), mean("dft-single-both", "dft", "forces")
+    say(
+        f"Half of the expensive labels after gfn2 ({half:.0f} meV/Å) are worth more than all of them alone ({whole:.0f} meV/Å): cheap labels do replace expensive ones.",
+        "",
     )
 
 
