@@ -9,7 +9,6 @@ import argparse
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,9 @@ from ase.md.verlet import VelocityVerlet
 import mfmd
 from mfmd.engine import load_model
 
-BIN = Path(sys.executable).parent
+sys.path.insert(0, "tests")
+import backends
+
 STEPS, ROUNDS = 10, 5
 
 
@@ -56,13 +57,9 @@ run 0
 run 2
 run {STEPS}
 """)
-    out = subprocess.run(
-        [BIN / "mpiexec", "-n", str(ranks), BIN / "lmp", "-in", "in", "-log", "none"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    done = backends.lmp(folder, ranks)
+    done.check_returncode()
+    out = done.stdout
     loops = re.findall(r"Loop time of (\S+) on \d+ procs for (\d+) steps", out)
     ghosts = re.findall(r"Nghost: +(\S+) ave", out)
     energy = float(re.search(r"Step +PotEng *\n +0 +(\S+)", out).group(1))

