@@ -6,12 +6,14 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "heads.hpp"
 #include "kernels/neighbors.hpp"
 #include "kernels/stages.hpp"
 #include "kernels/tensor.hpp"
 #include "packing.hpp"
 #include "tables.hpp"
 #include "threads.hpp"
+#include "workspace.hpp"
 
 namespace mfmd {
 
@@ -55,14 +57,6 @@ const char* const kSymbols[] = {
 
 std::string symbol(int z) { return z >= 1 && z <= 118 ? kSymbols[z] : "element " + std::to_string(z); }
 
-struct Workspace::Data {
-  virtual ~Data() = default;
-  virtual const Result& evaluate(const Structure& structure, const Request& request) = 0;
-  virtual std::int64_t rebuilds() const = 0;
-  virtual std::size_t ghost_width() const = 0;
-  virtual const std::map<std::string, double>& stage_times() const = 0;
-};
-
 namespace {
 
 template <class T> class Evaluation final : public Workspace::Data {
@@ -77,64 +71,33 @@ template <class T> class Evaluation final : public Workspace::Data {
   std::size_t ghost_width() const override { return static_cast<std::size_t>(w_.C * w_.F) * sizeof(T); }
   const std::map<std::string, double>& stage_times() const override { return times_; }
 
-  const Result& evaluate(const Structure& s, const Request& request) override {
+  const std::vector<Result>& evaluate(const Structure* structures, int count, const Request& request) override {
+    heads_ = heads_of(*model_, request.terms);
+    seeds_.clear();
+    for (const Heads::Used& used : heads_.used) seeds_.push_back({used.head, static_cast<T>(used.weight), nullptr});
+    results_.resize(static_cast<std::size_t>(count));
+    for (int k = 0; k < count; ++k) evaluate(structures[k], request, results_[static_cast<std::size_t>(k)]);
+    return results_;
+  }
+
+ private:
+  void evaluate(const Structure& s, const Request& request, Result& result) {
     if (s.atoms < 0 || s.ghosts < 0) throw InputError("a structure cannot have fewer than no atoms");
     if (s.ghosts > 0 && (!s.pairs || !s.fill_ghosts)) throw InputError("ghost atoms need the host's pairs and fill_ghosts");
-    plan(request);
-    check_elements(s);
+    check_elements(*model_, heads_, s);
     timed("neighbors", [&] {
       list_.update(s, kFirstKnot, pool_);
       find_slots(s);
       round_pairs();
     });
     run(s, request.forces || request.virial || request.atom_virials, request.error_bars);
-    timed("collect", [&] { collect(s, request); });
-    return result_;
+    timed("collect", [&] { collect(s, request, result); });
   }
 
- private:
   template <class Body> void timed(const char* name, const Body& body) {
     const auto start = std::chrono::steady_clock::now();
     body();
     times_[name] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-
-  // Terms are heads with weights; a relative head drags in what it is relative to. Seeds are the heads themselves.
-  void plan(const Request& request) {
-    const auto& levels = model_->levels();
-    std::vector<double> weight(levels.size(), 0.0);
-    std::vector<bool> used(levels.size(), false);
-    terms_ = request.terms;
-    if (terms_.empty()) throw InputError("no term to evaluate: name a head");
-    for (const Term& term : terms_) {
-      if (term.head < 0 || term.head >= static_cast<int>(levels.size())) throw InputError("there is no head number " + std::to_string(term.head));
-      if (!std::isfinite(term.weight)) throw InputError("the weight of head " + levels[static_cast<std::size_t>(term.head)].name + " is not finite");
-      for (int h = term.head; h >= 0; h = levels[static_cast<std::size_t>(h)].relative_to)
-        weight[static_cast<std::size_t>(h)] += term.weight, used[static_cast<std::size_t>(h)] = true;
-    }
-    seeds_.clear();
-    seed_of_.assign(levels.size(), -1);
-    for (std::size_t h = 0; h < levels.size(); ++h)
-      if (used[h]) {
-        seed_of_[h] = static_cast<int>(seeds_.size());
-        seeds_.push_back({static_cast<int>(h), static_cast<T>(weight[h]), nullptr});
-      }
-  }
-
-  void check_elements(const Structure& s) const {
-    std::vector<bool> trained(119);
-    for (const Seed<T>& seed : seeds_) {
-      const Level& level = model_->levels()[static_cast<std::size_t>(seed.head)];
-      trained.assign(119, false);
-      for (const int z : level.elements) trained[static_cast<std::size_t>(z)] = true;
-      for (int i = 0; i < s.atoms + s.ghosts; ++i) {
-        const int z = s.numbers[i];
-        if (z >= 1 && z <= 118 && trained[static_cast<std::size_t>(z)]) continue;
-        std::string known;
-        for (const int e : level.elements) known += " " + symbol(e);
-        throw InputError("atom " + std::to_string(i) + " is " + symbol(z) + ", and head " + level.name + " was trained on" + known + " only");
-      }
-    }
   }
 
   void find_slots(const Structure& s) {
@@ -245,29 +208,24 @@ template <class T> class Evaluation final : public Workspace::Data {
   }
 
   // Sums in the order of the atoms, wherever their rows are; in double.
-  void collect(const Structure& s, const Request& request) {
+  void collect(const Structure& s, const Request& request, Result& result) {
     const std::size_t n = static_cast<std::size_t>(s.atoms);
-    const auto& levels = model_->levels();
-    result_ = Result();
-    result_.term_energies.assign(terms_.size(), 0.0);
-    if (request.atom_energies) result_.atom_energies.assign(n, 0.0);
-    for (std::size_t t = 0; t < terms_.size(); ++t) {
-      for (int h = terms_[t].head; h >= 0; h = levels[static_cast<std::size_t>(h)].relative_to) {
-        const double* energies = seeds_[static_cast<std::size_t>(seed_of_[static_cast<std::size_t>(h)])].energies;
-        for (std::size_t i = 0; i < n; ++i) {
-          const double energy = energies[list_.row_of()[i]];
-          result_.term_energies[t] += energy;
-          if (request.atom_energies) result_.atom_energies[i] += terms_[t].weight * energy;
-        }
-      }
-      result_.energy += terms_[t].weight * result_.term_energies[t];
+    result = Result();
+    std::vector<double> head_sums;
+    for (const Seed<T>& seed : seeds_) {
+      double sum = 0.0;
+      for (std::size_t i = 0; i < n; ++i) sum += seed.energies[list_.row_of()[i]];
+      head_sums.push_back(sum);
     }
+    add_up(*model_, heads_, head_sums.data(), result);
+    if (request.atom_energies) add_up_atoms(*model_, heads_, head_energies_.data(), list_.row_of().data(), s.atoms, s.atoms, result);
     if (request.error_bars)
-      for (const Term& term : terms_) result_.term_errors.push_back(levels[static_cast<std::size_t>(term.head)].error_bars ? error_of(s, term.head) : NAN);
-    if (!std::isfinite(result_.energy)) throw InputError("the energy is not finite; the structure is far outside what the model was trained on");
+      for (const Term& term : heads_.terms)
+        result.term_errors.push_back(model_->levels()[static_cast<std::size_t>(term.head)].error_bars
+                                         ? error_of(*model_, term.head, s, features_.get(), list_.row_of().data(), w_.F) : NAN);
     if (request.forces || request.virial || request.atom_virials) {
-      result_.forces.assign(3 * n, 0.0);
-      if (request.atom_virials) result_.atom_virials.assign(9 * n, 0.0);
+      result.forces.assign(3 * n, 0.0);
+      if (request.atom_virials) result.atom_virials.assign(9 * n, 0.0);
       for (std::size_t i = 0; i < n; ++i) {
         const std::size_t row = static_cast<std::size_t>(list_.row_of()[i]);
         for (std::size_t p = static_cast<std::size_t>(list_.half()[row]); p < static_cast<std::size_t>(list_.first()[row + 1]); ++p) {
@@ -277,61 +235,19 @@ template <class T> class Evaluation final : public Workspace::Data {
           const double weight = j < n ? 1.0 : 0.5;  // of the virial: the owner of a ghost counts the pair too
           for (std::size_t a = 0; a < 3; ++a) {
             const double g = (slope_[p] * D[a] + turn[a] - along * D[a]) / r;  // dE/dD
-            result_.forces[3 * i + a] += g;
-            if (j < n) result_.forces[3 * j + a] -= g;
+            result.forces[3 * i + a] += g;
+            if (j < n) result.forces[3 * j + a] -= g;
             for (std::size_t b = 0; b < 3; ++b) {
-              result_.virial[3 * b + a] -= weight * D[b] * g;
+              result.virial[3 * b + a] -= weight * D[b] * g;
               if (!request.atom_virials) continue;
-              result_.atom_virials[9 * i + 3 * b + a] -= 0.5 * D[b] * g;
-              if (j < n) result_.atom_virials[9 * j + 3 * b + a] -= 0.5 * D[b] * g;
+              result.atom_virials[9 * i + 3 * b + a] -= 0.5 * D[b] * g;
+              if (j < n) result.atom_virials[9 * j + 3 * b + a] -= 0.5 * D[b] * g;
             }
           }
         }
       }
-      for (const double f : result_.forces)
-        if (!std::isfinite(f)) throw InputError("a force is not finite; the structure is far outside what the model was trained on");
+      check_forces(result);
     }
-  }
-
-  // Standard deviation of a head's energy: see ErrorBars.
-  double error_of(const Structure& s, int head) const {
-    const Level& level = model_->levels()[static_cast<std::size_t>(head)];
-    const ErrorBars& bars = model_->error_bars(head);
-    if (bars.members) return spread_of(s, level, bars);
-    const std::size_t F = static_cast<std::size_t>(w_.F), size = level.elements.size() * (F + 1);
-    std::vector<double> phi(size, 0.0);
-    for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
-      const auto kind = static_cast<std::size_t>(std::lower_bound(level.elements.begin(), level.elements.end(), s.numbers[i]) - level.elements.begin());
-      const T* own = features_.get() + static_cast<std::size_t>(list_.row_of()[i]) * F;
-      for (std::size_t f = 0; f < F; ++f) phi[kind * (F + 1) + f] += own[f] - bars.isolated[kind * F + f];
-      phi[kind * (F + 1) + F] += 1.0;
-    }
-    double variance = bars.noise * s.atoms;
-    for (std::size_t column = 0; column < size; ++column) {
-      double sum = 0.0;
-      for (std::size_t row = column; row < size; ++row) sum += bars.factor[row * size + column] * phi[row];
-      variance += sum * sum;
-    }
-    return std::sqrt(variance);
-  }
-
-  double spread_of(const Structure& s, const Level& level, const ErrorBars& bars) const {
-    const std::size_t F = static_cast<std::size_t>(w_.F), members = static_cast<std::size_t>(bars.members), H = bars.bias.size(), own = H / members;
-    std::vector<double> energies(members, 0.0);
-    for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
-      const auto kind = static_cast<std::size_t>(std::lower_bound(level.elements.begin(), level.elements.end(), s.numbers[i]) - level.elements.begin());
-      const T* feature = features_.get() + static_cast<std::size_t>(list_.row_of()[i]) * F;
-      for (std::size_t k = 0; k < H; ++k) {
-        double a = bars.bias[k];
-        for (std::size_t f = 0; f < F; ++f) a += bars.hidden[k * F + f] * feature[f];
-        energies[k / own] += static_cast<double>(members) * bars.out[k] * a / (1.0 + std::exp(-a));
-      }
-      for (std::size_t m = 0; m < members; ++m) energies[m] -= bars.alone[kind * members + m];
-    }
-    double mean = 0.0, variance = 0.0;
-    for (const double e : energies) mean += e / static_cast<double>(members);
-    for (const double e : energies) variance += (e - mean) * (e - mean) / static_cast<double>(members - 1);
-    return bars.scale * bars.calibration * std::sqrt(variance);
   }
 
   const std::shared_ptr<const Model> model_;
@@ -341,13 +257,13 @@ template <class T> class Evaluation final : public Workspace::Data {
   const bool tables_;
   std::vector<int> knot_;
   std::vector<Buffer<T>> scratch_;
-  std::vector<Term> terms_;
+  Heads heads_;
   std::vector<Seed<T>> seeds_;
-  std::vector<int> seed_of_, slot_;
+  std::vector<int> slot_;
   std::vector<double> head_energies_, slope_, turn_;
   Buffer<T> distance_, direction_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_, features_;
   std::vector<Buffer<T>> x_, y_, m_, dx_;
-  Result result_;
+  std::vector<Result> results_;
   std::map<std::string, double> times_;
 };
 
@@ -356,11 +272,25 @@ template <class T> class Evaluation final : public Workspace::Data {
 Workspace::Workspace(std::shared_ptr<const Model> model, Options options) {
   if (options.threads < 1 || options.threads > 4096) throw InputError("threads must be from 1 to 4096, not " + std::to_string(options.threads));
   if (!(options.skin >= 0.0) || !std::isfinite(options.skin)) throw InputError("the neighbour list's skin must be zero or a positive length");
+#if defined(MFMD_CUDA)
+  if (options.cuda >= 0) {
+    data_ = cuda::workspace(std::move(model), options);
+    return;
+  }
+#else
+  if (options.cuda >= 0) throw InputError("this build of the engine has no CUDA; build it where nvcc is, or use the CPU");
+#endif
   if (options.precision == Precision::single_) data_.reset(new Evaluation<float>(std::move(model), options));
   else data_.reset(new Evaluation<double>(std::move(model), options));
 }
 Workspace::~Workspace() = default;
-const Result& Workspace::evaluate(const Structure& structure, const Request& request) { return data_->evaluate(structure, request); }
+const Result& Workspace::evaluate(const Structure& structure, const Request& request) { return data_->evaluate(&structure, 1, request).front(); }
+const std::vector<Result>& Workspace::evaluate(const std::vector<Structure>& structures, const Request& request) {
+  return data_->evaluate(structures.data(), static_cast<int>(structures.size()), request);
+}
+#if !defined(MFMD_CUDA)
+int cuda_devices() { return 0; }
+#endif
 std::int64_t Workspace::rebuilds() const { return data_->rebuilds(); }
 std::size_t Workspace::ghost_width() const { return data_->ghost_width(); }
 const std::map<std::string, double>& Workspace::stage_times() const { return data_->stage_times(); }

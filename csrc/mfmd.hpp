@@ -128,6 +128,7 @@ struct Options {
   int threads = 1;
   bool tables = true;  // radial functions from tables; false evaluates them exactly, the reference
   double skin = 1.0;   // Å; a list is rebuilt when an atom has moved more than half of it
+  int cuda = -1;       // number of a CUDA device; -1: the CPU
 };
 
 // Buffers and neighbour list of one caller. Not for two threads at once; results never depend on its history.
@@ -136,6 +137,8 @@ class Workspace {
   Workspace(std::shared_ptr<const Model> model, Options options);
   ~Workspace();
   const Result& evaluate(const Structure& structure, const Request& request);
+  // Many structures: on a CUDA device side by side, on the CPU one after the other.
+  const std::vector<Result>& evaluate(const std::vector<Structure>& structures, const Request& request);
   std::int64_t rebuilds() const;  // neighbour lists built so far
   std::size_t ghost_width() const;  // bytes of the rows of fill_ghosts
   const std::map<std::string, double>& stage_times() const;  // seconds spent in each stage so far
@@ -147,6 +150,7 @@ class Workspace {
 };
 
 std::string symbol(int atomic_number);
+int cuda_devices();  // that this build of the engine can use; 0 without CUDA
 
 // All pairs with |D| < cutoff, D = R[j] - R[i] + S @ cell, in (i, j, S) order; full and symmetric.
 struct NeighborList {

@@ -208,6 +208,7 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
     p.heads.push_back(head);
   }
   for (std::size_t h = 0; h < levels.size(); ++h) p.heads[h].e0 = p.e0[h].data();
+  w.n_heads = static_cast<int>(p.heads.size());
   w.heads = p.heads.data();
 }
 

@@ -3,13 +3,15 @@
 
 #include <vector>
 
+#include "kernels/tensor.hpp"
+
 namespace mfmd {
 
 constexpr double kFirstKnot = 0.5;  // Å; closer atoms are refused
 constexpr double kTableError = 1e-6;  // of a table's slope, relative to the largest slope of its functions, measured between knots
 
 // Quintic Hermite polynomials on [0, 1]: value, first and second derivative at either end, and their derivatives.
-static inline void hermite(double s, double value[6], double slope[6]) {
+MFMD_HD void hermite(double s, double value[6], double slope[6]) {
   const double s2 = s * s, s3 = s2 * s, s4 = s3 * s, s5 = s4 * s;
   value[0] = 1 - 10 * s3 + 15 * s4 - 6 * s5;
   value[1] = s - 6 * s3 + 8 * s4 - 3 * s5;

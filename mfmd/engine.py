@@ -118,7 +118,7 @@ class Engine:
     ----------
     model : path, bytes or model (see `load_model`)
     precision : "single" or "double"; E0 and total energies are double in both
-    device : "cpu"
+    device : "cpu", "cuda" or "cuda:1"
     threads : at most this many; None for every core of the process. Results do not depend on it.
     radial : "table" (quintic Hermite, errs by some 1e-7 in the forces) or "exact" (slow, the reference)
     skin : Å, by how much the neighbour list reaches beyond the cutoff
@@ -126,7 +126,7 @@ class Engine:
     Raises
     ------
     ModelFileError : see `load_model`
-    InputError : an unknown precision, device or radial, a number of threads below one
+    InputError : an unknown precision, device or radial, a number of threads below one, "exact" on a CUDA device
 
     One engine serves one caller at a time; engines of the same model share its weights.
     """
@@ -134,13 +134,14 @@ class Engine:
     def __init__(self, model, precision="single", device="cpu", threads=None, radial="table", skin=1.0):
         if precision not in ("single", "double"):
             raise InputError(f"precision is {precision!r}; it must be 'single' or 'double'")
-        if device != "cpu":
-            raise InputError(f"device is {device!r}; this build of the engine has only 'cpu'")
+        kind, _, number = str(device).partition(":")
+        if kind not in ("cpu", "cuda") or not (number.isdigit() or not number):
+            raise InputError(f"device is {device!r}; it must be 'cpu', 'cuda' or 'cuda:' and a number")
         if radial not in ("table", "exact"):
             raise InputError(f"radial is {radial!r}; it must be 'table' or 'exact'")
         self.model = load_model(model)
         self.precision, self.device, self.threads, self.skin = precision, device, default_threads() if threads is None else threads, skin
-        self._workspace = _engine.Workspace(self.model, precision == "single", self.threads, radial == "table", skin)
+        self._workspace = _engine.Workspace(self.model, precision == "single", self.threads, radial == "table", skin, int(number or 0) if kind == "cuda" else -1)
 
     @property
     def levels(self):
@@ -197,6 +198,28 @@ class Engine:
         ------
         InputError : unknown head, untrained element, overlapping atoms, flat cell, non-finite input or result
         """
+        return self.compute_batch(
+            [(positions, numbers, cell, pbc)], terms=terms, forces=forces, virial=virial, atom_energies=atom_energies, error_bars=error_bars
+        )[0]
+
+    def compute_batch(self, structures, *, terms, forces=True, virial=False, atom_energies=False, error_bars=False):
+        """Evaluate many structures, on a CUDA device side by side: replicas, conformers, screening.
+
+        Parameters
+        ----------
+        structures : of (positions, numbers, cell, pbc), each as for `compute`
+
+        Returns
+        -------
+        list of what `compute` returns, bit for bit
+
+        Raises
+        ------
+        InputError : as `compute`, of any of the structures
+        """
+        return self._workspace.evaluate([self._checked(*s) for s in structures], self.terms(terms), forces, virial, atom_energies, error_bars)
+
+    def _checked(self, positions, numbers, cell, pbc):
         if cell is None:
             if any(pbc):
                 raise InputError("pbc is set, but there is no cell")
@@ -204,7 +227,4 @@ class Engine:
         integers = np.asarray(numbers, np.int32)
         if not np.array_equal(integers, numbers):
             raise InputError("atomic numbers must be whole numbers")
-        return self._workspace.evaluate(
-            np.asarray(positions, float), integers, np.asarray(cell, float), [bool(p) for p in pbc],
-            self.terms(terms), forces, virial, atom_energies, error_bars,
-        )  # fmt: skip
+        return np.asarray(positions, float), integers, np.asarray(cell, float), [bool(p) for p in pbc]

@@ -1,5 +1,7 @@
 """Models and structures the tests share."""
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import ase.build
@@ -13,6 +15,34 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT / "examples" / "data"
 ELEMENTS = (1, 6, 7, 8)
 LEVELS = ("low", "middle", "high")  # high is relative to middle
+
+
+def pytest_addoption(parser):
+    parser.addoption("--engine", help="folder of another build of the compiled engine, as `make build/emulated/done` makes one")
+
+
+def pytest_configure(config):
+    if folder := config.getoption("--engine"):
+        import mfmd
+
+        (library,) = Path(folder).glob("_engine*.so")
+        spec = importlib.util.spec_from_file_location("mfmd._engine", library)
+        mfmd._engine = sys.modules["mfmd._engine"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(mfmd._engine)
+
+
+def need(device):
+    """Skips where there is no such device."""
+    from mfmd import _engine
+
+    if device == "cuda" and not _engine.cuda_devices():
+        pytest.skip("no CUDA device here; `make test-emulated` runs the same kernels on the CPU")
+    return device
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    return need(request.param)
 
 
 def random_model(seed=0, channels=32, layers=2, cutoff=4.0, rank=2, radial_functions=16):

@@ -346,7 +346,8 @@ def test_options_are_checked(model_file):
     for options, message in (
         (dict(head="ccsd"), "no head `ccsd`; it has low, middle, high"),
         (dict(precision="half"), "precision is 'half'"),
-        (dict(device="cuda"), "device is 'cuda'"),
+        (dict(device="gpu"), "device is 'gpu'"),
+        (dict(device="cuda:99"), "CUDA"),
         (dict(threads=-1), "threads must be"),
     ):
         with pytest.raises(mfmd.Error, match=message):

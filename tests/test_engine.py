@@ -5,7 +5,7 @@ import sys
 import backends
 import numpy as np
 import pytest
-from conftest import ELEMENTS, LEVELS, dimer, ethanol, random_cell, random_model, write
+from conftest import ELEMENTS, LEVELS, dimer, ethanol, need, random_cell, random_model, write
 
 from mfmd.engine import Engine, InputError
 
@@ -19,13 +19,15 @@ def supercell_of(atoms, cutoff):
     return atoms.repeat(times), int(np.prod(times))
 
 
-@pytest.fixture(params=["exact", "table", "exact-avx2", "table-avx2", "exact-generic", "table-generic"])
-def radial(request, monkeypatch):
-    """Every path through the kernels: radial functions exact or from tables, on every instruction set."""
-    name, _, simd = request.param.partition("-")
-    if simd:
-        monkeypatch.setenv("MFMD_SIMD", simd)
-    return name
+@pytest.fixture(params=["exact", "table", "exact-avx2", "table-avx2", "exact-generic", "table-generic", "table-cuda"])
+def options(request, monkeypatch):
+    """Every path through the kernels: radial functions exact or from tables, on every instruction set and device."""
+    radial, _, place = request.param.partition("-")
+    if place == "cuda":
+        return {"radial": radial, "device": need("cuda")}
+    if place:
+        monkeypatch.setenv("MFMD_SIMD", place)
+    return {"radial": radial}
 
 
 def check(got, wanted, atoms):
@@ -44,11 +46,11 @@ def test_equals_torch_model_on_every_test_frame(model, model_file, test_frames, 
         check(got(atoms), wanted(atoms)[: 3 if atoms.pbc.all() else 2], atoms)
 
 
-def test_every_path_equals_the_torch_model(model, model_file, radial):
+def test_every_path_equals_the_torch_model(model, model_file, options):
     """Exact radial functions to rounding, tables to 1e-6 eV/atom and 1e-5 eV/Å (forces here are ten times a molecule's)."""
-    wanted, got = backends.reference(model, "high"), backends.engine(model_file, "high", radial=radial)
+    wanted, got = backends.reference(model, "high"), backends.engine(model_file, "high", **options)
     for atoms in (ethanol(), random_cell(5, atoms=25), random_cell(6, small=True)):
-        if radial == "exact":
+        if options["radial"] == "exact":
             check(got(atoms), wanted(atoms)[: 3 if atoms.pbc.all() else 2], atoms)
         else:
             (e, f, _), (e2, f2, _) = got(atoms), wanted(atoms)
@@ -56,11 +58,10 @@ def test_every_path_equals_the_torch_model(model, model_file, radial):
             np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5)
 
 
-def test_tables_on_every_test_frame(trained, test_frames):
+def test_tables_on_every_test_frame(trained, test_frames, device):
     """Tables against exact radial functions on a trained model: 1e-6 eV/atom, 1e-5 eV/Å, single precision included."""
-    exact, *tables = (
-        backends.engine(trained[0], "cctz", *path) for path in (("double", "exact"), ("double", "table"), ("single", "table"))
-    )
+    exact = backends.engine(trained[0], "cctz")
+    tables = [backends.engine(trained[0], "cctz", precision, "table", device=device) for precision in ("double", "single")]
     for atoms in (a for a in test_frames if set(a.numbers) <= {1, 6, 8} and not a.pbc.any()):
         e, f, _ = exact(atoms)
         for table in tables:
@@ -103,19 +104,19 @@ def test_mixed_periodicity(model, model_file, pbc):
     check(backends.engine(model_file, "low")(atoms)[:2], backends.reference(model, "low")(atoms)[:2], atoms)
 
 
-def test_single_precision(trained, test_frames):
+def test_single_precision(trained, test_frames, device):
     """1e-5 eV/atom and 1e-4 eV/Å between single and double, on a trained model."""
-    single, double = (backends.engine(trained[0], "cctz", p) for p in ("single", "double"))
+    single, double = (backends.engine(trained[0], "cctz", p, "table", device=device) for p in ("single", "double"))
     for atoms in (a for a in test_frames if a.info["molecule"] == "ethanol"):
         (e1, f1, _), (e2, f2, _) = single(atoms), double(atoms)
         assert abs(e1 - e2) < 1e-5 * len(atoms)
         np.testing.assert_allclose(f1, f2, rtol=0, atol=1e-4)
 
 
-def test_forces_and_stress_by_finite_differences(model_file, radial):
+def test_forces_and_stress_by_finite_differences(model_file, options):
     """Central differences of step h err by h² E'''/6 + eps E/h; at h = 1e-4 Å both are below 1e-8 eV/Å here."""
     atoms = random_cell(7, small=True, atoms=5)
-    compute = backends.engine(model_file, "high", radial=radial)
+    compute = backends.engine(model_file, "high", **options)
     _, forces, virial = compute(atoms)
     h = 1e-4
     numeric = np.zeros_like(forces)
@@ -142,8 +143,8 @@ def test_forces_and_stress_by_finite_differences(model_file, radial):
     np.testing.assert_allclose(-virial, strained, rtol=0, atol=1e-6 * np.abs(virial).max())
 
 
-def test_invariances(model_file, radial):
-    compute = backends.engine(model_file, "high", radial=radial)
+def test_invariances(model_file, options):
+    compute = backends.engine(model_file, "high", **options)
     rng = np.random.default_rng(0)
     for atoms in (ethanol(), random_cell(11, small=True)):
         energy, forces, _ = compute(atoms)
@@ -168,8 +169,8 @@ def test_invariances(model_file, radial):
         np.testing.assert_allclose(forces.sum(0), 0, atol=1e-9)
 
 
-def test_smooth_at_the_cutoff(model, model_file, radial):
-    compute, rc = backends.engine(model_file, "high", radial=radial), model.backbone.radial.cutoff
+def test_smooth_at_the_cutoff(model, model_file, options):
+    compute, rc = backends.engine(model_file, "high", **options), model.backbone.radial.cutoff
     e1, f1, _ = compute(dimer(rc - 1e-6))
     e2, f2, _ = compute(dimer(rc + 1e-6))
     assert abs(e1 - e2) < 1e-10
@@ -177,8 +178,8 @@ def test_smooth_at_the_cutoff(model, model_file, radial):
 
 
 @pytest.mark.parametrize("z", ELEMENTS)
-def test_isolated_atom_returns_its_reference_energy(model, model_file, z):
-    e = Engine(model_file, "double")
+def test_isolated_atom_returns_its_reference_energy(model, model_file, z, device):
+    e = Engine(model_file, "double", device)
     for level in LEVELS:
         wanted = sum(float(model.heads[h].e0[z]) for h in model.chain(level))
         got = e.compute(np.zeros((1, 3)), [z], terms=[(level, 1.0)])
@@ -186,13 +187,13 @@ def test_isolated_atom_returns_its_reference_energy(model, model_file, z):
         np.testing.assert_allclose(got["forces"], 0, atol=1e-12)
 
 
-def test_empty_structure(model_file):
-    out = Engine(model_file).compute(np.zeros((0, 3)), [], terms=[("low", 1.0)])
+def test_empty_structure(model_file, device):
+    out = Engine(model_file, device=device).compute(np.zeros((0, 3)), [], terms=[("low", 1.0)])
     assert out["energy"] == 0 and out["forces"].shape == (0, 3)
 
 
-def test_terms_are_sums_of_heads(model_file):
-    e, atoms = Engine(model_file, "double"), ethanol()
+def test_terms_are_sums_of_heads(model_file, device):
+    e, atoms = Engine(model_file, "double", device), ethanol()
     args = (atoms.positions, atoms.numbers)
     single = {level: e.compute(*args, terms=[(level, 1.0)]) for level in LEVELS}
     mixed = e.compute(*args, terms=[("low", 0.3), ("high", 0.7), ("middle", 0.0)], atom_energies=True)
@@ -205,17 +206,17 @@ def test_terms_are_sums_of_heads(model_file):
 
 
 @pytest.mark.parametrize("precision", ["single", "double"])
-def test_bits_depend_on_input_alone(model_file, precision, radial):
+def test_bits_depend_on_input_alone(model_file, precision, options):
     """Not on threads, not on the age of the neighbour list, not on what was computed before."""
     rng = np.random.default_rng(1)
     atoms = random_cell(2, atoms=40)
-    old = Engine(model_file, precision, threads=3, radial=radial)
+    old = Engine(model_file, precision, threads=3, **options)
     for _ in range(6):
         atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
         args = (atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc)
         outs = [
             e.compute(*args, terms=[("high", 1.0)], virial=True)
-            for e in (old, Engine(model_file, precision, threads=1, skin=0.2, radial=radial))
+            for e in (old, Engine(model_file, precision, threads=1, skin=0.2, **options))
         ]
         assert outs[0]["energy"] == outs[1]["energy"]
         assert np.array_equal(outs[0]["forces"], outs[1]["forces"]) and np.array_equal(outs[0]["virial"], outs[1]["virial"])
@@ -278,9 +279,9 @@ def test_host_with_ghosts_and_a_list_of_its_own(model_file):
             atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
 
 
-def test_a_refused_structure_leaves_no_list(model_file):
+def test_a_refused_structure_leaves_no_list(model_file, device):
     atoms = random_cell(4, atoms=8)
-    e = Engine(model_file, "double")
+    e = Engine(model_file, "double", device)
 
     def energy(cell):
         return e.compute(atoms.positions, atoms.numbers, cell, atoms.pbc, terms=[("high", 1.0)])["energy"]
@@ -291,8 +292,28 @@ def test_a_refused_structure_leaves_no_list(model_file):
     assert energy(atoms.cell.array) == before
 
 
-def test_overlapping_atoms_are_named(model_file):
+def test_overlapping_atoms_are_named(model_file, device):
     atoms = ethanol()
     atoms.positions[4] = atoms.positions[7] + [0.1, 0, 0]
     with pytest.raises(InputError, match="atoms 4 and 7 overlap"):
-        Engine(model_file).compute(atoms.positions, atoms.numbers, terms=[("low", 1.0)])
+        Engine(model_file, device=device).compute(atoms.positions, atoms.numbers, terms=[("low", 1.0)])
+
+
+def test_a_batch_is_its_structures_one_by_one(model_file, device):
+    """Of different sizes and periodicity, one of them empty: bit for bit; a fault in one is named as such."""
+    structures = [
+        (a.positions, a.numbers, a.cell.array, a.pbc)
+        for a in (ethanol(), random_cell(1, small=True), ethanol()[:0], random_cell(2, pbc=(True, False, True), atoms=20), ethanol()[:1])
+    ]
+    options = {"terms": [("high", 1.0), ("low", 0.5)], "virial": True, "atom_energies": True}
+    e = Engine(model_file, "single", device)
+    for _ in range(2):
+        together = e.compute_batch(structures, **options)
+        for s, got in zip(structures, together, strict=True):
+            wanted = Engine(model_file, "single", device).compute(*s, **options)
+            assert got.keys() == wanted.keys() and all(np.array_equal(got[key], wanted[key]) for key in wanted)
+        structures = structures[::-1]
+    assert e.compute_batch([], **options) == []
+    overlapping = np.zeros((2, 3)), [1, 1], None, (False, False, False)
+    with pytest.raises(InputError, match="atoms 0 and 1 overlap"):
+        e.compute_batch([structures[0], overlapping], **options)

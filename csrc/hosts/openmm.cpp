@@ -81,7 +81,7 @@ class HostKernel final : public Kernel {
     options.precision = force.single ? Precision::single_ : Precision::double_;
     options.threads = force.threads > 0 ? force.threads : cores();
     workspace_ = std::make_unique<Workspace>(force.model, options);
-    positions_.resize(3 * force.atoms.size());
+    positions_.resize(3 * force.atoms.size() + 9);
   }
 
   double execute(ContextImpl& context, bool forces) override {
@@ -89,7 +89,7 @@ class HostKernel final : public Kernel {
     const std::size_t n = force_.atoms.size();
     for (std::size_t k = 0; k < n; ++k)
       for (int a = 0; a < 3; ++a) positions_[3 * k + static_cast<std::size_t>(a)] = kAngstrom * (*data->positions)[static_cast<std::size_t>(force_.atoms[k])][a];
-    double cell[9] = {};
+    double* const cell = positions_.data() + 3 * n;
     if (force_.periodic)
       for (int v = 0; v < 3; ++v)
         for (int a = 0; a < 3; ++a) cell[3 * v + a] = kAngstrom * data->periodicBoxVectors[v][a];
@@ -104,7 +104,14 @@ class HostKernel final : public Kernel {
     for (const WeightedHead& term : force_.terms)
       request.terms.push_back({term.head, term.weight * (term.parameter.empty() ? 1.0 : context.getParameter(term.parameter))});
     try {
-      const Result& result = workspace_->evaluate(s, request);
+      // An integrator of several time steps asks for the same forces at the end of one step and the beginning of the next.
+      if (!last_ || positions_ != seen_ || !same(request, asked_)) {
+        last_ = nullptr;  // stays so where the evaluation throws
+        last_ = &workspace_->evaluate(s, request);
+        seen_ = positions_;
+        asked_ = request;
+      }
+      const Result& result = *last_;
       if (forces)
         for (std::size_t k = 0; k < n; ++k)
           for (int a = 0; a < 3; ++a) (*data->forces)[static_cast<std::size_t>(force_.atoms[k])][a] += kForceUnit * result.forces[3 * k + static_cast<std::size_t>(a)];
@@ -123,9 +130,19 @@ class HostKernel final : public Kernel {
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
   }
 
+  // Whether what was asked holds all that is asked now.
+  static bool same(const Request& now, const Request& then) {
+    if (now.forces && !then.forces) return false;
+    for (std::size_t t = 0; t < now.terms.size(); ++t)
+      if (now.terms[t].weight != then.terms[t].weight) return false;
+    return true;
+  }
+
   Force force_;
   std::unique_ptr<Workspace> workspace_;
-  std::vector<double> positions_;
+  std::vector<double> positions_, seen_;  // of the chosen atoms, then the cell: now, and in the last evaluation
+  Request asked_;
+  const Result* last_ = nullptr;
 };
 
 class Impl final : public OpenMM::ForceImpl {

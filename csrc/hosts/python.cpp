@@ -44,29 +44,38 @@ struct Workspace {
   std::mutex mutex;
 };
 
-py::dict evaluate(Workspace& workspace, const Doubles& positions, const Ints& numbers, const Doubles& cell, const std::vector<bool>& pbc,
-                  const std::vector<std::pair<int, double>>& terms, bool forces, bool virial, bool atom_energies,
-                  bool error_bars) {
-  const mfmd::Structure s = structure(positions, numbers, cell, pbc);
+py::dict dict(const mfmd::Result& result, const mfmd::Request& request, int atoms) {
+  py::dict out;
+  out["energy"] = result.energy;
+  out["term_energies"] = array(result.term_energies, {static_cast<py::ssize_t>(result.term_energies.size())});
+  if (request.forces) out["forces"] = array(result.forces, {atoms, 3});
+  if (request.virial) out["virial"] = array(std::vector<double>(result.virial, result.virial + 9), {3, 3});
+  if (request.atom_energies) out["atom_energies"] = array(result.atom_energies, {atoms});
+  if (request.error_bars) out["term_errors"] = array(result.term_errors, {static_cast<py::ssize_t>(result.term_errors.size())});
+  return out;
+}
+
+using Given = std::tuple<Doubles, Ints, Doubles, std::vector<bool>>;  // positions, numbers, cell, pbc
+
+// Structures side by side; a dict of each.
+std::vector<py::dict> evaluate(Workspace& workspace, const std::vector<Given>& given, const std::vector<std::pair<int, double>>& terms, bool forces,
+                               bool virial, bool atom_energies, bool error_bars) {
+  std::vector<mfmd::Structure> structures;
+  for (const auto& [positions, numbers, cell, pbc] : given) structures.push_back(structure(positions, numbers, cell, pbc));
   mfmd::Request request;
   for (const auto& [head, weight] : terms) request.terms.push_back({head, weight});
   request.forces = forces;
   request.virial = virial;
   request.atom_energies = atom_energies;
   request.error_bars = error_bars;
-  mfmd::Result result;
+  std::vector<mfmd::Result> results;
   {
     py::gil_scoped_release free;
     std::lock_guard<std::mutex> lock(workspace.mutex);
-    result = workspace.core.evaluate(s, request);
+    results = workspace.core.evaluate(structures, request);
   }
-  py::dict out;
-  out["energy"] = result.energy;
-  out["term_energies"] = array(result.term_energies, {static_cast<py::ssize_t>(result.term_energies.size())});
-  if (forces) out["forces"] = array(result.forces, {s.atoms, 3});
-  if (virial) out["virial"] = array(std::vector<double>(result.virial, result.virial + 9), {3, 3});
-  if (atom_energies) out["atom_energies"] = array(result.atom_energies, {s.atoms});
-  if (error_bars) out["term_errors"] = array(result.term_errors, {static_cast<py::ssize_t>(result.term_errors.size())});
+  std::vector<py::dict> out;
+  for (std::size_t k = 0; k < results.size(); ++k) out.push_back(dict(results[k], request, structures[k].atoms));
   return out;
 }
 
@@ -129,22 +138,24 @@ PYBIND11_MODULE(_engine, m) {
       .def_property_readonly("sha256", &mfmd::Model::sha256);
 
   py::class_<Workspace>(m, "Workspace")
-      .def(py::init([](std::shared_ptr<mfmd::Model> model, bool single, int threads, bool tables, double skin) {
+      .def(py::init([](std::shared_ptr<mfmd::Model> model, bool single, int threads, bool tables, double skin, int cuda) {
              mfmd::Options options;
              options.precision = single ? mfmd::Precision::single_ : mfmd::Precision::double_;
              options.threads = threads;
              options.tables = tables;
              options.skin = skin;
+             options.cuda = cuda;
              return std::make_unique<Workspace>(std::move(model), options);
            }),
-           py::arg("model"), py::arg("single"), py::arg("threads"), py::arg("tables"), py::arg("skin"))
+           py::arg("model"), py::arg("single"), py::arg("threads"), py::arg("tables"), py::arg("skin"), py::arg("cuda"))
       .def_property_readonly("rebuilds", [](const Workspace& w) { return w.core.rebuilds(); })
       .def_property_readonly("stage_times", [](const Workspace& w) { return w.core.stage_times(); })
-      .def("evaluate", &evaluate, py::arg("positions"), py::arg("numbers"), py::arg("cell"), py::arg("pbc"), py::arg("terms"),
-           py::arg("forces"), py::arg("virial"), py::arg("atom_energies"), py::arg("error_bars"))
+      .def("evaluate", &evaluate, py::arg("structures"), py::arg("terms"), py::arg("forces"), py::arg("virial"), py::arg("atom_energies"),
+           py::arg("error_bars"))
       .def("evaluate_with_ghosts", &evaluate_with_ghosts);
 
   m.attr("closest") = mfmd::kFirstKnot;
+  m.def("cuda_devices", &mfmd::cuda_devices);
   m.def("neighbor_list", [](const Doubles& positions, const Doubles& cell, const std::vector<bool>& pbc, double cutoff) {
     const Ints numbers(positions.ndim() ? positions.shape(0) : 0);
     const mfmd::NeighborList list = mfmd::neighbor_list(structure(positions, numbers, cell, pbc), cutoff);

@@ -112,7 +112,7 @@ void SkinList::build(const Structure& s, Pool& pool) {
           const double d[3] = {b[0] - a[0], b[1] - a[1], b[2] - a[2]};
           if (dot(d, d) < reach * reach) row.push_back({s.pairs->j[p], {0, 0, 0}});
         }
-        std::sort(row.begin(), row.end(), [](const Entry& a, const Entry& b) { return a.j < b.j; });
+        std::sort(row.begin(), row.end(), before);
       }
     });
   } else {
@@ -186,7 +186,6 @@ void SkinList::build(const Structure& s, Pool& pool) {
     for (int i = 0; i < n; ++i)
       binned[static_cast<std::size_t>(cursor[static_cast<std::size_t>(home[static_cast<std::size_t>(i)])]++)] = i;
 
-    const auto floor_div = [](int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); };
     pool.loop(n, 64, [&](int begin, int end, int) {
       for (int at_row = begin; at_row < end; ++at_row) {
         const int i = order_[static_cast<std::size_t>(at_row)];
@@ -202,8 +201,7 @@ void SkinList::build(const Structure& s, Pool& pool) {
               int target[3], image[3];
               bool inside = true;
               for (int k = 0; k < 3; ++k) {
-                image[k] = floor_div(b[k] + step[k], bins[k]);
-                target[k] = b[k] + step[k] - image[k] * bins[k];
+                target[k] = step_from(b[k], step[k], bins[k], image[k]);
                 inside = inside && (s.periodic[k] || image[k] == 0);
               }
               if (!inside) continue;
@@ -220,9 +218,7 @@ void SkinList::build(const Structure& s, Pool& pool) {
                 if (dot(d, d) < reach * reach) row.push_back(entry);
               }
             }
-        std::sort(row.begin(), row.end(), [](const Entry& a, const Entry& c) {
-          return a.j != c.j ? a.j < c.j : std::lexicographical_compare(a.s, a.s + 3, c.s, c.s + 3);
-        });
+        std::sort(row.begin(), row.end(), before);
       }
     });
   }
@@ -277,22 +273,21 @@ void SkinList::update(const Structure& s, double closest, Pool& pool) {
   const std::size_t pairs = static_cast<std::size_t>(first_.back());
   j_.resize(pairs), shift_.resize(3 * pairs), vector_.resize(3 * pairs), distance_.resize(pairs);
   half_.resize(static_cast<std::size_t>(n));
-  const int zero[3] = {0, 0, 0};
   std::atomic<int> too_close{INT_MAX};
   pool.loop(n, 256, [&](int begin, int end, int) {
     for (int i = begin; i < end; ++i) {
       std::size_t p = static_cast<std::size_t>(first_[static_cast<std::size_t>(i)]);
       half_[static_cast<std::size_t>(i)] = static_cast<int>(p);
       each_close_pair(i, [&](const Entry& e, const double* d, double square) {
-        const int own = order_[static_cast<std::size_t>(i)], other = order_[static_cast<std::size_t>(e.j)];
-        if (other < own || (other == own && std::lexicographical_compare(e.s, e.s + 3, zero, zero + 3))) ++half_[static_cast<std::size_t>(i)];
+        const Entry own{order_[static_cast<std::size_t>(i)], {0, 0, 0}}, other{order_[static_cast<std::size_t>(e.j)], {e.s[0], e.s[1], e.s[2]}};
+        if (before(other, own)) ++half_[static_cast<std::size_t>(i)];
         j_[p] = e.j;
         std::copy_n(e.s, 3, shift_.begin() + 3 * static_cast<long>(p));
         std::copy_n(d, 3, vector_.begin() + 3 * static_cast<long>(p));
         distance_[p] = std::sqrt(square);
         if (distance_[p] < closest) {
           int seen = too_close.load();
-          while (own < seen && !too_close.compare_exchange_weak(seen, own)) {}
+          while (own.j < seen && !too_close.compare_exchange_weak(seen, own.j)) {}
         }
         ++p;
       });

@@ -8,7 +8,7 @@
 
 #include "../mfmd.hpp"
 #include "../threads.hpp"
-#include "tensor.hpp"
+#include "entries.hpp"
 
 namespace mfmd {
 
@@ -20,14 +20,6 @@ struct Lattice {
   bool periodic[3];
 };
 Lattice lattice(const double* cell, const bool periodic[3]);  // InputError for a flat cell
-
-MFMD_HD void shift_vector(const double* cell, const int s[3], double out[3]) {
-  for (int a = 0; a < 3; ++a) out[a] = s[0] * cell[a] + s[1] * cell[3 + a] + s[2] * cell[6 + a];
-}
-// (R[j] - R[i]) + S @ cell: in this order the reversed pair is the exact negative.
-MFMD_HD void pair_vector(const double* ri, const double* rj, const double shift[3], double d[3]) {
-  for (int a = 0; a < 3; ++a) d[a] = (rj[a] - ri[a]) + shift[a];
-}
 
 // All pairs within the cutoff plus a skin, reused until an atom has moved half the skin, or the cell or the host's list has changed;
 // compacted every step to d < cutoff in (j, S) order within the row of an atom, so that its age never shows in a sum.
@@ -52,9 +44,6 @@ class SkinList {
   const std::vector<double>& distances() const { return distance_; }  // [pairs]
 
  private:
-  struct Entry {
-    int j, s[3];  // j: an atom while the list is built, then its row
-  };
   bool stale(const Structure& s) const;
   void build(const Structure& s, Pool& pool);
 
@@ -64,7 +53,7 @@ class SkinList {
   std::vector<bool> built_periodic_;
   bool built_on_host_ = false;
   std::vector<int> skin_first_;
-  std::vector<Entry> entries_;
+  std::vector<Entry> entries_;  // j: a row
   std::vector<std::vector<Entry>> rows_;
   std::vector<int> order_, row_of_, first_, half_, j_, shift_;
   std::vector<double> vector_, distance_;

@@ -53,6 +53,7 @@ template <class T> struct Weights {
   const LayerWeights<T>* layers = nullptr;
   Norm<T> readout_norm;
   Dense<T> readout;                            // RF -> F
+  int n_heads = 0;
   const HeadWeights<T>* heads = nullptr;
 };
 

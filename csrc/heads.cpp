@@ -1,0 +1,122 @@
+#include "heads.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mfmd {
+
+namespace {
+
+// Calls body(head) for the head and what it is relative to, one after the other.
+template <class Body> void chain(const Model& model, int head, const Body& body) {
+  for (int h = head; h >= 0; h = model.levels()[static_cast<std::size_t>(h)].relative_to) body(static_cast<std::size_t>(h));
+}
+
+std::size_t kind_of(const Level& level, int number) {
+  return static_cast<std::size_t>(std::lower_bound(level.elements.begin(), level.elements.end(), number) - level.elements.begin());
+}
+
+template <class T> double spread_of(const Structure& s, const Level& level, const ErrorBars& bars, const T* features, const int* row_of, std::size_t F) {
+  const std::size_t members = static_cast<std::size_t>(bars.members), H = bars.bias.size(), own = H / members;
+  std::vector<double> energies(members, 0.0);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
+    const std::size_t kind = kind_of(level, s.numbers[i]);
+    const T* feature = features + static_cast<std::size_t>(row_of[i]) * F;
+    for (std::size_t k = 0; k < H; ++k) {
+      double a = bars.bias[k];
+      for (std::size_t f = 0; f < F; ++f) a += bars.hidden[k * F + f] * feature[f];
+      energies[k / own] += static_cast<double>(members) * bars.out[k] * a / (1.0 + std::exp(-a));
+    }
+    for (std::size_t m = 0; m < members; ++m) energies[m] -= bars.alone[kind * members + m];
+  }
+  double mean = 0.0, variance = 0.0;
+  for (const double e : energies) mean += e / static_cast<double>(members);
+  for (const double e : energies) variance += (e - mean) * (e - mean) / static_cast<double>(members - 1);
+  return bars.scale * bars.calibration * std::sqrt(variance);
+}
+
+}  // namespace
+
+Heads heads_of(const Model& model, const std::vector<Term>& terms) {
+  const auto& levels = model.levels();
+  if (terms.empty()) throw InputError("no term to evaluate: name a head");
+  std::vector<double> weight(levels.size(), 0.0);
+  std::vector<bool> wanted(levels.size(), false);
+  for (const Term& term : terms) {
+    if (term.head < 0 || term.head >= static_cast<int>(levels.size())) throw InputError("there is no head number " + std::to_string(term.head));
+    if (!std::isfinite(term.weight)) throw InputError("the weight of head " + levels[static_cast<std::size_t>(term.head)].name + " is not finite");
+    chain(model, term.head, [&](std::size_t h) { weight[h] += term.weight, wanted[h] = true; });
+  }
+  Heads heads{terms, {}, std::vector<int>(levels.size(), -1)};
+  for (std::size_t h = 0; h < levels.size(); ++h)
+    if (wanted[h]) {
+      heads.place[h] = static_cast<int>(heads.used.size());
+      heads.used.push_back({static_cast<int>(h), weight[h]});
+    }
+  return heads;
+}
+
+void check_elements(const Model& model, const Heads& heads, const Structure& s) {
+  std::vector<bool> trained(119);
+  for (const Heads::Used& used : heads.used) {
+    const Level& level = model.levels()[static_cast<std::size_t>(used.head)];
+    trained.assign(119, false);
+    for (const int z : level.elements) trained[static_cast<std::size_t>(z)] = true;
+    for (int i = 0; i < s.atoms + s.ghosts; ++i) {
+      const int z = s.numbers[i];
+      if (z >= 1 && z <= 118 && trained[static_cast<std::size_t>(z)]) continue;
+      std::string known;
+      for (const int e : level.elements) known += " " + symbol(e);
+      throw InputError("atom " + std::to_string(i) + " is " + symbol(z) + ", and head " + level.name + " was trained on" + known + " only");
+    }
+  }
+}
+
+void add_up(const Model& model, const Heads& heads, const double* head_sums, Result& result) {
+  result.energy = 0.0;
+  result.term_energies.assign(heads.terms.size(), 0.0);
+  for (std::size_t t = 0; t < heads.terms.size(); ++t) {
+    chain(model, heads.terms[t].head, [&](std::size_t h) { result.term_energies[t] += head_sums[heads.place[h]]; });
+    result.energy += heads.terms[t].weight * result.term_energies[t];
+  }
+  if (!std::isfinite(result.energy)) throw InputError("the energy is not finite; the structure is far outside what the model was trained on");
+}
+
+void add_up_atoms(const Model& model, const Heads& heads, const double* energies, const int* row_of, int rows, int atoms, Result& result) {
+  result.atom_energies.assign(static_cast<std::size_t>(atoms), 0.0);
+  for (const Term& term : heads.terms)
+    chain(model, term.head, [&](std::size_t h) {
+      const double* of_head = energies + static_cast<std::size_t>(heads.place[h]) * static_cast<std::size_t>(rows);
+      for (std::size_t i = 0; i < result.atom_energies.size(); ++i) result.atom_energies[i] += term.weight * of_head[row_of[i]];
+    });
+}
+
+void check_forces(const Result& result) {
+  for (const double f : result.forces)
+    if (!std::isfinite(f)) throw InputError("a force is not finite; the structure is far outside what the model was trained on");
+}
+
+template <class T> double error_of(const Model& model, int head, const Structure& s, const T* features, const int* row_of, int channels) {
+  const Level& level = model.levels()[static_cast<std::size_t>(head)];
+  const ErrorBars& bars = model.error_bars(head);
+  const std::size_t F = static_cast<std::size_t>(channels), size = level.elements.size() * (F + 1);
+  if (bars.members) return spread_of(s, level, bars, features, row_of, F);
+  std::vector<double> phi(size, 0.0);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
+    const std::size_t kind = kind_of(level, s.numbers[i]);
+    const T* own = features + static_cast<std::size_t>(row_of[i]) * F;
+    for (std::size_t f = 0; f < F; ++f) phi[kind * (F + 1) + f] += own[f] - bars.isolated[kind * F + f];
+    phi[kind * (F + 1) + F] += 1.0;
+  }
+  double variance = bars.noise * s.atoms;
+  for (std::size_t column = 0; column < size; ++column) {
+    double sum = 0.0;
+    for (std::size_t row = column; row < size; ++row) sum += bars.factor[row * size + column] * phi[row];
+    variance += sum * sum;
+  }
+  return std::sqrt(variance);
+}
+template double error_of<float>(const Model&, int, const Structure&, const float*, const int*, int);
+template double error_of<double>(const Model&, int, const Structure&, const double*, const int*, int);
+
+}  // namespace mfmd

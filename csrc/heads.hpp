@@ -1,0 +1,32 @@
+// What a request means for the heads, on every device: which of them are evaluated and with what weights, what they make of the
+// sums over atoms, and how sure they are.
+#pragma once
+
+#include "mfmd.hpp"
+
+namespace mfmd {
+
+struct Heads {
+  struct Used {
+    int head;
+    double weight;  // of its energy in the sum
+  };
+  std::vector<Term> terms;
+  std::vector<Used> used;  // a relative head drags in what it is relative to
+  std::vector<int> place;  // [levels], its place in `used`, or -1
+};
+
+// InputError for no term, an unknown head, a weight that is not finite.
+Heads heads_of(const Model& model, const std::vector<Term>& terms);
+// InputError for an atom of an element that one of the heads was not trained on.
+void check_elements(const Model& model, const Heads& heads, const Structure& structure);
+// Energies of the terms and their sum, from the sum over atoms of each used head. InputError for one that is not finite.
+void add_up(const Model& model, const Heads& heads, const double* head_sums, Result& result);
+// Energies of atoms, from energies[used head][rows] of the rows of atoms.
+void add_up_atoms(const Model& model, const Heads& heads, const double* energies, const int* row_of, int rows, int atoms, Result& result);
+// Standard deviation of the energy of a head that has error bars, from the last features, [rows][F]: see ErrorBars.
+template <class T> double error_of(const Model& model, int head, const Structure& structure, const T* features, const int* row_of, int F);
+// InputError for a force that is not finite.
+void check_forces(const Result& result);
+
+}  // namespace mfmd

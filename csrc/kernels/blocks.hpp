@@ -1,0 +1,129 @@
+// What the CUDA kernels share that work on atoms one by one: the rows of some atoms belong to one thread block, which multiplies them
+// with matrices out of its shared memory.
+#pragma once
+
+#include "cuda.hpp"
+
+namespace mfmd {
+namespace cuda {
+
+constexpr int kThreads = 288;  // nine warps: at rank 2, eight atoms have nine groups of eight rows
+constexpr int kRows = 8;       // rows of a matrix product that one thread carries, for four columns
+constexpr int kBlockAtoms = 16;                   // at most
+constexpr std::size_t kBlockMemory = 76 * 1024;   // bytes of shared memory: three blocks of a multiprocessor of sm_90, two of sm_80
+
+template <class T> struct Block {
+  int R, C, F, atoms;  // atoms: of one block
+  __device__ int begin() const { return static_cast<int>(blockIdx.x) * atoms; }
+  __device__ int count(int rows) const { return rows - begin() < atoms ? rows - begin() : atoms; }
+  // Where channel f of component 0 of a row's features lies; the other components follow at steps of 16.
+  __device__ std::size_t at(int row, int f) const { return (static_cast<std::size_t>(row) * F + f / kSlab * kSlab) * C + f % kSlab; }
+};
+template <class T> struct Mixers {  // a matrix [F][F] for each part, or its transpose
+  const T* part[kMaxParts] = {};
+  Mixers(const Weights<T>& w, const Dense<T>* from, bool transposed = false) {
+    for (int p = 0; p < w.R; ++p) part[p] = transposed ? from[p].wt : from[p].w;
+  }
+};
+
+// kernel(block, rows, arguments …) over all rows; `numbers`: elements of T of shared memory that an atom takes.
+template <class T, class... P, class... A>
+inline void over_atoms(void (*kernel)(P...), const Weights<T>& w, int numbers, int rows, cudaStream_t stream, A... arguments) {
+  const std::size_t bytes = static_cast<std::size_t>(numbers) * sizeof(T);
+  int atoms = kBlockAtoms;
+  while (atoms > 1 && (atoms * bytes > kBlockMemory || (rows + atoms - 1) / atoms < multiprocessors())) atoms /= 2;
+  const Block<T> block{w.R, w.C, w.F, atoms};
+  launch(kernel, dim3(static_cast<unsigned>((rows + atoms - 1) / atoms)), kThreads, atoms * bytes, stream, block, rows, arguments...);
+}
+
+// y = x w + b: x in shared memory, rows one behind the other; write(row, column, four values).
+template <class T, class Write> __device__ inline void dense(const T* x, const T* w, const T* b, int rows, int in, int out, const Write& write) {
+  const int quads = out / 4, tasks = (rows + kRows - 1) / kRows * quads;
+  for (int task = threadIdx.x; task < tasks; task += blockDim.x) {
+    const int row0 = task / quads * kRows, column = task % quads * 4;
+    Four<T> sum[kRows];
+    const T* from[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      sum[r] = b ? load(b + column) : Four<T>{};
+      from[r] = x + static_cast<std::size_t>(row0 + r < rows ? row0 + r : rows - 1) * in;
+    }
+    for (int k = 0; k < in; k += 4) {
+      const T* wk = w + static_cast<std::size_t>(k) * out + column;
+      const Four<T> w0 = load(wk), w1 = load(wk + out), w2 = load(wk + 2 * out), w3 = load(wk + 3 * out);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Four<T> xk = load(from[r] + k);
+        sum[r] = sum[r] + xk.v[0] * w0 + xk.v[1] * w1 + xk.v[2] * w2 + xk.v[3] * w3;
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+      if (row0 + r < rows) write(row0 + r, column, sum[r]);
+  }
+}
+
+// y = x mix[part of the component] for the features of a block's atoms: x in shared memory, [atoms][C][F]; write(atom, component, column,
+// four values).
+template <class T, class Write> __device__ inline void mix(const Block<T>& block, const Mixers<T>& mixers, const T* x, int atoms, const Write& write) {
+  const int R = block.R, C = block.C, F = block.F, quads = F / 4;
+  const auto groups = [&](int part) { return part < R ? (atoms * tensor::size(part) + kRows - 1) / kRows : 0; };  // of rows
+  const int until1 = groups(0), until2 = until1 + groups(1), until3 = until2 + groups(2);
+  for (int task = threadIdx.x; task < until3 * quads; task += blockDim.x) {
+    const int group = task / quads, column = task % quads * 4, part = group < until1 ? 0 : group < until2 ? 1 : 2;
+    const int size = tensor::size(part), rows = atoms * size, row0 = (group - (part == 0 ? 0 : part == 1 ? until1 : until2)) * kRows;
+    const T* w = mixers.part[part] + column;
+    Four<T> sum[kRows];
+    int from[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int row = row0 + r < rows ? row0 + r : rows - 1;
+      sum[r] = Four<T>{};
+      from[r] = (row / size * C + tensor::first(part) + row % size) * F;
+    }
+    for (int k = 0; k < F; k += 4) {
+      const T* wk = w + static_cast<std::size_t>(k) * F;
+      const Four<T> w0 = load(wk), w1 = load(wk + F), w2 = load(wk + 2 * F), w3 = load(wk + 3 * F);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Four<T> xk = load(x + from[r] + k);
+        sum[r] = sum[r] + xk.v[0] * w0 + xk.v[1] * w1 + xk.v[2] * w2 + xk.v[3] * w3;
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int row = row0 + r;
+      if (row < rows) write(row / size, tensor::first(part) + row % size, column, sum[r]);
+    }
+  }
+}
+
+// LayerNorm of one row by one warp; statistics in double. normal: [n], the row before weight and bias; returns 1 / sigma. y may be x.
+template <class T> __device__ inline T layer_norm(const Norm<T>& p, const T* x, int n, T* normal, T* y) {
+  const int lane = threadIdx.x % 32;
+  double mean = 0.0, square = 0.0;
+  for (int k = lane; k < n; k += 32) mean += static_cast<double>(x[k]);
+  mean = warp_sum(mean) / n;
+  for (int k = lane; k < n; k += 32) square += (x[k] - mean) * (x[k] - mean);
+  const double inverse = 1.0 / sqrt(warp_sum(square) / n + 1e-5);
+  for (int k = lane; k < n; k += 32) {
+    normal[k] = static_cast<T>((x[k] - mean) * inverse);
+    y[k] = normal[k] * p.weight[k] + p.bias[k];
+  }
+  return static_cast<T>(inverse);
+}
+template <class T> __device__ inline void layer_norm_reverse(const Norm<T>& p, const T* normal, T inverse, const T* ay, int n, T* ax) {
+  const int lane = threadIdx.x % 32;
+  double mean = 0.0, along = 0.0;
+  for (int k = lane; k < n; k += 32) {
+    const double a = static_cast<double>(ay[k]) * p.weight[k];
+    mean += a;
+    along += a * normal[k];
+  }
+  mean = warp_sum(mean) / n;
+  along = warp_sum(along) / n;
+  for (int k = lane; k < n; k += 32) ax[k] = static_cast<T>(inverse * (static_cast<double>(ay[k]) * p.weight[k] - mean - along * normal[k]));
+}
+
+}  // namespace cuda
+}  // namespace mfmd

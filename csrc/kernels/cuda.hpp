@@ -1,0 +1,85 @@
+// What the CUDA kernels share: vectors of channels, sums over a warp, and how a kernel is launched. The twin of simd.hpp.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "device.hpp"
+#include "tensor.hpp"
+
+namespace mfmd {
+namespace cuda {
+
+constexpr unsigned kWarp = 0xffffffffu;
+
+extern __shared__ __align__(16) unsigned char shared_memory[];
+template <class T> __device__ inline T* shared() { return reinterpret_cast<T*>(shared_memory); }
+
+template <class T> struct __align__(16) Four {
+  T v[4];
+};
+template <class T> __device__ inline Four<T> load(const T* p) { return *reinterpret_cast<const Four<T>*>(p); }
+template <class T> __device__ inline void store(T* p, const Four<T>& a) { *reinterpret_cast<Four<T>*>(p) = a; }
+template <class T> __device__ inline Four<T> operator+(Four<T> a, const Four<T>& b) {
+  for (int k = 0; k < 4; ++k) a.v[k] += b.v[k];
+  return a;
+}
+template <class T> __device__ inline Four<T> operator-(Four<T> a, const Four<T>& b) {
+  for (int k = 0; k < 4; ++k) a.v[k] -= b.v[k];
+  return a;
+}
+template <class T> __device__ inline Four<T> operator-(Four<T> a) {
+  for (int k = 0; k < 4; ++k) a.v[k] = -a.v[k];
+  return a;
+}
+template <class T> __device__ inline Four<T> operator*(Four<T> a, const Four<T>& b) {
+  for (int k = 0; k < 4; ++k) a.v[k] *= b.v[k];
+  return a;
+}
+template <class T> __device__ inline Four<T> operator*(Four<T> a, T b) {
+  for (int k = 0; k < 4; ++k) a.v[k] *= b;
+  return a;
+}
+template <class T> __device__ inline Four<T> operator*(T b, const Four<T>& a) { return a * b; }
+template <class T> __device__ inline Four<T>& operator+=(Four<T>& a, const Four<T>& b) { return a = a + b; }
+template <class T> __device__ inline T total(const Four<T>& a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
+
+__device__ inline float exponential(float x) { return expf(x); }
+__device__ inline double exponential(double x) { return exp(x); }
+template <class T> __device__ inline T silu(T x, T& slope) {
+  const T s = T(1) / (T(1) + exponential(-x));
+  slope = s * (T(1) + x * (T(1) - s));
+  return x * s;
+}
+
+// Sum over the lanes of a warp, the same in every lane.
+template <class T> __device__ inline T warp_sum(T x) {
+  for (int step = 16; step; step /= 2) x += __shfl_xor_sync(kWarp, x, step);
+  return x;
+}
+
+// Calls body with the rank as a compile-time constant.
+template <int RANK> struct Rank { static constexpr int value = RANK; };
+template <class Body> inline void with_rank(int rank, const Body& body) {
+  if (rank == 0) body(Rank<0>{});
+  else if (rank == 1) body(Rank<1>{});
+  else body(Rank<2>{});
+}
+
+// Throws an Error that names what failed.
+void check(cudaError_t status, const char* what);
+int multiprocessors();  // of the current device
+
+// kernel<<<grid, threads, bytes, stream>>>(arguments), with its shared memory allowed beyond 48 KiB.
+template <class... P, class... A> inline void launch(void (*kernel)(P...), dim3 grid, int threads, std::size_t bytes, cudaStream_t stream, A... arguments) {
+  if (grid.x == 0) return;
+  if (bytes > 48 * 1024) check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), "shared memory");
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), "a kernel's launch");
+}
+
+}  // namespace cuda
+}  // namespace mfmd

@@ -1,0 +1,90 @@
+// The stages on a CUDA device: the twin of stages.hpp. Arrays have the shapes given there, and every function works on all atoms, in order of
+// its stream, and gathers: no kernel adds to what another thread writes.
+//
+// The list differs in one thing: rows have room for `capacity` neighbours each, so that no step waits for a count.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "entries.hpp"
+#include "stages.hpp"
+
+namespace mfmd {
+namespace cuda {
+
+template <class T> struct Pairs {  // d < cutoff; the pairs of row i begin at i * capacity, in (j, S) order
+  int capacity;
+  const int* count;  // [rows]
+  const int* half;   // [rows], how many of them have (j, S) < (i, 0)
+  const int* j;      // [rows][capacity], rows
+  const T* u;        // [rows][capacity][3]
+  const T* basis;    // [rows][capacity][9]
+  const int* knot;   // [rows][capacity]
+  const T* hermite;  // [rows][capacity][kHermite]
+};
+
+// Of one system in a batch: its atoms, its lattice, and the bins its atoms are sorted into.
+struct Grid {
+  int begin, end;                        // its atoms
+  int periodic[3], bins[3], span[3];     // bins to look at on either side
+  double cell[9], inverse[9], width[3];  // rows; fractional = position @ inverse; of a bin, in fractional coordinates
+};
+
+// What a step finds out on its way; the host reads it after the results.
+struct Verdict {
+  int stale;       // there is no list, or it does not reach far enough any more
+  int crowded[2];  // the most neighbours, within reach and within the cutoff, of rows that have no room for them
+  int refused;     // a position that is not finite or too far away, or atoms closer than the tables begin
+};
+
+// The neighbour list: arrays of one workspace.
+struct List {
+  int atoms, systems, bins;  // bins: of the one system there is; 0 where each system is one bin
+  int reach_capacity, capacity;  // neighbours that a row has room for: within reach, and within the cutoff
+  double cutoff, skin, closest;
+  const double* positions;  // [atoms][3]
+  const int *system, *kind;  // [atoms], [atoms]: slot of its element
+  const Grid* grids;        // [systems]
+  double* built;            // [atoms][3], where the list was built
+  int *home, *wrap;         // [atoms], [atoms][3]: bin, and cells away from the first
+  int *start, *cursor;  // [bins + 1], [bins]: rows of each bin
+  int *order, *row_of, *slot;  // [rows], the atom of a row; [atoms]; [rows]
+  Entry *found, *reached;   // [rows][reach_capacity]: as they come, and sorted by (j, S)
+  int* reached_count;       // [rows]
+  Entry* entries;           // [rows][capacity], compacted to d < cutoff
+  int *count, *half, *j;    // as in Pairs
+  double *vectors, *distances;  // [rows][capacity][3], [rows][capacity]
+  Verdict* verdict;          // what it starts from is the host's
+};
+
+// Brings the list up to date where it is not (all decided on the device), and compacts it.
+void neighbors(const List&, cudaStream_t);
+// u, basis, knot and hermite of the compacted pairs.
+template <class T> void radial(const List&, double first_knot, int knots, T* u, T* basis, int* knot, T* hermite, cudaStream_t);
+
+template <class T> void embedding_gather(const Weights<T>&, const Pairs<T>&, const int* slot, T* raw, int rows, cudaStream_t);
+template <class T> void embedding_mix(const Weights<T>&, const T* raw, T* x, T* mixed, T* kept, int rows, cudaStream_t);
+template <class T> void mixing(const Weights<T>&, int l, const T* x, T* y, int rows, cudaStream_t);
+template <class T> void message(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, int rows, cudaStream_t);
+template <class T> void product(const Weights<T>&, int l, const T* x, const T* y, const T* m, T* dx, T* next, int rows, cudaStream_t);
+// seeds is on the device; widest: the widest hidden layer of their heads.
+template <class T> void readout(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features, int rows, cudaStream_t);
+
+template <class T> void product_reverse(const Weights<T>&, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int rows, cudaStream_t);
+// slope: [F / 16][rows][capacity], a sum for each slab of channels; added to, but set by the first, the last layer's.
+template <class T> void message_reverse(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, T* slope, bool first, int rows, cudaStream_t);
+template <class T> void mixing_reverse(const Weights<T>&, int l, const T* x, const T* ay, T* ax, int rows, cudaStream_t);
+template <class T> void embedding_mix_reverse(const Weights<T>&, const T* raw, const T* mixed, const T* kept, const T* ax, T* araw, int rows, cudaStream_t);
+// turn: [F / 16][rows][capacity][3]
+template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, T* slope, T* turn, bool first, int rows, cudaStream_t);
+
+// From slopes and turns to dE/dD of each pair of atoms (gradient: [rows][capacity][3], where half has it), and from there to forces [atoms][3] and,
+// unless null, virials of atoms [atoms][9], of which each end of a pair has half.
+template <class T> void collect(const List&, int slabs, const T* slope, const T* turn, double* gradient, double* forces, double* atom_virials, cudaStream_t);
+// sums[q][system] = sum over the system's atoms of values[q][...]: of row row_of[atom], or of the atom where row_of is null, at steps of `stride`.
+void sum(const List&, const int* row_of, const double* values, int quantities, std::int64_t between, int stride, double* sums, cudaStream_t);
+
+}  // namespace cuda
+}  // namespace mfmd

@@ -1,0 +1,211 @@
+// The first tensors of an atom, their gates, and the reverse of both: the twin of embedding.cpp.
+#include "blocks.hpp"
+#include "gather.hpp"
+
+namespace mfmd {
+namespace cuda {
+
+namespace {
+
+template <class T> struct Elements {  // weights that elements decide
+  const T *pair, *self;  // [slots][slots][F], [slots][F]
+  int slots, F;
+};
+
+template <int RANK, class T>
+__global__ void __launch_bounds__(kGatherThreads, 2) gather(Table<T> table, Pairs<T> pairs, int rows, Elements<T> elements, const int* slot, T* raw) {
+  constexpr int R = RANK + 1, C = R * R;
+  const TableWeights<T, R> weights(table, pairs);
+  const Quad q(C, elements.F);
+  if (q.row >= rows) return;
+  const T* z = elements.pair + static_cast<std::size_t>(slot[q.row]) * elements.slots * elements.F + q.channel;
+  Four<T> sum[C], v[R];
+#pragma unroll
+  for (int k = 0; k < C; ++k) sum[k] = k == 0 ? load(elements.self + static_cast<std::size_t>(slot[q.row]) * elements.F + q.channel) : Four<T>{};
+  const std::size_t begin = static_cast<std::size_t>(q.row) * pairs.capacity, end = begin + pairs.count[q.row];
+  for (std::size_t p = begin; p < end; ++p) {
+    const Four<T> zij = load(z + static_cast<std::size_t>(slot[pairs.j[p]]) * elements.F);
+    const T* basis = pairs.basis + p * kMaxComponents;
+    weights.template read<false>(p, q.lane, v, nullptr);
+#pragma unroll
+    for (int part = 0; part < R; ++part) v[part] = v[part] * zij;
+#pragma unroll
+    for (int k = 0; k < C; ++k) sum[k] += v[tensor::part(k)] * basis[k];
+  }
+#pragma unroll
+  for (int k = 0; k < C; ++k) store(raw + q.at(q.row) + k * kSlab, sum[k]);
+}
+
+// Of each pair of atoms once: dE/dd through the radial functions, and dE/du.
+template <int RANK, class T>
+__global__ void __launch_bounds__(kGatherThreads, 2)
+    gather_reverse(Table<T> table, Pairs<T> pairs, int rows, Elements<T> elements, const int* slot, const T* araw, T* slope, T* turn, bool first) {
+  constexpr int R = RANK + 1, C = R * R;
+  const TableWeights<T, R> weights(table, pairs);
+  const Quad q(C, elements.F);
+  const bool mine = q.row < rows;  // threads beyond the last row stay: sums over a quad need the whole warp
+  const int row = mine ? q.row : rows - 1, half = pairs.half[row], count = mine ? pairs.count[row] : 0;
+  const T* ai = araw + q.at(row);
+  const std::size_t begin = static_cast<std::size_t>(row) * pairs.capacity, of_slab = static_cast<std::size_t>(blockIdx.y) * rows * pairs.capacity;
+  const int longest = largest_of_warp(count - half);
+  for (int k0 = half; k0 < half + longest; ++k0) {
+    const std::size_t p = begin + k0;
+    T along = 0, du[3] = {};
+    if (k0 < count) {
+      const int j = pairs.j[p];
+      const T* aj = araw + q.at(j);
+      const Four<T> there = load(elements.pair + (static_cast<std::size_t>(slot[row]) * elements.slots + slot[j]) * elements.F + q.channel);
+      const Four<T> back = load(elements.pair + (static_cast<std::size_t>(slot[j]) * elements.slots + slot[row]) * elements.F + q.channel);
+      const T *basis = pairs.basis + p * kMaxComponents, *u = pairs.u + 3 * p;
+      Four<T> v[R], dv[R];
+      weights.template read<true>(p, q.lane, v, dv);
+      // The reversed pair sees -u, so the antisymmetric part changes sign.
+      const auto both = [&](int k) { return there * load(ai + k * kSlab) + (k > 0 && k < 4 ? -back : back) * load(aj + k * kSlab); };
+      Four<T> dd = dv[0] * basis[0] * both(0);
+      if constexpr (R > 1) {
+        Four<T> sum{};
+#pragma unroll
+        for (int a = 0; a < 3; ++a) {
+          const Four<T> b = both(1 + a);
+          sum += b * basis[1 + a];
+          du[a] += T(tensor::kSqrt2) * total(v[1] * b);
+        }
+        dd += dv[1] * sum;
+      }
+      if constexpr (R > 2) {
+        Four<T> b[5], g[3];
+#pragma unroll
+        for (int m = 0; m < 5; ++m) b[m] = both(4 + m);
+        tensor::symmetric_gradient<T>(u, b, g);
+        dd += dv[2] * T(0.5) * (g[0] * u[0] + g[1] * u[1] + g[2] * u[2]);  // homogeneous of degree two
+#pragma unroll
+        for (int a = 0; a < 3; ++a) du[a] += total(v[2] * g[a]);
+      }
+      along = total(dd);
+    }
+    along = quad_sum(along);
+    for (T& d : du) d = quad_sum(d);
+    if (k0 >= count || q.lane != 0) continue;
+    slope[of_slab + p] = first ? along : slope[of_slab + p] + along;
+    for (int a = 0; a < 3; ++a) turn[3 * (of_slab + p) + a] = du[a];
+  }
+}
+
+// A row of what the reverse of the gates needs.
+template <class T> struct Gates {
+  T *normal, *slope1, *gate, *slope2, *inverse;  // [F], [2F], [RF], [RF], one
+  __device__ Gates(const Block<T>& block, T* kept, int row) {
+    const int F = block.F, RF = block.R * F;
+    normal = kept + static_cast<std::size_t>(row) * (3 * F + 2 * RF + kSlab);
+    slope1 = normal + F, gate = slope1 + 2 * F, slope2 = gate + RF, inverse = slope2 + RF;
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, 2)
+    mix_forward(Block<T> block, int rows, Mixers<T> mixers, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, T* x, T* mixed, T* kept) {
+  const int F = block.F, C = block.C, begin = block.begin(), atoms = block.count(rows);
+  T *in = shared<T>(), *scaled = in + block.atoms * C * F, *hidden = scaled + block.atoms * F;
+  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
+    const int a = item / F, f = item % F;
+    T sum = T(0);
+    for (int k = 0; k < C; ++k) {
+      const T v = raw[block.at(begin + a, f) + k * kSlab];
+      in[(a * C + k) * F + f] = v;
+      sum += v * v;
+    }
+    scaled[item] = sum;
+  }
+  __syncthreads();
+  for (int a = threadIdx.x / 32; a < atoms; a += kThreads / 32) {
+    const Gates<T> g(block, kept, begin + a);
+    const T inverse = layer_norm(norm, scaled + a * F, F, g.normal, scaled + a * F);
+    if (threadIdx.x % 32 == 0) *g.inverse = inverse;
+  }
+  __syncthreads();
+  dense(scaled, gate0.w, gate0.b, atoms, F, 2 * F, [&](int a, int f, Four<T> v) {
+    Four<T> slope;
+    for (int k = 0; k < 4; ++k) v.v[k] = silu(v.v[k], slope.v[k]);
+    store(hidden + a * 2 * F + f, v);
+    store(Gates<T>(block, kept, begin + a).slope1 + f, slope);
+  });
+  __syncthreads();
+  dense(hidden, gate1.w, gate1.b, atoms, 2 * F, block.R * F, [&](int a, int f, Four<T> v) {
+    Four<T> slope;
+    for (int k = 0; k < 4; ++k) v.v[k] = silu(v.v[k], slope.v[k]);
+    const Gates<T> g(block, kept, begin + a);
+    store(g.gate + f, v);
+    store(g.slope2 + f, slope);
+  });
+  __syncthreads();
+  mix(block, mixers, in, atoms, [&](int a, int k, int f, const Four<T>& v) {
+    const std::size_t at = block.at(begin + a, f) + k * kSlab;
+    store(mixed + at, v);
+    store(x + at, v * load(Gates<T>(block, kept, begin + a).gate + tensor::part(k) * F + f));
+  });
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, 2)
+    mix_reverse(Block<T> block, int rows, Mixers<T> mixers, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, const T* mixed, const T* kept, const T* ax, T* araw) {
+  const int F = block.F, C = block.C, R = block.R, begin = block.begin(), atoms = block.count(rows);
+  T *amixed = shared<T>(), *agate = amixed + block.atoms * C * F, *ahidden = agate + block.atoms * R * F, *anorm = ahidden + block.atoms * 2 * F;
+  const auto gates = [&](int a) { return Gates<T>(block, const_cast<T*>(kept), begin + a); };
+  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
+    const int a = item / F, f = item % F;
+    const Gates<T> g = gates(a);
+    const std::size_t row = block.at(begin + a, f);
+    for (int part = 0; part < R; ++part) {
+      T sum = T(0);
+      for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
+        const T adjoint = ax[row + k * kSlab];
+        sum += adjoint * mixed[row + k * kSlab];
+        amixed[(a * C + k) * F + f] = adjoint * g.gate[part * F + f];
+      }
+      agate[(a * R + part) * F + f] = sum * g.slope2[part * F + f];
+    }
+  }
+  __syncthreads();
+  dense(agate, gate1.wt, static_cast<const T*>(nullptr), atoms, R * F, 2 * F,
+        [&](int a, int f, const Four<T>& v) { store(ahidden + a * 2 * F + f, v * load(gates(a).slope1 + f)); });
+  __syncthreads();
+  dense(ahidden, gate0.wt, static_cast<const T*>(nullptr), atoms, 2 * F, F, [&](int a, int f, const Four<T>& v) { store(anorm + a * F + f, v); });
+  __syncthreads();
+  for (int a = threadIdx.x / 32; a < atoms; a += kThreads / 32)
+    layer_norm_reverse(norm, gates(a).normal, *gates(a).inverse, anorm + a * F, F, anorm + a * F);
+  __syncthreads();
+  mix(block, mixers, amixed, atoms, [&](int a, int k, int f, const Four<T>& v) {
+    const std::size_t at = block.at(begin + a, f) + k * kSlab;
+    store(araw + at, v + T(2) * load(anorm + a * F + f) * load(raw + at));
+  });
+}
+
+}  // namespace
+
+template <class T> void embedding_gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, T* raw, int rows, cudaStream_t stream) {
+  const Elements<T> elements{w.pair, w.self_embedding, w.slots, w.F};
+  with_rank(w.rank, [&](auto rank) { over_pairs(gather<decltype(rank)::value, T>, w, -1, pairs, rows, stream, elements, slot, raw); });
+}
+template <class T>
+void embedding_gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, const T* araw, T* slope, T* turn, bool first, int rows, cudaStream_t stream) {
+  const Elements<T> elements{w.pair, w.self_embedding, w.slots, w.F};
+  with_rank(w.rank, [&](auto rank) { over_pairs(gather_reverse<decltype(rank)::value, T>, w, -1, pairs, rows, stream, elements, slot, araw, slope, turn, first); });
+}
+template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T* mixed, T* kept, int rows, cudaStream_t stream) {
+  over_atoms(mix_forward<T>, w, (w.C + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix), w.embedding_norm, w.gate[0], w.gate[1], raw, x, mixed, kept);
+}
+template <class T>
+void embedding_mix_reverse(const Weights<T>& w, const T* raw, const T* mixed, const T* kept, const T* ax, T* araw, int rows, cudaStream_t stream) {
+  over_atoms(mix_reverse<T>, w, (w.C + w.R + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix, true), w.embedding_norm, w.gate[0], w.gate[1], raw, mixed, kept, ax, araw);
+}
+
+#define MFMD_INSTANTIATE(T)                                                                                             \
+  template void embedding_gather<T>(const Weights<T>&, const Pairs<T>&, const int*, T*, int, cudaStream_t);             \
+  template void embedding_gather_reverse<T>(const Weights<T>&, const Pairs<T>&, const int*, const T*, T*, T*, bool, int, cudaStream_t); \
+  template void embedding_mix<T>(const Weights<T>&, const T*, T*, T*, T*, int, cudaStream_t);                           \
+  template void embedding_mix_reverse<T>(const Weights<T>&, const T*, const T*, const T*, const T*, T*, int, cudaStream_t);
+MFMD_INSTANTIATE(float)
+MFMD_INSTANTIATE(double)
+
+}  // namespace cuda
+}  // namespace mfmd

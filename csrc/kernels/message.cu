@@ -1,0 +1,89 @@
+// Messages and their reverse: the twin of message.cpp.
+#include "gather.hpp"
+
+namespace mfmd {
+namespace cuda {
+
+namespace {
+
+template <int RANK, class T> __global__ void __launch_bounds__(kGatherThreads, 2) forward(Table<T> table, Pairs<T> pairs, int rows, const T* self, int F, const T* y, T* m) {
+  constexpr int R = RANK + 1, C = R * R;
+  const TableWeights<T, R> weights(table, pairs);
+  const Quad q(C, F);
+  if (q.row >= rows) return;
+  const T* yi = y + q.at(q.row);
+  Four<T> sum[C], v[R];
+#pragma unroll
+  for (int k = 0; k < C; ++k) sum[k] = load(self + tensor::part(k) * F + q.channel) * load(yi + k * kSlab);
+  const std::size_t begin = static_cast<std::size_t>(q.row) * pairs.capacity, end = begin + pairs.count[q.row];
+  for (std::size_t p = begin; p < end; ++p) {
+    const T* yj = y + q.at(pairs.j[p]);
+    weights.template read<false>(p, q.lane, v, nullptr);
+#pragma unroll
+    for (int k = 0; k < C; ++k) sum[k] += v[tensor::part(k)] * load(yj + k * kSlab);
+  }
+#pragma unroll
+  for (int k = 0; k < C; ++k) store(m + q.at(q.row) + k * kSlab, sum[k]);
+}
+
+template <int RANK, class T>
+__global__ void __launch_bounds__(kGatherThreads, 2)
+    reverse(Table<T> table, Pairs<T> pairs, int rows, const T* self, int F, const T* y, const T* am, T* ay, T* slope, bool first) {
+  constexpr int R = RANK + 1, C = R * R;
+  const TableWeights<T, R> weights(table, pairs);
+  const Quad q(C, F);
+  const bool mine = q.row < rows;  // threads beyond the last row stay: sums over a quad need the whole warp
+  const int row = mine ? q.row : rows - 1, half = pairs.half[row], count = mine ? pairs.count[row] : 0;
+  const T *yi = y + q.at(row), *ami = am + q.at(row);
+  T* ayi = ay + q.at(row);
+  Four<T> sum[C], v[R], dv[R];
+#pragma unroll
+  for (int k = 0; k < C; ++k) sum[k] = load(ayi + k * kSlab) + load(self + tensor::part(k) * F + q.channel) * load(ami + k * kSlab);
+  const std::size_t begin = static_cast<std::size_t>(row) * pairs.capacity;
+  for (std::size_t p = begin; p < begin + half; ++p) {
+    const T* amj = am + q.at(pairs.j[p]);
+    weights.template read<false>(p, q.lane, v, nullptr);
+#pragma unroll
+    for (int k = 0; k < C; ++k) sum[k] += v[tensor::part(k)] * load(amj + k * kSlab);
+  }
+  T* of_slab = slope + static_cast<std::size_t>(blockIdx.y) * rows * pairs.capacity;
+  const int longest = largest_of_warp(count - half);
+  for (int k0 = half; k0 < half + longest; ++k0) {
+    const std::size_t p = begin + k0;
+    Four<T> steep{};
+    if (k0 < count) {
+      const std::size_t other = q.at(pairs.j[p]);
+      weights.template read<true>(p, q.lane, v, dv);
+#pragma unroll
+      for (int k = 0; k < C; ++k) {
+        const Four<T> a = load(am + other + k * kSlab);
+        steep += dv[tensor::part(k)] * (load(ami + k * kSlab) * load(y + other + k * kSlab) + a * load(yi + k * kSlab));
+        sum[k] += v[tensor::part(k)] * a;
+      }
+    }
+    const T along = quad_sum(total(steep));
+    if (k0 < count && q.lane == 0) of_slab[p] = first ? along : of_slab[p] + along;
+  }
+  if (!mine) return;
+#pragma unroll
+  for (int k = 0; k < C; ++k) store(ayi + k * kSlab, sum[k]);
+}
+
+}  // namespace
+
+template <class T> void message(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m, int rows, cudaStream_t stream) {
+  with_rank(w.rank, [&](auto rank) { over_pairs(forward<decltype(rank)::value, T>, w, l, pairs, rows, stream, w.layers[l].self, w.F, y, m); });
+}
+template <class T>
+void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, T* slope, bool first, int rows, cudaStream_t stream) {
+  with_rank(w.rank, [&](auto rank) { over_pairs(reverse<decltype(rank)::value, T>, w, l, pairs, rows, stream, w.layers[l].self, w.F, y, am, ay, slope, first); });
+}
+
+#define MFMD_INSTANTIATE(T)                                                                           \
+  template void message<T>(const Weights<T>&, int, const Pairs<T>&, const T*, T*, int, cudaStream_t); \
+  template void message_reverse<T>(const Weights<T>&, int, const Pairs<T>&, const T*, const T*, T*, T*, bool, int, cudaStream_t);
+MFMD_INSTANTIATE(float)
+MFMD_INSTANTIATE(double)
+
+}  // namespace cuda
+}  // namespace mfmd

@@ -1,0 +1,126 @@
+// CUDA on the CPU, for tests: the part of the runtime and of the language that csrc/*.cu use, so that the very kernels run without a GPU, compiled
+// by the host's compiler. The threads of a block are fibers; a barrier, a shuffle or a vote waits until all of them, or all of the warp, have
+// come to one. Which fiber runs next is drawn by chance (seeded), so that code which leans on an order fails here too. Blocks run one after the other.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#define __host__
+#define __device__
+#define __global__ static
+#define __shared__
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+extern dim3 threadIdx, blockIdx, blockDim;
+
+namespace emulator {
+
+void barrier();                                                       // of the block
+const std::uint64_t* exchange(unsigned mask, std::uint64_t value);    // values of all lanes of the warp, which take part
+void run(dim3 grid, dim3 threads, std::size_t shared, const std::function<void()>& kernel);
+
+template <class T> inline T shuffle(T value, int from) {
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = exchange(0xffffffffu, bits)[from];
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::barrier(); }
+inline void __syncwarp() { static_cast<void>(emulator::exchange(0xffffffffu, 0)); }
+template <class T> inline T __shfl_xor_sync(unsigned, T value, int step) { return emulator::shuffle(value, static_cast<int>(threadIdx.x % 32) ^ step); }
+inline unsigned __ballot_sync(unsigned mask, bool vote) {
+  const std::uint64_t* votes = emulator::exchange(mask, vote);
+  unsigned all = 0;
+  for (int lane = 0; lane < 32; ++lane) all |= static_cast<unsigned>(votes[lane]) << lane;
+  return all;
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int atomicAdd(int* p, int x) { const int before = *p; *p += x; return before; }
+inline int atomicMax(int* p, int x) { const int before = *p; *p = std::max(before, x); return before; }
+using std::isfinite;
+
+// ---------------------------------------------------------------------------------------------- the runtime
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorMemoryAllocation };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
+constexpr unsigned cudaStreamNonBlocking = 1;
+struct emulated_stream {
+  bool recording = false;
+  std::vector<std::function<void()>> graph;
+};
+using cudaStream_t = emulated_stream*;
+using cudaGraph_t = std::vector<std::function<void()>>*;
+using cudaGraphExec_t = std::vector<std::function<void()>>*;
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+
+inline cudaError_t emulate(cudaStream_t stream, std::function<void()> work) {
+  if (stream->recording) stream->graph.push_back(std::move(work));
+  else work();
+  return cudaSuccess;
+}
+template <class... P, class... A> cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* c, void (*kernel)(P...), A... arguments) {
+  if (c->blockDim.x > 1024 || c->dynamicSmemBytes > 227 * 1024 || c->gridDim.y > 65535 || c->gridDim.x == 0) return cudaErrorInvalidValue;
+  return emulate(c->stream, [config = *c, kernel, arguments...] {
+    emulator::run(config.gridDim, config.blockDim, config.dynamicSmemBytes, [&] { kernel(arguments...); });
+  });
+}
+cudaError_t cudaMalloc(void** p, std::size_t bytes);  // filled with rubbish
+inline cudaError_t cudaMallocHost(void** p, std::size_t bytes) { return cudaMalloc(p, bytes); }
+inline cudaError_t cudaFree(void* p) { std::free(p); return cudaSuccess; }
+inline cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
+inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) { std::memcpy(to, from, bytes); return cudaSuccess; }
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  return emulate(stream, [=] { std::memcpy(to, from, bytes); });
+}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) { *s = new emulated_stream; return cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t s) { delete s; return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) { s->recording = true; return cudaSuccess; }
+inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) {
+  s->recording = false;
+  *graph = new std::vector<std::function<void()>>(std::move(s->graph));
+  s->graph.clear();
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) { *exec = new std::vector<std::function<void()>>(*graph); return cudaSuccess; }
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+  for (const auto& work : *exec) work();
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { delete graph; return cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { delete exec; return cudaSuccess; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t e) { return e == cudaErrorMemoryAllocation ? "out of memory" : "invalid value"; }
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) { *count = 1; return cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { *device = 0; return cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  const char* wanted = std::getenv("MFMD_EMULATED_MULTIPROCESSORS");
+  *value = wanted ? std::atoi(wanted) : 4;
+  return cudaSuccess;
+}

@@ -1,0 +1,129 @@
+// Fibers: see cuda_runtime.h.
+#include "cuda_runtime.h"
+
+#include <ucontext.h>
+
+#include <cstdio>
+
+#include <random>
+
+namespace mfmd {
+namespace cuda {
+alignas(16) unsigned char shared_memory[227 * 1024];  // of the block that runs
+}
+}  // namespace mfmd
+
+dim3 threadIdx, blockIdx, blockDim;
+
+namespace emulator {
+
+namespace {
+
+constexpr std::size_t kStack = 64 * 1024;
+enum State { ready, at_barrier, at_exchange, ended };
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
+  State state = ended;
+  int phase = 0;  // exchanges come in pairs of rows, so that a fast lane does not overwrite what a slow one has still to read
+};
+
+std::vector<Fiber> fibers;
+std::vector<std::uint64_t> rows[2];
+ucontext_t scheduler;
+const std::function<void()>* body = nullptr;
+std::minstd_rand chance(1);
+
+void enter() {
+  (*body)();
+  fibers[threadIdx.x].state = ended;
+  swapcontext(&fibers[threadIdx.x].context, &scheduler);
+}
+void wait(State state) {
+  const unsigned self = threadIdx.x;
+  fibers[self].state = state;
+  swapcontext(&fibers[self].context, &scheduler);
+}
+
+void run_block() {
+  const unsigned n = blockDim.x;
+  for (unsigned t = 0; t < n; ++t) {
+    Fiber& f = fibers[t];
+    f.state = ready, f.phase = 0;
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = f.stack.get();
+    f.context.uc_stack.ss_size = kStack;
+    f.context.uc_link = nullptr;
+    makecontext(&f.context, enter, 0);
+  }
+  for (;;) {
+    bool moved = false;
+    const unsigned offset = static_cast<unsigned>(chance()) % n;
+    for (unsigned k = 0; k < n; ++k) {
+      const unsigned t = (k + offset) % n;
+      if (fibers[t].state != ready) continue;
+      moved = true;
+      threadIdx = dim3(t);
+      swapcontext(&scheduler, &fibers[t].context);
+    }
+    const auto all = [&](unsigned begin, unsigned end, State state) {
+      bool any = false;
+      for (unsigned t = begin; t < end; ++t) {
+        if (fibers[t].state != state && fibers[t].state != ended) return false;
+        any = any || fibers[t].state == state;
+      }
+      return any;
+    };
+    const auto release = [&](unsigned begin, unsigned end, State state) {
+      for (unsigned t = begin; t < end; ++t)
+        if (fibers[t].state == state) fibers[t].state = ready;
+      moved = true;
+    };
+    for (unsigned w = 0; w < n; w += 32)
+      if (const unsigned end = std::min(n, w + 32); all(w, end, at_exchange)) release(w, end, at_exchange);
+    if (all(0, n, at_barrier)) release(0, n, at_barrier);
+    if (moved) continue;
+    for (unsigned t = 0; t < n; ++t)
+      if (fibers[t].state != ended) {
+        std::fprintf(stderr, "emulator: thread %u of block (%u, %u) waits for threads that do not come\n", t, blockIdx.x, blockIdx.y);
+        std::abort();
+      }
+    return;
+  }
+}
+
+}  // namespace
+
+void barrier() { wait(at_barrier); }
+
+const std::uint64_t* exchange(unsigned, std::uint64_t value) {
+  Fiber& f = fibers[threadIdx.x];
+  auto& row = rows[f.phase];
+  f.phase = 1 - f.phase;
+  row[threadIdx.x] = value;
+  wait(at_exchange);
+  return row.data() + threadIdx.x / 32 * 32;
+}
+
+void run(dim3 grid, dim3 threads, std::size_t shared, const std::function<void()>& kernel) {
+  if (fibers.size() < threads.x) fibers = std::vector<Fiber>(threads.x);
+  for (auto& row : rows) row.assign((threads.x + 31) / 32 * 32, 0);
+  body = &kernel;
+  blockDim = threads;
+  for (unsigned y = 0; y < grid.y; ++y)
+    for (unsigned x = 0; x < grid.x; ++x) {
+      blockIdx = dim3(x, y);
+      std::memset(mfmd::cuda::shared_memory, 0xff, shared);  // rubbish: NaN
+      run_block();
+    }
+}
+
+}  // namespace emulator
+
+cudaError_t cudaMalloc(void** p, std::size_t bytes) {
+  *p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (!*p) return cudaErrorMemoryAllocation;
+  std::memset(*p, 0xff, bytes);
+  return cudaSuccess;
+}

@@ -1,0 +1,112 @@
+"""The CUDA engine against the CPU's: every size, every way its list is built, every way it can run out of room."""
+
+import numpy as np
+import pytest
+from conftest import dimer, ethanol, need, random_cell, random_model, write
+
+pytest.importorskip("torch")
+
+OPTIONS = {"terms": [("high", 1.0), ("low", 0.5)], "virial": True, "atom_energies": True}
+
+
+@pytest.fixture(autouse=True)
+def _device():
+    need("cuda")
+
+
+def engines(path, precision="double", **options):
+    from mfmd.engine import Engine
+
+    return Engine(path, precision, "cuda", **options), Engine(path, precision, "cpu", **options)
+
+
+def check(cuda, cpu, atoms, atol=1e-10):
+    got, wanted = (e.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, **OPTIONS) for e in (cuda, cpu))
+    for key in wanted:
+        np.testing.assert_allclose(got[key], wanted[key], rtol=1e-13, atol=atol * max(1, len(atoms) / 10), err_msg=key)
+
+
+@pytest.mark.parametrize("channels", [16, 48, 128])
+@pytest.mark.parametrize("layers", [0, 1, 2])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_every_size_and_rank(tmp_path, channels, layers, rank):
+    pair = engines(write(random_model(1, channels, layers, 4.5, rank, 12), tmp_path / "m.pt"))
+    for atoms in (ethanol(), random_cell(5, atoms=7)):
+        check(*pair, atoms)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_cells(model_file, seed):
+    pbc = ((True, True, True), (True, False, False), (False, True, True), (False, False, False))[seed % 4]
+    check(*engines(model_file), random_cell(seed, pbc=pbc, small=seed % 3 == 0, atoms=4 + seed % 5))
+
+
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, True, False), (False, False, False)])
+def test_bins(tmp_path, pbc):
+    """More atoms than one bin holds; a list that is reused and rebuilt, atoms that leave the cell, blocks of atoms of every size."""
+    path = write(random_model(2, 16, 1, 3.0, 2, 8), tmp_path / "m.pt")
+    rng = np.random.default_rng(0)
+    atoms = random_cell(1, pbc=pbc, atoms=8).repeat((4, 4, 5))
+    assert len(atoms) == 640
+    atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+    if any(pbc):
+        atoms.positions += (rng.integers(-2, 3, (len(atoms), 3)) * pbc) @ atoms.cell.array
+    cuda, cpu = engines(path)
+    for step in range(3):
+        check(cuda, cpu, atoms)
+        atoms.positions += rng.normal(scale=0.02 if step == 0 else 0.3, size=atoms.positions.shape)
+    assert cuda._workspace.rebuilds == 2
+
+
+def test_rows_get_the_room_they_need(model_file):
+    """A molecule, then hydrogen as dense as nothing is: more neighbours than a row has room for at first; then the molecule again."""
+    cuda, cpu = engines(model_file)
+    dense = random_cell(3, atoms=1)
+    dense.set_cell(np.eye(3) * 1.1)
+    dense.positions[:] = 0.0
+    dense.pbc = True
+    for atoms in (ethanol(), dense, ethanol(), dense.repeat((2, 1, 1))):
+        check(cuda, cpu, atoms)
+
+
+def test_the_same_bits_every_time(model_file):
+    cuda, _ = engines(model_file, "single")
+    atoms = random_cell(2, atoms=30)
+    first, *others = (cuda.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, **OPTIONS) for _ in range(10))
+    for other in others:
+        assert all(np.array_equal(first[key], other[key]) for key in first)
+
+
+def test_weights_change_without_a_new_graph(model_file):
+    cuda, cpu = engines(model_file)
+    atoms = ethanol()
+    for weight in (0.0, 0.25, 1.0):
+        terms = [("low", 1.0 - weight), ("high", weight)]
+        got, wanted = (e.compute(atoms.positions, atoms.numbers, terms=terms) for e in (cuda, cpu))
+        np.testing.assert_allclose(got["forces"], wanted["forces"], atol=1e-10)
+
+
+def test_faults_have_the_same_sentence(model_file):
+    from mfmd.engine import InputError
+
+    bad = dimer(1.0), dimer(0.3), dimer(1.0), random_cell(4, atoms=5), random_cell(4, atoms=5)
+    bad[0].positions[1, 2] = np.nan
+    bad[2].numbers[1] = 92
+    bad[3].cell[2] = bad[3].cell[1]
+    bad[4].positions[2] += 1e9 * bad[4].cell[0]
+    for atoms in bad:
+        sentences = []
+        for e in engines(model_file):
+            with pytest.raises(InputError) as error:
+                e.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[("low", 1.0)])
+            sentences.append(str(error.value))
+        assert sentences[0] == sentences[1]
+
+
+def test_options_it_has_not(model_file):
+    from mfmd.engine import Engine, InputError
+
+    with pytest.raises(InputError, match="no CUDA device number 99"):
+        Engine(model_file, device="cuda:99")
+    with pytest.raises(InputError, match="from tables"):
+        Engine(model_file, device="cuda", radial="exact")
