@@ -5,16 +5,28 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-long test-newest sanitize peers lint clean
-.SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested $(VENV)-newest/built
+.PHONY: demo test test-emulated test-long test-newest sanitize peers lint clean
+.SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested $(VENV)-newest/built build/emulated/done
 
 demo: $(VENV)/built
 	rm -rf runs/demo
 	$(BIN)/mfmd-train examples/demo.yaml
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/built $(VENV)/tested
+test: $(VENV)/built $(VENV)/tested test-emulated
 	$(BIN)/python -m pytest
+
+# --- The CUDA engine without a GPU: its kernels compiled for the CPU, where tests/emulator runs their threads as fibers.
+test-emulated: build/emulated/done
+	$(BIN)/python -m pytest --engine build/emulated -k "cuda and not on_a_trained_model" tests/test_cuda.py tests/test_engine.py
+
+build/emulated/done: $(VENV)/tested $(SOURCES) $(shell find tests/emulator -type f)
+	echo "building the emulated CUDA engine"
+	$(BIN)/cmake -S . -B build/emulated -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_CUDA=emulated -DMFMD_WERROR=$(if $(CI),ON,OFF) \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > build/emulated.log
+	$(BIN)/cmake --build build/emulated --target _engine >> build/emulated.log || (cat build/emulated.log; false)
+	cp $$($(BIN)/python -c "from mfmd.engine import LIBRARY_DIR; print(LIBRARY_DIR)")/libmfmd_*.so build/emulated
+	touch $@
 
 # --- The environment, in steps that are not repeated. torch is installed before the build, which compiles against it.
 $(VENV)/tools:

@@ -141,7 +141,9 @@ class Engine:
             raise InputError(f"radial is {radial!r}; it must be 'table' or 'exact'")
         self.model = load_model(model)
         self.precision, self.device, self.threads, self.skin = precision, device, default_threads() if threads is None else threads, skin
-        self._workspace = _engine.Workspace(self.model, precision == "single", self.threads, radial == "table", skin, int(number or 0) if kind == "cuda" else -1)
+        self._workspace = _engine.Workspace(
+            self.model, precision == "single", self.threads, radial == "table", skin, int(number or 0) if kind == "cuda" else -1
+        )
 
     @property
     def levels(self):
@@ -217,7 +219,9 @@ class Engine:
         ------
         InputError : as `compute`, of any of the structures
         """
-        return self._workspace.evaluate([self._checked(*s) for s in structures], self.terms(terms), forces, virial, atom_energies, error_bars)
+        return self._workspace.evaluate(
+            [self._checked(*s) for s in structures], self.terms(terms), forces, virial, atom_energies, error_bars
+        )
 
     def _checked(self, positions, numbers, cell, pbc):
         if cell is None:

@@ -41,6 +41,12 @@ def test_random_cells(model_file, seed):
     check(*engines(model_file), random_cell(seed, pbc=pbc, small=seed % 3 == 0, atoms=4 + seed % 5))
 
 
+def test_single_precision(model_file):
+    """Forces here are ten times a molecule's."""
+    for atoms in (ethanol(), random_cell(5, atoms=20)):
+        check(*engines(model_file, "single"), atoms, atol=1e-4)
+
+
 @pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, True, False), (False, False, False)])
 def test_bins(tmp_path, pbc):
     """More atoms than one bin holds; a list that is reused and rebuilt, atoms that leave the cell, blocks of atoms of every size."""

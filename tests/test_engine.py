@@ -58,8 +58,8 @@ def test_every_path_equals_the_torch_model(model, model_file, options):
             np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5)
 
 
-def test_tables_on_every_test_frame(trained, test_frames, device):
-    """Tables against exact radial functions on a trained model: 1e-6 eV/atom, 1e-5 eV/Å, single precision included."""
+def test_tables_on_every_test_frame_on_a_trained_model(trained, test_frames, device):
+    """Tables against exact radial functions: 1e-6 eV/atom, 1e-5 eV/Å, single precision included."""
     exact = backends.engine(trained[0], "cctz")
     tables = [backends.engine(trained[0], "cctz", precision, "table", device=device) for precision in ("double", "single")]
     for atoms in (a for a in test_frames if set(a.numbers) <= {1, 6, 8} and not a.pbc.any()):
@@ -104,8 +104,8 @@ def test_mixed_periodicity(model, model_file, pbc):
     check(backends.engine(model_file, "low")(atoms)[:2], backends.reference(model, "low")(atoms)[:2], atoms)
 
 
-def test_single_precision(trained, test_frames, device):
-    """1e-5 eV/atom and 1e-4 eV/Å between single and double, on a trained model."""
+def test_single_precision_on_a_trained_model(trained, test_frames, device):
+    """1e-5 eV/atom and 1e-4 eV/Å between single and double."""
     single, double = (backends.engine(trained[0], "cctz", p, "table", device=device) for p in ("single", "double"))
     for atoms in (a for a in test_frames if a.info["molecule"] == "ethanol"):
         (e1, f1, _), (e2, f2, _) = single(atoms), double(atoms)

@@ -1,6 +1,7 @@
 // Fibers: see cuda_runtime.h.
 #include "cuda_runtime.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdio>
@@ -23,7 +24,9 @@ constexpr std::size_t kStack = 64 * 1024;
 enum State { ready, at_barrier, at_exchange, ended };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // where it begins; from then on, jumps: they leave the signal mask alone, which would be a system call each
+  jmp_buf place;
+  bool begun = false;
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
   State state = ended;
   int phase = 0;  // exchanges come in pairs of rows, so that a fast lane does not overwrite what a slow one has still to read
@@ -31,26 +34,32 @@ struct Fiber {
 
 std::vector<Fiber> fibers;
 std::vector<std::uint64_t> rows[2];
-ucontext_t scheduler;
+jmp_buf scheduler;
 const std::function<void()>* body = nullptr;
 std::minstd_rand chance(1);
 
 void enter() {
   (*body)();
   fibers[threadIdx.x].state = ended;
-  swapcontext(&fibers[threadIdx.x].context, &scheduler);
+  _longjmp(scheduler, 1);
 }
 void wait(State state) {
-  const unsigned self = threadIdx.x;
-  fibers[self].state = state;
-  swapcontext(&fibers[self].context, &scheduler);
+  Fiber& self = fibers[threadIdx.x];
+  self.state = state;
+  if (!_setjmp(self.place)) _longjmp(scheduler, 1);
+}
+void go_on(Fiber& fiber) {
+  if (_setjmp(scheduler)) return;
+  if (fiber.begun) _longjmp(fiber.place, 1);
+  fiber.begun = true;
+  setcontext(&fiber.context);
 }
 
 void run_block() {
   const unsigned n = blockDim.x;
   for (unsigned t = 0; t < n; ++t) {
     Fiber& f = fibers[t];
-    f.state = ready, f.phase = 0;
+    f.state = ready, f.phase = 0, f.begun = false;
     getcontext(&f.context);
     f.context.uc_stack.ss_sp = f.stack.get();
     f.context.uc_stack.ss_size = kStack;
@@ -65,7 +74,7 @@ void run_block() {
       if (fibers[t].state != ready) continue;
       moved = true;
       threadIdx = dim3(t);
-      swapcontext(&scheduler, &fibers[t].context);
+      go_on(fibers[t]);
     }
     const auto all = [&](unsigned begin, unsigned end, State state) {
       bool any = false;
