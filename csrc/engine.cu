@@ -38,8 +38,8 @@ int multiprocessors() {
 
 namespace {
 
-constexpr int kOneBin = 512;        // a single system of up to so many atoms is one bin
-constexpr double kDensity = 0.12;   // atoms an Å³ for which a row has room at first
+constexpr int kOneBin = 512;       // a single system of up to so many atoms is one bin
+constexpr double kDensity = 0.12;  // atoms an Å³ that a row has room for at first
 
 // Makes a device current, and the one before again.
 class OnDevice {
@@ -123,37 +123,6 @@ template <class T> class DeviceWeights {
   DeviceMemory<unsigned char> memory_;
 };
 
-// Bins of one system. Where `one` is set, all its atoms are in one bin, and images are looked for in all cells within reach.
-Grid grid_of(const Structure& s, int begin, double reach, bool one) {
-  const Lattice l = lattice(s.cell, s.periodic);
-  Grid g{};
-  g.begin = begin, g.end = begin + s.atoms;
-  for (int k = 0; k < 3; ++k) {
-    if (l.periodic[k] && reach > 100.0 * l.height[k])
-      throw InputError("the cell is flat: along periodic direction " + std::to_string(k) + " it is less than a hundredth of the cutoff high");
-    g.periodic[k] = l.periodic[k];
-    const double most = one ? 1.0 : l.periodic[k] ? std::floor(l.height[k] / reach) : std::cbrt(s.atoms);
-    g.bins[k] = static_cast<int>(std::min(1024.0, std::max(1.0, most)));
-  }
-  while (static_cast<double>(g.bins[0]) * g.bins[1] * g.bins[2] > 8.0 + s.atoms) {  // a sparse box needs no more bins than atoms
-    int* largest = std::max_element(g.bins, g.bins + 3);
-    *largest = (*largest + 1) / 2;
-  }
-  for (int k = 0; k < 3; ++k) {
-    if (!l.periodic[k]) {
-      if (g.bins[k] < 3) g.bins[k] = 1;  // with two, the slices on either side would be the same bin
-      g.span[k] = g.bins[k] == 1 ? 0 : 1;
-      g.width[k] = reach * (1 + 1e-9) / l.height[k];
-    } else {
-      g.span[k] = 1 + static_cast<int>(reach * g.bins[k] / l.height[k] * (1 + 1e-12));
-      g.width[k] = 1.0 / g.bins[k];
-    }
-  }
-  std::copy_n(l.cell, 9, g.cell);
-  std::copy_n(l.inverse, 9, g.inverse);
-  return g;
-}
-
 int rounded(double room) { return (static_cast<int>(room) + 7) / 8 * 8; }
 
 template <class T> class Evaluation final : public Workspace::Data {
@@ -176,74 +145,128 @@ template <class T> class Evaluation final : public Workspace::Data {
   std::size_t ghost_width() const override { return 0; }
   const std::map<std::string, double>& stage_times() const override { return times_; }
 
+
   const std::vector<Result>& evaluate(const Structure* structures, int count, const Request& request) override {
     const OnDevice here(options_.cuda);
     heads_ = heads_of(*model_, request.terms);
+    std::vector<int> numbers, begin = {0}, periodic;
     for (int k = 0; k < count; ++k) {
-      if (structures[k].atoms < 0) throw InputError("a structure cannot have fewer than no atoms");
-      if (structures[k].pairs || structures[k].ghosts) throw InputError("on a CUDA device the engine makes the neighbour list itself; give a structure without the host's pairs and ghosts");
-      check_elements(*model_, heads_, structures[k]);
+      const Structure& s = structures[k];
+      if (s.atoms < 0) throw InputError("a structure cannot have fewer than no atoms");
+      if (s.pairs || s.ghosts) throw InputError("on a CUDA device the engine makes the neighbour list itself; give a structure without the host's pairs and ghosts");
+      check_elements(*model_, heads_, s);
+      numbers.insert(numbers.end(), s.numbers, s.numbers + s.atoms);
+      begin.push_back(static_cast<int>(numbers.size()));
+      periodic.push_back(s.periodic[0] | s.periodic[1] << 1 | s.periodic[2] << 2);
     }
-    bool stale = describe(structures, count) || !listed_;
-    listed_ = false;  // stays so where this throws
+    describe(numbers, begin, periodic);
     if (atoms_ > 0)
-      for (;; stale = true) {
+      for (bool room = false; !room;) {
         make_room(request);
-        give(structures, count, stale);
-        step(request);
-        const Verdict& verdict = *verdict_.get();
-        if (verdict.refused) refuse(structures, count);
-        if (!verdict.crowded[0] && !verdict.crowded[1]) break;
-        reach_capacity_ = std::max(reach_capacity_, rounded(1.1 * verdict.crowded[0]));
-        capacity_ = std::max(capacity_, rounded(1.1 * verdict.crowded[1]));
+        double* to = part<double>(given_host_.get(), 0);
+        for (int k = 0; k < count; ++k) to = std::copy_n(structures[k].positions, 3 * static_cast<std::size_t>(structures[k].atoms), to);
+        for (int k = 0; k < count; ++k)
+          for (int v = 0; v < 9; ++v) *to++ = structures[k].periodic[v / 3] ? structures[k].cell[v] : 0.0;
+        give_seeds();
+        step(request, Delivery{}, stream_);
+        check(cudaStreamSynchronize(stream_), "an evaluation");
+        if (verdict_.get()->refused) refuse(structures, count);
+        room = enough_room();
       }
     rebuilds_ += atoms_ > 0 && verdict_.get()->stale;
-    listed_ = true;
     results_.assign(static_cast<std::size_t>(count), Result());
-    for (int k = 0, begin = 0; k < count; begin += structures[k++].atoms) collect(structures[k], k, begin, request, results_[static_cast<std::size_t>(k)]);
+    for (int k = 0; k < count; ++k) collect(structures[k], k, begin[static_cast<std::size_t>(k)], request, results_[static_cast<std::size_t>(k)]);
     return results_;
   }
 
- private:
-  // Elements, sizes and cells of the structures; whether a list made for those before is of no use.
-  bool describe(const Structure* structures, int count) {
-    std::vector<int> kind, system;
-    std::vector<Grid> grids;
-    const auto& elements = model_->elements();
-    const double reach = w_.cutoff + options_.skin;
-    for (int k = 0; k < count; ++k) {
-      grids.push_back(grid_of(structures[k], static_cast<int>(kind.size()), reach, count > 1 || structures[k].atoms <= kOneBin));
-      system.insert(system.end(), static_cast<std::size_t>(structures[k].atoms), k);
-      for (int i = 0; i < structures[k].atoms; ++i)
-        kind.push_back(static_cast<int>(std::lower_bound(elements.begin(), elements.end(), structures[k].numbers[i]) - elements.begin()));
-      int room = rounded(kDensity * 4.0 / 3.0 * 3.14159265358979323846 * reach * reach * reach);
-      const bool* periodic = structures[k].periodic;
-      if (!periodic[0] && !periodic[1] && !periodic[2]) room = std::min(room, rounded(structures[k].atoms));
-      reach_capacity_ = std::max(reach_capacity_, room);
+  void enqueue(const DeviceStructures& s, const Request& request, const DeviceResults& results) override {
+    const OnDevice here(options_.cuda);
+    const cudaStream_t stream = static_cast<cudaStream_t>(s.stream);
+    heads_ = heads_of(*model_, request.terms);
+    if (request.atom_energies || request.atom_virials || request.error_bars) throw InputError("energies and virials of atoms and error bars do not come from structures on the device");
+    cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream, &capturing), "the caller's stream");
+    const bool free = capturing == cudaStreamCaptureStatusNone;
+    std::vector<int> begin = {0}, periodic;
+    for (int k = 0; k < s.systems; ++k) {
+      begin.push_back(begin.back() + s.atoms[k]);
+      periodic.push_back(s.periodic[0] | s.periodic[1] << 1 | s.periodic[2] << 2);
     }
-    capacity_ = std::max(capacity_, rounded(std::min(1.0, 1.2 * std::pow(w_.cutoff / reach, 3)) * reach_capacity_));
-    atoms_ = static_cast<int>(kind.size());
-    bins_ = count == 1 && atoms_ > kOneBin ? grids[0].bins[0] * grids[0].bins[1] * grids[0].bins[2] : 0;
-    const bool same_grids = grids.size() == grids_.size() && std::memcmp(grids.data(), grids_.data(), grids.size() * sizeof(Grid)) == 0;
-    const bool same_atoms = kind == kinds_ && system == systems_;
-    if (!same_atoms && atoms_ > 0) {
-      const std::size_t bytes = kind.size() * sizeof(int);
-      renew(kind_, kind.size()), renew(system_, system.size());
-      check(cudaMemcpy(kind_.get(), kind.data(), bytes, cudaMemcpyHostToDevice), "a copy of the elements");
-      check(cudaMemcpy(system_.get(), system.data(), bytes, cudaMemcpyHostToDevice), "a copy of the systems");
+    Structure all;
+    all.atoms = begin.back();
+    all.numbers = s.numbers;
+    check_elements(*model_, heads_, all);
+    const std::vector<int> numbers(s.numbers, s.numbers + all.atoms);
+    if (all.atoms == 0) throw InputError("there are no atoms on the device");
+    const bool known = numbers == numbers_ && begin == begin_ && periodic == periodic_ && settled_;
+    if (!known && !free) throw InputError("evaluate these structures once before a CUDA graph is recorded: how much room they need is not known yet");
+    if (!known) describe(numbers, begin, periodic);
+    else if (free) learn(s);
+    Delivery delivery{};
+    delivery.energies = results.energies, delivery.to_forces = results.forces, delivery.virials = results.virials;
+    delivery.terms = static_cast<int>(heads_.terms.size()), delivery.heads = static_cast<int>(heads_.used.size());
+    for (bool room = false; !room;) {
+      if (free) make_room(request), settle_seeds(stream);
+      else if (seeds_given_ != seeds_wanted()) throw InputError("weights of heads cannot change while a CUDA graph is recorded");
+      copy(part<double>(given_.get(), 0), s.positions, 3 * static_cast<std::size_t>(atoms_), cudaMemcpyDeviceToDevice, stream);
+      if (s.cells) copy(part<double>(given_.get(), cells_at()), s.cells, 9 * static_cast<std::size_t>(s.systems), cudaMemcpyDeviceToDevice, stream);
+      if (free) step(request, delivery, stream);
+      else record(request, delivery, stream);
+      room = settled_;
+      if (settled_) continue;
+      // The first time, wait and see how many neighbours there are; from then on there is room for a quarter more.
+      check(cudaStreamSynchronize(stream), "an evaluation");
+      if (verdict_.get()->refused) refuse(s);
+      room = enough_room();
+      if (!room) continue;
+      reach_capacity_ = std::max(reach_capacity_, rounded(1.25 * verdict_.get()->most[0]));
+      capacity_ = std::max(capacity_, rounded(1.25 * verdict_.get()->most[1]));
+      settled_ = true;
+      room = !make_room(request);  // and with more room, the list is made again
     }
-    grids_ = std::move(grids), kinds_ = std::move(kind), systems_ = std::move(system);
-    return !same_grids || !same_atoms;
   }
+
+ private:
+  // Sizes, elements and periodicity of the structures that follow.
+  void describe(const std::vector<int>& numbers, const std::vector<int>& begin, const std::vector<int>& periodic) {
+    const int systems = static_cast<int>(periodic.size());
+    const double reach = w_.cutoff + options_.skin;
+    int room = rounded(kDensity * 4.0 / 3.0 * 3.14159265358979323846 * reach * reach * reach), largest = 0;
+    for (int k = 0; k < systems; ++k) largest = std::max(largest, begin[static_cast<std::size_t>(k) + 1] - begin[static_cast<std::size_t>(k)]);
+    if (std::count(periodic.begin(), periodic.end(), 0) == systems) room = std::min(room, rounded(largest));
+    reach_capacity_ = std::max(reach_capacity_, room);
+    capacity_ = std::max(capacity_, rounded(std::min(1.0, 1.2 * std::pow(w_.cutoff / reach, 3)) * room));
+    if (numbers == numbers_ && begin == begin_ && periodic == periodic_) return;
+    settled_ = false;
+    numbers_ = numbers, begin_ = begin, periodic_ = periodic;
+    atoms_ = begin.back();
+    bins_ = systems == 1 && atoms_ > kOneBin ? atoms_ + kMoreBins : 0;
+    if (atoms_ == 0) return;
+    const auto& elements = model_->elements();
+    std::vector<int> shape;  // begin, periodic, kind, system: one behind the other
+    shape.insert(shape.end(), begin.begin(), begin.end());
+    shape.insert(shape.end(), periodic.begin(), periodic.end());
+    for (const int z : numbers) shape.push_back(static_cast<int>(std::lower_bound(elements.begin(), elements.end(), z) - elements.begin()));
+    for (int k = 0; k < systems; ++k) shape.insert(shape.end(), static_cast<std::size_t>(begin[static_cast<std::size_t>(k) + 1] - begin[static_cast<std::size_t>(k)]), k);
+    renew(shape_, shape.size());
+    check(cudaDeviceSynchronize(), "what was asked of it before");
+    check(cudaMemcpy(shape_.get(), shape.data(), shape.size() * sizeof(int), cudaMemcpyHostToDevice), "a copy of the elements");
+    seeds_given_.clear();
+    listed_ = false;
+  }
+  std::size_t systems() const { return periodic_.size(); }
 
   template <class U> void renew(U& memory, std::size_t size) {
     if (memory.resize(size)) ++generation_;
   }
 
-  void make_room(const Request& request) {
+  // True where an array had to grow, after which the list is made anew.
+  bool make_room(const Request& request) {
+    const std::int64_t before = generation_;
     const std::size_t n = static_cast<std::size_t>(atoms_), row = static_cast<std::size_t>(w_.C * w_.F), pairs = n * static_cast<std::size_t>(capacity_);
     const std::size_t slabs = static_cast<std::size_t>(w_.F / kSlab), reach = n * static_cast<std::size_t>(reach_capacity_), bins = static_cast<std::size_t>(bins_);
-    renew(built_, 3 * n), renew(home_, n), renew(wrap_, 3 * n), renew(start_, bins + 1), renew(cursor_, bins), renew(order_, n), renew(row_of_, n), renew(slot_, n);
+    renew(grids_, systems()), renew(built_, 3 * n), renew(home_, n), renew(wrap_, 3 * n), renew(start_, bins + 1), renew(cursor_, bins);
+    renew(order_, n), renew(row_of_, n), renew(slot_, n);
     renew(found_, reach), renew(reached_, reach), renew(reached_count_, n), renew(entries_, pairs), renew(count_, n), renew(half_, n), renew(j_, pairs);
     renew(vectors_, 3 * pairs), renew(distances_, pairs), renew(u_, 3 * pairs), renew(basis_, kMaxComponents * pairs), renew(knot_, pairs), renew(hermite_, kHermite * pairs);
     renew(raw_, n * row), renew(mixed_, n * row), renew(kept_, n * kept_gates(w_));
@@ -255,41 +278,88 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
     renew(energies_, heads_.used.size() * n);
     if (request.error_bars) renew(features_, n * static_cast<std::size_t>(w_.F));
-    const std::size_t given = 3 * n * sizeof(double) + grids_.size() * sizeof(Grid) + heads_.used.size() * sizeof(Seed<T>);
-    const std::size_t found = 3 * n + (heads_.used.size() + 9) * grids_.size();
+    const std::size_t given = seeds_at() + heads_.used.size() * (sizeof(Seed<T>) + (heads_.terms.size() + 1) * sizeof(double)), found = 3 * n + (heads_.used.size() + 9) * systems();
     renew(given_, given), renew(given_host_, given), renew(result_, found), renew(result_host_, found);
-    renew(verdict_device_, 1), renew(verdict_given_, 1), renew(verdict_, 1);
+    renew(verdict_device_, 1), renew(verdict_, 1);
+    const std::vector<std::int64_t> rows = {atoms_, bins_, reach_capacity_, capacity_};
+    if (before != generation_ || rows != rows_) listed_ = false, seeds_given_.clear();
+    rows_ = rows;
+    if (!listed_) {
+      check(cudaDeviceSynchronize(), "what was asked of it before");
+      check(cudaMemset(grids_.get(), 0xff, systems() * sizeof(Grid)), "a list to be made anew");  // the cell of no structure
+      check(cudaDeviceSynchronize(), "a list to be made anew");
+    }
+    listed_ = true;
+    return before != generation_;
   }
 
-  // What changes from step to step, in one block: positions, grids, seeds.
+  // What changes from step to step, in one block: positions, cells, then seeds and the combinations of heads that terms are.
   template <class U> U* part(unsigned char* block, std::size_t offset) const { return reinterpret_cast<U*>(block + offset); }
-  std::size_t grids_at() const { return 3 * static_cast<std::size_t>(atoms_) * sizeof(double); }
-  std::size_t seeds_at() const { return grids_at() + grids_.size() * sizeof(Grid); }
+  std::size_t cells_at() const { return 3 * static_cast<std::size_t>(atoms_) * sizeof(double); }
+  std::size_t combination_at() const { return cells_at() + 9 * systems() * sizeof(double); }
+  std::size_t seeds_at() const { return combination_at() + heads_.used.size() * (heads_.terms.size() + 1) * sizeof(double); }
 
-  void give(const Structure* structures, int count, bool stale) {
-    unsigned char* block = given_host_.get();
-    double* positions = part<double>(block, 0);
-    for (int k = 0; k < count; ++k) positions = std::copy_n(structures[k].positions, 3 * static_cast<std::size_t>(structures[k].atoms), positions);
-    std::copy(grids_.begin(), grids_.end(), part<Grid>(block, grids_at()));
-    Seed<T>* seed = part<Seed<T>>(block, seeds_at());
+  // [terms + 1][used heads]: the weighted sum, then each term.
+  std::vector<double> seeds_wanted() const {
+    std::vector<double> out;
+    for (const Heads::Used& used : heads_.used) out.push_back(used.weight);
+    for (const Term& term : heads_.terms) {
+      std::vector<double> row(heads_.used.size(), 0.0);
+      for (int h = term.head; h >= 0; h = model_->levels()[static_cast<std::size_t>(h)].relative_to) row[static_cast<std::size_t>(heads_.place[static_cast<std::size_t>(h)])] = 1.0;
+      out.insert(out.end(), row.begin(), row.end());
+    }
+    return out;
+  }
+  void give_seeds() {
+    seeds_given_ = seeds_wanted();
+    std::copy(seeds_given_.begin(), seeds_given_.end(), part<double>(given_host_.get(), combination_at()));
+    Seed<T>* seed = part<Seed<T>>(given_host_.get(), seeds_at());
     for (std::size_t q = 0; q < heads_.used.size(); ++q)
       seed[q] = {heads_.used[q].head, static_cast<T>(heads_.used[q].weight), energies_.get() + q * static_cast<std::size_t>(atoms_)};
-    *verdict_given_.get() = {stale, {0, 0}, 0};
+  }
+  // For steps that copy no seeds: only other weights than before are worth waiting for.
+  void settle_seeds(cudaStream_t stream) {
+    if (seeds_given_ == seeds_wanted()) return;
+    check(cudaStreamSynchronize(stream), "an evaluation");
+    give_seeds();
+    check(cudaMemcpy(given_.get() + combination_at(), given_host_.get() + combination_at(), seeds_at() - combination_at() + heads_.used.size() * sizeof(Seed<T>), cudaMemcpyHostToDevice),
+          "a copy of the weights of heads");
   }
 
   static bool reverse(const Request& request) { return request.forces || request.virial || request.atom_virials; }
 
-  // Replays the graph of such a step; records it first where there is none.
-  void step(const Request& request) {
-    const std::vector<std::int64_t> key = {generation_, atoms_, static_cast<std::int64_t>(grids_.size()), bins_, reach_capacity_, capacity_,
-                                           static_cast<std::int64_t>(heads_.used.size()), reverse(request), request.error_bars};
+  bool enough_room() {
+    const Verdict& v = *verdict_.get();
+    if (v.most[0] <= reach_capacity_ && v.most[1] <= capacity_) return true;
+    reach_capacity_ = std::max(reach_capacity_, rounded(1.1 * v.most[0]));
+    capacity_ = std::max(capacity_, rounded(1.1 * v.most[1]));
+    return false;
+  }
+
+  // What the last step that has ended says, without waiting for one that has not: more room before it is needed, or a sentence.
+  void learn(const DeviceStructures& s) {
+    const Verdict v = *verdict_.get();
+    if (v.refused || v.most[0] > reach_capacity_ || v.most[1] > capacity_) {
+      settled_ = false;
+      if (v.refused) refuse(s);
+    }
+    if (v.most[0] > 0.95 * reach_capacity_) reach_capacity_ = rounded(1.25 * v.most[0]);
+    if (v.most[1] > 0.95 * capacity_) capacity_ = rounded(1.25 * v.most[1]);
+  }
+
+  // Replays the graph of such a step on a stream; records it first where there is none.
+  void step(const Request& request, const Delivery& delivery, cudaStream_t stream) {
+    const auto address = [](const double* p) { return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(p)); };
+    const std::vector<std::int64_t> key = {generation_, atoms_, static_cast<std::int64_t>(systems()), bins_, reach_capacity_, capacity_,
+                                           static_cast<std::int64_t>(heads_.used.size()), static_cast<std::int64_t>(heads_.terms.size()), reverse(request), request.error_bars,
+                                           address(delivery.energies), address(delivery.to_forces), address(delivery.virials)};
     if (!graph_ || key != recorded_) {
       if (graph_) check(cudaGraphExecDestroy(graph_), "a graph");
       graph_ = nullptr;
       cudaGraph_t graph = nullptr;
       check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "the recording of a graph");
       try {
-        record(reverse(request), request.error_bars);
+        record(request, delivery, stream_);
       } catch (...) {
         if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph) static_cast<void>(cudaGraphDestroy(graph));
         throw;
@@ -300,92 +370,113 @@ template <class T> class Evaluation final : public Workspace::Data {
       check(status, "a graph");
       recorded_ = key;
     }
-    check(cudaGraphLaunch(graph_, stream_), "a graph's launch");
-    check(cudaStreamSynchronize(stream_), "an evaluation");
+    check(cudaGraphLaunch(graph_, stream), "a graph's launch");
   }
 
-  template <class U> void copy(U* to, const U* from, std::size_t size, cudaMemcpyKind kind) { check(cudaMemcpyAsync(to, from, size * sizeof(U), kind, stream_), "a copy"); }
+  template <class U> void copy(U* to, const U* from, std::size_t size, cudaMemcpyKind kind, cudaStream_t stream) {
+    check(cudaMemcpyAsync(to, from, size * sizeof(U), kind, stream), "a copy");
+  }
 
-  // The stages, forward then backward.
-  void record(bool reverse, bool error_bars) {
+  // The stages, forward then backward. Without a delivery, input comes from the host and results go there.
+  void record(const Request& request, Delivery delivery, cudaStream_t stream) {
     const int n = atoms_, L = w_.n_layers, heads = static_cast<int>(heads_.used.size());
-    copy(given_.get(), given_host_.get(), seeds_at() + heads_.used.size() * sizeof(Seed<T>), cudaMemcpyHostToDevice);
-    copy(verdict_device_.get(), verdict_given_.get(), 1, cudaMemcpyHostToDevice);
+    if (!delivery.energies) copy(given_.get(), given_host_.get(), seeds_at() + heads_.used.size() * sizeof(Seed<T>), cudaMemcpyHostToDevice, stream);
+    check(cudaMemsetAsync(verdict_device_.get(), 0, sizeof(Verdict), stream), "a verdict");
+    const int* shape = shape_.get();
     List list{};
-    list.atoms = n, list.systems = static_cast<int>(grids_.size()), list.bins = bins_, list.reach_capacity = reach_capacity_, list.capacity = capacity_;
+    list.atoms = n, list.systems = static_cast<int>(systems()), list.bins = bins_, list.reach_capacity = reach_capacity_, list.capacity = capacity_;
     list.cutoff = w_.cutoff, list.skin = options_.skin, list.closest = kFirstKnot;
-    list.positions = part<double>(given_.get(), 0), list.grids = part<Grid>(given_.get(), grids_at()), list.system = system_.get(), list.kind = kind_.get();
-    list.built = built_.get(), list.home = home_.get(), list.wrap = wrap_.get(), list.start = start_.get(), list.cursor = cursor_.get();
+    list.positions = part<double>(given_.get(), 0), list.cells = part<double>(given_.get(), cells_at());
+    list.begin = shape, list.periodic = list.begin + systems() + 1, list.kind = list.periodic + systems(), list.system = list.kind + n;
+    list.grids = grids_.get(), list.built = built_.get(), list.home = home_.get(), list.wrap = wrap_.get(), list.start = start_.get(), list.cursor = cursor_.get();
     list.order = order_.get(), list.row_of = row_of_.get(), list.slot = slot_.get();
     list.found = found_.get(), list.reached = reached_.get(), list.reached_count = reached_count_.get(), list.entries = entries_.get();
     list.count = count_.get(), list.half = half_.get(), list.j = j_.get(), list.vectors = vectors_.get(), list.distances = distances_.get();
     list.verdict = verdict_device_.get();
     const Pairs<T> pairs{capacity_, count_.get(), half_.get(), j_.get(), u_.get(), basis_.get(), knot_.get(), hermite_.get()};
     const int* slot = slot_.get();
-    T *raw = raw_.get(), *mixed = mixed_.get(), *kept = kept_.get(), *ax = reverse ? ax_.get() : nullptr, *am = am_.get(), *ay = ay_.get(), *slope = slope_.get();
+    const bool backward = reverse(request);
+    T *raw = raw_.get(), *mixed = mixed_.get(), *kept = kept_.get(), *ax = backward ? ax_.get() : nullptr, *am = am_.get(), *ay = ay_.get(), *slope = slope_.get();
     const auto rows = [](std::vector<DeviceMemory<T>>& buffers, int l) { return buffers[static_cast<std::size_t>(l)].get(); };
 
-    neighbors(list, stream_);
-    radial(list, kFirstKnot, w_.knots, u_.get(), basis_.get(), knot_.get(), hermite_.get(), stream_);
-    embedding_gather(w_, pairs, slot, raw, n, stream_);
-    embedding_mix(w_, raw, rows(x_, 0), mixed, kept, n, stream_);
+    neighbors(list, stream);
+    radial(list, kFirstKnot, w_.knots, u_.get(), basis_.get(), knot_.get(), hermite_.get(), stream);
+    embedding_gather(w_, pairs, slot, raw, n, stream);
+    embedding_mix(w_, raw, rows(x_, 0), mixed, kept, n, stream);
     for (int l = 0; l < L; ++l) {
-      mixing(w_, l, rows(x_, l), rows(y_, l), n, stream_);
-      message(w_, l, pairs, rows(y_, l), rows(m_, l), n, stream_);
-      product(w_, l, rows(x_, l), rows(y_, l), rows(m_, l), rows(dx_, l), rows(x_, l + 1), n, stream_);
+      mixing(w_, l, rows(x_, l), rows(y_, l), n, stream);
+      message(w_, l, pairs, rows(y_, l), rows(m_, l), n, stream);
+      product(w_, l, rows(x_, l), rows(y_, l), rows(m_, l), rows(dx_, l), rows(x_, l + 1), n, stream);
     }
-    readout(w_, slot, rows(x_, L), part<Seed<T>>(given_.get(), seeds_at()), heads, widest_, ax, error_bars ? features_.get() : nullptr, n, stream_);
+    readout(w_, slot, rows(x_, L), part<Seed<T>>(given_.get(), seeds_at()), heads, widest_, ax, request.error_bars ? features_.get() : nullptr, n, stream);
     double* sums = result_.get() + 3 * static_cast<std::size_t>(n);
-    sum(list, list.row_of, energies_.get(), heads, n, 1, sums, stream_);
-    if (reverse) {
+    sum(list, list.row_of, energies_.get(), heads, n, 1, sums, stream);
+    if (backward) {
       for (int l = L; l--;) {
-        product_reverse(w_, l, rows(y_, l), rows(m_, l), rows(dx_, l), ax, am, ay, n, stream_);
-        message_reverse(w_, l, pairs, rows(y_, l), am, ay, slope, l == L - 1, n, stream_);
-        mixing_reverse(w_, l, rows(x_, l), ay, ax, n, stream_);
+        product_reverse(w_, l, rows(y_, l), rows(m_, l), rows(dx_, l), ax, am, ay, n, stream);
+        message_reverse(w_, l, pairs, rows(y_, l), am, ay, slope, l == L - 1, n, stream);
+        mixing_reverse(w_, l, rows(x_, l), ay, ax, n, stream);
       }
-      embedding_mix_reverse(w_, raw, mixed, kept, ax, am, n, stream_);
-      embedding_gather_reverse(w_, pairs, slot, am, slope, turn_.get(), L == 0, n, stream_);
-      cuda::collect(list, w_.F / kSlab, slope, turn_.get(), gradient_.get(), result_.get(), atom_virials_.get(), stream_);
-      sum(list, nullptr, atom_virials_.get(), 9, 1, 9, sums + heads_.used.size() * grids_.size(), stream_);
+      embedding_mix_reverse(w_, raw, mixed, kept, ax, am, n, stream);
+      embedding_gather_reverse(w_, pairs, slot, am, slope, turn_.get(), L == 0, n, stream);
+      cuda::collect(list, w_.F / kSlab, slope, turn_.get(), gradient_.get(), result_.get(), atom_virials_.get(), stream);
+      sum(list, nullptr, atom_virials_.get(), 9, 1, 9, sums + heads_.used.size() * systems(), stream);
     }
-    copy(result_host_.get(), result_.get(), 3 * static_cast<std::size_t>(n) + (heads_.used.size() + (reverse ? 9u : 0u)) * grids_.size(), cudaMemcpyDeviceToHost);
-    copy(verdict_.get(), verdict_device_.get(), 1, cudaMemcpyDeviceToHost);
+    if (delivery.energies) {
+      delivery.combination = part<double>(given_.get(), combination_at()), delivery.sums = sums, delivery.forces = result_.get();
+      deliver(list, delivery, stream);
+    } else {
+      copy(result_host_.get(), result_.get(), 3 * static_cast<std::size_t>(n) + (heads_.used.size() + (backward ? 9u : 0u)) * systems(), cudaMemcpyDeviceToHost, stream);
+    }
+    copy(verdict_.get(), verdict_device_.get(), 1, cudaMemcpyDeviceToHost, stream);
   }
 
   // The CPU's list says in a sentence what is wrong with a structure.
   [[noreturn]] void refuse(const Structure* structures, int count) {
+    listed_ = false;
     Pool pool(1);
     for (int k = 0; k < count; ++k) SkinList(w_.cutoff, 0.0).update(structures[k], kFirstKnot, pool);
     throw InputError("the CUDA device refuses a structure in which the CPU finds no fault; please report it");
   }
+  [[noreturn]] void refuse(const DeviceStructures& s) {
+    const std::vector<double> positions = fetch(s.positions, 3 * static_cast<std::size_t>(atoms_));
+    const std::vector<double> cells = s.cells ? fetch(s.cells, 9 * systems()) : std::vector<double>(9 * systems());
+    std::vector<Structure> structures(systems());
+    for (std::size_t k = 0; k < systems(); ++k) {
+      structures[k].atoms = begin_[k + 1] - begin_[k];
+      structures[k].positions = positions.data() + 3 * begin_[k], structures[k].numbers = numbers_.data() + begin_[k], structures[k].cell = cells.data() + 9 * k;
+      std::copy_n(s.periodic, 3, structures[k].periodic);
+    }
+    refuse(structures.data(), s.systems);
+  }
 
-  template <class U> std::vector<U> fetch(const DeviceMemory<U>& memory, std::size_t begin, std::size_t size) const {
+  template <class U> static std::vector<U> fetch(const U* from, std::size_t size) {
     std::vector<U> out(size);
-    check(cudaMemcpy(out.data(), memory.get() + begin, size * sizeof(U), cudaMemcpyDeviceToHost), "a copy of results");
+    check(cudaMemcpy(out.data(), from, size * sizeof(U), cudaMemcpyDeviceToHost), "a copy of results");
     return out;
   }
 
   void collect(const Structure& s, int system, int begin, const Request& request, Result& result) {
-    const std::size_t n = static_cast<std::size_t>(s.atoms), all = static_cast<std::size_t>(atoms_), first = static_cast<std::size_t>(begin), systems = grids_.size();
+    const std::size_t n = static_cast<std::size_t>(s.atoms), all = static_cast<std::size_t>(atoms_), first = static_cast<std::size_t>(begin);
     const double* sums = result_host_.get() + 3 * all + static_cast<std::size_t>(system);
-    const auto sum_of = [&](std::size_t q) { return atoms_ > 0 ? sums[q * systems] : 0.0; };
+    const auto sum_of = [&](std::size_t q) { return atoms_ > 0 ? sums[q * systems()] : 0.0; };
     std::vector<double> head_sums;
     for (std::size_t q = 0; q < heads_.used.size(); ++q) head_sums.push_back(sum_of(q));
     add_up(*model_, heads_, head_sums.data(), result);
     if (reverse(request)) {
       if (n) result.forces.assign(result_host_.get() + 3 * first, result_host_.get() + 3 * (first + n));
       for (std::size_t k = 0; k < 9; ++k) result.virial[k] = sum_of(heads_.used.size() + k);
-      if (request.atom_virials && n) result.atom_virials = fetch(atom_virials_, 9 * first, 9 * n);
+      if (request.atom_virials && n) result.atom_virials = fetch(atom_virials_.get() + 9 * first, 9 * n);
       check_forces(result);
     }
     if (!n || !(request.atom_energies || request.error_bars)) {
       if (request.error_bars) result.term_errors.assign(heads_.terms.size(), 0.0);
       return;
     }
-    const std::vector<int> row_of = fetch(row_of_, first, n);
-    if (request.atom_energies) add_up_atoms(*model_, heads_, fetch(energies_, 0, heads_.used.size() * all).data(), row_of.data(), atoms_, s.atoms, result);
+    const std::vector<int> row_of = fetch(row_of_.get() + first, n);
+    if (request.atom_energies) add_up_atoms(*model_, heads_, fetch(energies_.get(), heads_.used.size() * all).data(), row_of.data(), atoms_, s.atoms, result);
     if (!request.error_bars) return;
-    const std::vector<T> features = fetch(features_, 0, all * static_cast<std::size_t>(w_.F));
+    const std::vector<T> features = fetch(features_.get(), all * static_cast<std::size_t>(w_.F));
     for (const Term& term : heads_.terms)
       result.term_errors.push_back(model_->levels()[static_cast<std::size_t>(term.head)].error_bars
                                        ? error_of(*model_, term.head, s, features.data(), row_of.data(), w_.F) : NAN);
@@ -399,14 +490,16 @@ template <class T> class Evaluation final : public Workspace::Data {
   cudaStream_t stream_ = nullptr;
 
   Heads heads_;
+  std::vector<int> numbers_, begin_, periodic_;  // of the structures before, one behind the other
   int atoms_ = 0, bins_ = 0, reach_capacity_ = 0, capacity_ = 0;
-  std::vector<int> kinds_, systems_;
-  std::vector<Grid> grids_;
-  bool listed_ = false;
+  std::vector<std::int64_t> rows_;   // sizes that the list was made with
+  std::vector<double> seeds_given_;  // what the device has of weights and combinations
+  bool listed_ = false, settled_ = false;  // there is a list of these sizes; enough room is known for structures on the device
   std::int64_t rebuilds_ = 0;
 
   DeviceMemory<double> built_, vectors_, distances_, gradient_, atom_virials_, energies_, result_;
-  DeviceMemory<int> kind_, system_, home_, wrap_, start_, cursor_, order_, row_of_, slot_, reached_count_, count_, half_, j_, knot_;
+  DeviceMemory<int> shape_, home_, wrap_, start_, cursor_, order_, row_of_, slot_, reached_count_, count_, half_, j_, knot_;
+  DeviceMemory<Grid> grids_;
   DeviceMemory<Entry> found_, reached_, entries_;
   DeviceMemory<T> u_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_, slope_, turn_, features_;
   std::vector<DeviceMemory<T>> x_, y_, m_, dx_;
@@ -414,7 +507,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   PinnedMemory<unsigned char> given_host_;
   PinnedMemory<double> result_host_;
   DeviceMemory<Verdict> verdict_device_;
-  PinnedMemory<Verdict> verdict_given_, verdict_;
+  PinnedMemory<Verdict> verdict_;
 
   std::int64_t generation_ = 0;
   std::vector<std::int64_t> recorded_;  // what the graph was recorded for

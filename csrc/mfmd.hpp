@@ -121,6 +121,22 @@ struct Result {
   std::vector<double> atom_virials;    // eV, [atoms][9]; half of what a pair contributes goes to each of its atoms
 };
 
+// Structures whose positions are on a CUDA device, for hosts that live there; pointers are the device's where they say so.
+struct DeviceStructures {
+  int systems = 1;
+  const int* atoms = nullptr;         // [systems], host: how many each has
+  const int* numbers = nullptr;       // [all atoms], host: atomic numbers
+  const double* positions = nullptr;  // [all atoms][3], device, Å, wrapped or not
+  const double* cells = nullptr;      // [systems][3][3], device, Å; may be null where nothing is periodic
+  bool periodic[3] = {false, false, false};
+  void* stream = nullptr;             // cudaStream_t in whose order everything happens
+};
+struct DeviceResults {
+  double* energies = nullptr;  // [1 + terms][systems], device, eV: the weighted sum, then each head's own
+  double* forces = nullptr;    // [all atoms][3], device, eV/Å; null: none
+  double* virials = nullptr;   // [systems][3][3], device, eV; null: none
+};
+
 enum class Precision { single_, double_ };
 
 struct Options {
@@ -139,7 +155,11 @@ class Workspace {
   const Result& evaluate(const Structure& structure, const Request& request);
   // Many structures: on a CUDA device side by side, on the CPU one after the other.
   const std::vector<Result>& evaluate(const std::vector<Structure>& structures, const Request& request);
-  std::int64_t rebuilds() const;  // neighbour lists built so far
+  // The same in order of a CUDA stream, without waiting for it: nothing of it is done when this returns. Only the first call for structures of other
+  // numbers waits, to see how much room they need; later on, where there is not enough, or a structure cannot be evaluated, the results are not numbers,
+  // and the next call makes room or throws. May be recorded in a CUDA graph after such a first call; its addresses must then stay.
+  void enqueue(const DeviceStructures& structures, const Request& request, const DeviceResults& results);
+  std::int64_t rebuilds() const;  // neighbour lists built so far, but for those of enqueue
   std::size_t ghost_width() const;  // bytes of the rows of fill_ghosts
   const std::map<std::string, double>& stage_times() const;  // seconds spent in each stage so far
 

@@ -223,6 +223,35 @@ class Engine:
             [self._checked(*s) for s in structures], self.terms(terms), forces, virial, atom_energies, error_bars
         )
 
+    def enqueue(self, atoms, numbers, positions, cells, pbc, *, terms, energies, forces=0, virials=0, stream=0):
+        """Evaluate structures that are on the engine's CUDA device, in order of a stream and without waiting for it.
+
+        Only the first call for other numbers waits, to see how much room they need; after it, calls may be recorded in a CUDA graph. Where a
+        structure cannot be evaluated or has more neighbours than there is room for, its results are not numbers, and the next call raises or
+        makes room.
+
+        Parameters
+        ----------
+        atoms : (systems,) how many atoms each structure has
+        numbers : (all atoms,) atomic numbers, on the host
+        positions : address of (all atoms, 3) Å, double, on the device, as are all addresses
+        cells : address of (systems, 3, 3) Å, double; 0 where nothing is periodic
+        pbc : three booleans
+        terms : (head name, weight) pairs
+        energies : address of (1 + terms, systems) eV, double: the weighted sum, then each head's own
+        forces : address of (all atoms, 3) eV/Å, double; 0 for none
+        virials : address of (systems, 3, 3) eV, double; 0 for none
+        stream : cudaStream_t
+
+        Raises
+        ------
+        InputError : as `compute`; an engine on the CPU; within a graph, structures or weights that no call before had
+        """
+        self._workspace.enqueue(
+            np.asarray(atoms, np.int32), np.asarray(numbers, np.int32), positions, cells, [bool(p) for p in pbc],
+            self.terms(terms), energies, forces, virials, stream,
+        )  # fmt: skip
+
     def _checked(self, positions, numbers, cell, pbc):
         if cell is None:
             if any(pbc):

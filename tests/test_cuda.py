@@ -116,3 +116,95 @@ def test_options_it_has_not(model_file):
         Engine(model_file, device="cuda:99")
     with pytest.raises(InputError, match="from tables"):
         Engine(model_file, device="cuda", radial="exact")
+
+
+class OnDevice:
+    """Structures of one periodicity on the device; `run` enqueues them and returns energies, forces and virials. With torch on a GPU, in host memory under the emulator."""
+
+    def __init__(self, engine, structures, terms):
+        import torch
+
+        self.engine, self.structures, self.terms = engine, structures, terms
+        self.place = "cuda" if torch.cuda.is_available() else "cpu"
+        systems, atoms = len(structures), sum(map(len, structures))
+        self.positions, self.forces = (torch.zeros(atoms, 3, dtype=torch.float64, device=self.place) for _ in range(2))
+        self.cells, self.virials = (torch.zeros(systems, 3, 3, dtype=torch.float64, device=self.place) for _ in range(2))
+        self.energies = torch.zeros(1 + len(terms), systems, dtype=torch.float64, device=self.place)
+
+    def run(self):
+        import torch
+
+        self.positions.copy_(torch.as_tensor(np.concatenate([a.positions for a in self.structures])))
+        self.cells.copy_(torch.as_tensor(np.array([a.cell.array for a in self.structures])))
+        for result in (self.energies, self.forces, self.virials):
+            result.fill_(7.0)
+        self.engine.enqueue(
+            [len(a) for a in self.structures],
+            np.concatenate([a.numbers for a in self.structures]),
+            self.positions.data_ptr(),
+            self.cells.data_ptr(),
+            self.structures[0].pbc,
+            terms=self.terms,
+            energies=self.energies.data_ptr(),
+            forces=self.forces.data_ptr(),
+            virials=self.virials.data_ptr(),
+            stream=torch.cuda.current_stream().cuda_stream if self.place == "cuda" else 0,
+        )
+        return [x.cpu().numpy() for x in (self.energies, self.forces, self.virials)]
+
+    def check(self, cpu):
+        energies, forces, virials = self.run()
+        wanted = [cpu.compute(a.positions, a.numbers, a.cell.array, a.pbc, terms=self.terms, virial=True) for a in self.structures]
+        np.testing.assert_allclose(energies[0], [w["energy"] for w in wanted], rtol=1e-13)
+        np.testing.assert_allclose(energies[1:].T, [w["term_energies"] for w in wanted], rtol=1e-13)
+        np.testing.assert_allclose(forces, np.concatenate([w["forces"] for w in wanted]), atol=1e-10)
+        np.testing.assert_allclose(virials, [w["virial"] for w in wanted], atol=1e-10)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_structures_on_the_device(model_file, small):
+    """Two of them, moving by more and less than the list's skin, with a cell that changes and weights that do."""
+    cuda, cpu = engines(model_file)
+    rng = np.random.default_rng(0)
+    structures = [random_cell(1, small=small, atoms=6), random_cell(2, small=small, atoms=9)]
+    steps = OnDevice(cuda, structures, [("high", 1.0), ("low", 0.5)])
+    for step in range(6):
+        for atoms in structures:
+            atoms.positions += rng.normal(scale=0.02 if step % 2 else 0.2, size=atoms.positions.shape)
+        if step == 3:
+            structures[0].set_cell(structures[0].cell.array * 1.05)
+        if step == 4:
+            steps.terms = [("high", 0.25), ("low", 0.75)]
+        steps.check(cpu)
+
+
+def test_a_step_that_fails_on_the_device_gives_no_numbers(model_file):
+    """Atoms that overlap, then neighbours that have no room: not numbers, then a sentence or more room; and right again afterwards."""
+    from mfmd.engine import InputError
+
+    cuda, cpu = engines(model_file)
+    atoms = random_cell(1, atoms=8)
+    steps = OnDevice(cuda, [atoms], [("high", 1.0)])
+    steps.check(cpu)
+    good = atoms.positions.copy()
+    atoms.positions[5] = atoms.positions[2] + [0.2, 0, 0]
+    assert all(np.isnan(x).all() for x in steps.run())
+    with pytest.raises(InputError, match="atoms 2 and 5 overlap"):
+        steps.run()
+    atoms.positions[:] = good
+    steps.check(cpu)
+    cell = atoms.cell.array.copy()
+    atoms.set_cell(cell * 0.4, scale_atoms=True)
+    assert all(np.isnan(x).all() for x in steps.run())
+    for scale in (0.4, 1.0):
+        atoms.set_cell(cell * scale, scale_atoms=True)
+        steps.check(cpu)
+
+
+def test_structures_on_the_device_are_checked(model_file):
+    from mfmd.engine import Engine, InputError
+
+    with pytest.raises(InputError, match="trained on"):
+        OnDevice(engines(model_file)[0], [dimer(1.0, "UH")], [("low", 1.0)]).run()
+    with pytest.raises(InputError, match="need a workspace of that device"):
+        OnDevice(Engine(model_file), [dimer(1.0)], [("low", 1.0)]).run()

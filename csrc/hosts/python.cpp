@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <numeric>
 
 #include "../mfmd.hpp"
 #include "../tables.hpp"
@@ -77,6 +78,30 @@ std::vector<py::dict> evaluate(Workspace& workspace, const std::vector<Given>& g
   std::vector<py::dict> out;
   for (std::size_t k = 0; k < results.size(); ++k) out.push_back(dict(results[k], request, structures[k].atoms));
   return out;
+}
+
+// Structures on a device; arrays there are given by their addresses.
+void enqueue(Workspace& workspace, const Ints& atoms, const Ints& numbers, std::uintptr_t positions, std::uintptr_t cells, const std::vector<bool>& pbc,
+             const std::vector<std::pair<int, double>>& terms, std::uintptr_t energies, std::uintptr_t forces, std::uintptr_t virials, std::uintptr_t stream) {
+  const auto address = [](std::uintptr_t a) { return reinterpret_cast<double*>(a); };
+  if (atoms.ndim() != 1 || numbers.ndim() != 1 || std::accumulate(atoms.data(), atoms.data() + atoms.size(), py::ssize_t{0}) != numbers.size())
+    throw mfmd::InputError("numbers must hold one atomic number for each of the structures' atoms");
+  if (pbc.size() != 3) throw mfmd::InputError("pbc must hold three booleans");
+  mfmd::DeviceStructures s;
+  s.systems = static_cast<int>(atoms.size());
+  s.atoms = atoms.data();
+  s.numbers = numbers.data();
+  s.positions = address(positions);
+  s.cells = address(cells);
+  for (std::size_t k = 0; k < 3; ++k) s.periodic[k] = pbc[k];
+  s.stream = reinterpret_cast<void*>(stream);
+  mfmd::Request request;
+  for (const auto& [head, weight] : terms) request.terms.push_back({head, weight});
+  request.forces = forces != 0;
+  request.virial = virials != 0;
+  py::gil_scoped_release free;
+  std::lock_guard<std::mutex> lock(workspace.mutex);
+  workspace.core.enqueue(s, request, {address(energies), address(forces), address(virials)});
 }
 
 // A host with ghosts and a list of its own, as LAMMPS is one: ghost g is a copy of atom owner[g].
@@ -152,6 +177,7 @@ PYBIND11_MODULE(_engine, m) {
       .def_property_readonly("stage_times", [](const Workspace& w) { return w.core.stage_times(); })
       .def("evaluate", &evaluate, py::arg("structures"), py::arg("terms"), py::arg("forces"), py::arg("virial"), py::arg("atom_energies"),
            py::arg("error_bars"))
+      .def("enqueue", &enqueue)
       .def("evaluate_with_ghosts", &evaluate_with_ghosts);
 
   m.attr("closest") = mfmd::kFirstKnot;

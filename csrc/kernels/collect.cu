@@ -66,7 +66,7 @@ __global__ void sums_of(List l, const int* row_of, const double* values, std::in
   const int t = static_cast<int>(threadIdx.x), system = static_cast<int>(blockIdx.y), warps = kSum / 32;
   const double* of = values + static_cast<std::int64_t>(blockIdx.x) * between;
   double sum = 0.0;
-  for (int i = l.grids[system].begin + t; i < l.grids[system].end; i += kSum) sum += of[static_cast<std::int64_t>(row_of ? row_of[i] : i) * stride];
+  for (int i = l.begin[system] + t; i < l.begin[system + 1]; i += kSum) sum += of[static_cast<std::int64_t>(row_of ? row_of[i] : i) * stride];
   sum = warp_sum(sum);
   if (t % 32 == 0) partial[t / 32] = sum;
   __syncthreads();
@@ -74,6 +74,21 @@ __global__ void sums_of(List l, const int* row_of, const double* values, std::in
   sum = 0.0;
   for (int w = 0; w < warps; ++w) sum += partial[w];
   sums[static_cast<std::size_t>(blockIdx.x) * l.systems + system] = sum;
+}
+
+__global__ void deliveries(List l, Delivery d) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  const Verdict& v = *l.verdict;
+  const double trust = v.refused || v.most[0] > l.reach_capacity || v.most[1] > l.capacity ? static_cast<double>(NAN) : 0.0;
+  for (int a = 0; a < 3 && d.to_forces && i < l.atoms; ++a) d.to_forces[3 * static_cast<std::size_t>(i) + a] = d.forces[3 * static_cast<std::size_t>(i) + a] + trust;
+  if (i >= l.systems) return;
+  if (trust != 0.0) l.grids[i].begin = -1;  // nothing is kept of such a step: the next one makes its list anew
+  for (int t = 0; t <= d.terms; ++t) {
+    double energy = trust;
+    for (int q = 0; q < d.heads; ++q) energy += d.combination[t * d.heads + q] * d.sums[static_cast<std::size_t>(q) * l.systems + i];
+    d.energies[static_cast<std::size_t>(t) * l.systems + i] = energy;
+  }
+  for (int k = 0; k < 9 && d.virials; ++k) d.virials[9 * static_cast<std::size_t>(i) + k] = d.sums[static_cast<std::size_t>(d.heads + k) * l.systems + i] + trust;
 }
 
 }  // namespace
@@ -89,6 +104,11 @@ template void collect<double>(const List&, int, const double*, const double*, do
 
 void sum(const List& l, const int* row_of, const double* values, int quantities, std::int64_t between, int stride, double* sums, cudaStream_t stream) {
   launch(sums_of, dim3(static_cast<unsigned>(quantities), static_cast<unsigned>(l.systems)), kSum, kSum / 32 * sizeof(double), stream, l, row_of, values, between, stride, sums);
+}
+
+void deliver(const List& l, const Delivery& d, cudaStream_t stream) {
+  const int threads = l.atoms > l.systems ? l.atoms : l.systems;
+  launch(deliveries, dim3(static_cast<unsigned>((threads + kBlock - 1) / kBlock)), kBlock, 0, stream, l, d);
 }
 
 }  // namespace cuda

@@ -25,28 +25,31 @@ template <class T> struct Pairs {  // d < cutoff; the pairs of row i begin at i 
   const T* hermite;  // [rows][capacity][kHermite]
 };
 
-// Of one system in a batch: its atoms, its lattice, and the bins its atoms are sorted into.
+// Of one system in a batch, made on the device: its atoms, and the bins they are sorted into.
 struct Grid {
   int begin, end;                        // its atoms
-  int periodic[3], bins[3], span[3];     // bins to look at on either side
+  int periodic, bins[3], span[3];        // a bit each; span: bins to look at on either side
   double cell[9], inverse[9], width[3];  // rows; fractional = position @ inverse; of a bin, in fractional coordinates
 };
 
 // What a step finds out on its way; the host reads it after the results.
 struct Verdict {
   int stale;       // there is no list, or it does not reach far enough any more
-  int crowded[2];  // the most neighbours, within reach and within the cutoff, of rows that have no room for them
+  int most[2];     // neighbours of any row, within reach (where the list was built) and within the cutoff
   int refused;     // a position that is not finite or too far away, or atoms closer than the tables begin
 };
 
+constexpr int kMoreBins = 8;  // than atoms there are at most
+
 // The neighbour list: arrays of one workspace.
 struct List {
-  int atoms, systems, bins;  // bins: of the one system there is; 0 where each system is one bin
+  int atoms, systems, bins;  // bins: at most; 0 where each system is one bin
   int reach_capacity, capacity;  // neighbours that a row has room for: within reach, and within the cutoff
   double cutoff, skin, closest;
-  const double* positions;  // [atoms][3]
-  const int *system, *kind;  // [atoms], [atoms]: slot of its element
-  const Grid* grids;        // [systems]
+  const double *positions, *cells;  // [atoms][3], [systems][9]
+  const int *begin, *periodic;      // [systems + 1]: atoms of each system; [systems]: a bit for each direction
+  const int *system, *kind;         // [atoms], [atoms]: slot of its element
+  Grid* grids;                      // [systems]; another cell or other bytes there make the list stale
   double* built;            // [atoms][3], where the list was built
   int *home, *wrap;         // [atoms], [atoms][3]: bin, and cells away from the first
   int *start, *cursor;  // [bins + 1], [bins]: rows of each bin
@@ -56,7 +59,7 @@ struct List {
   Entry* entries;           // [rows][capacity], compacted to d < cutoff
   int *count, *half, *j;    // as in Pairs
   double *vectors, *distances;  // [rows][capacity][3], [rows][capacity]
-  Verdict* verdict;          // what it starts from is the host's
+  Verdict* verdict;          // zero at the beginning of a step
 };
 
 // Brings the list up to date where it is not (all decided on the device), and compacts it.
@@ -85,6 +88,14 @@ template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<
 template <class T> void collect(const List&, int slabs, const T* slope, const T* turn, double* gradient, double* forces, double* atom_virials, cudaStream_t);
 // sums[q][system] = sum over the system's atoms of values[q][...]: of row row_of[atom], or of the atom where row_of is null, at steps of `stride`.
 void sum(const List&, const int* row_of, const double* values, int quantities, std::int64_t between, int stride, double* sums, cudaStream_t);
+// What a host on the device gets: energies[t][system] = combination[t] · sums of the heads, forces and virials; not a number where the verdict is that
+// the step cannot be trusted.
+struct Delivery {
+  const double *combination, *sums, *forces;    // [terms + 1][heads], [heads + 9][systems], [atoms][3]
+  double *energies, *to_forces, *virials;       // [terms + 1][systems], the weighted sum first; [atoms][3]; [systems][9]; each but the first may be null
+  int terms, heads;
+};
+void deliver(const List&, const Delivery&, cudaStream_t);
 
 }  // namespace cuda
 }  // namespace mfmd

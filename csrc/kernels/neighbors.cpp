@@ -10,13 +10,6 @@ namespace mfmd {
 
 namespace {
 
-double dot(const double* a, const double* b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
-void cross(const double* a, const double* b, double* c) {
-  c[0] = a[1] * b[2] - a[2] * b[1];
-  c[1] = a[2] * b[0] - a[0] * b[2];
-  c[2] = a[0] * b[1] - a[1] * b[0];
-}
-
 // Position along a Z curve (Morton 1966) through cells of a grid: the bits of the three coordinates interleaved.
 std::uint64_t along_curve(const unsigned cell[3]) {
   std::uint64_t key = 0;
@@ -28,52 +21,13 @@ std::uint64_t along_curve(const unsigned cell[3]) {
 }  // namespace
 
 Lattice lattice(const double* cell, const bool periodic[3]) {
+  for (int k = 0; k < 3; ++k)
+    for (int a = 0; a < 3 && periodic[k]; ++a)
+      if (!std::isfinite(cell[3 * k + a])) throw InputError("cell vector " + std::to_string(k) + " is not finite");
   Lattice l;
-  std::copy_n(periodic, 3, l.periodic);
-  // Gram-Schmidt over the periodic vectors gives the directions that are still free.
-  double basis[3][3];
-  int found = 0;
-  const auto remainder = [&](const double* v, double* out) {
-    std::copy_n(v, 3, out);
-    for (int pass = 0; pass < 2; ++pass)
-      for (int b = 0; b < found; ++b) {
-        const double along = dot(out, basis[b]);
-        for (int a = 0; a < 3; ++a) out[a] -= along * basis[b][a];
-      }
-    return std::sqrt(dot(out, out));
-  };
-  for (int k = 0; k < 3; ++k) {
-    if (!periodic[k]) continue;
-    const double* v = cell + 3 * k;
-    const double length = std::sqrt(dot(v, v));
-    if (!std::isfinite(length)) throw InputError("cell vector " + std::to_string(k) + " is not finite");
-    const double left = remainder(v, basis[found]);
-    if (length == 0.0 || left < 1e-6 * length)
-      throw InputError("the cell is flat: periodic cell vector " + std::to_string(k) +
-                       " is zero or lies in the plane of the others; give a cell with a volume or set pbc to false");
-    for (int a = 0; a < 3; ++a) basis[found][a] /= left, l.cell[3 * k + a] = v[a];
-    ++found;
-  }
-  for (int k = 0; k < 3; ++k) {
-    if (periodic[k]) continue;
-    // The axis that sticks out most of what is spanned so far.
-    double best[3] = {}, longest = -1.0;
-    for (int axis = 0; axis < 3; ++axis) {
-      const double unit[3] = {axis == 0 ? 1.0 : 0.0, axis == 1 ? 1.0 : 0.0, axis == 2 ? 1.0 : 0.0};
-      double out[3];
-      const double left = remainder(unit, out);
-      if (left > longest) longest = left, std::copy_n(out, 3, best);
-    }
-    for (int a = 0; a < 3; ++a) l.cell[3 * k + a] = basis[found][a] = best[a] / longest;
-    ++found;
-  }
-  double normal[3][3];
-  for (int k = 0; k < 3; ++k) cross(l.cell + 3 * ((k + 1) % 3), l.cell + 3 * ((k + 2) % 3), normal[k]);
-  const double volume = dot(l.cell, normal[0]);
-  for (int k = 0; k < 3; ++k) {
-    l.height[k] = std::fabs(volume) / std::sqrt(dot(normal[k], normal[k]));
-    for (int a = 0; a < 3; ++a) l.inverse[3 * a + k] = normal[k][a] / volume;
-  }
+  if (const int k = find_lattice(cell, periodic, l); k >= 0)
+    throw InputError("the cell is flat: periodic cell vector " + std::to_string(k) +
+                     " is zero or lies in the plane of the others; give a cell with a volume or set pbc to false");
   return l;
 }
 

@@ -4,7 +4,7 @@
 // Bins of periodic directions divide the cell. Along the others space is cut into equal slices, and slice k is in bin k modulo their number:
 // no bounding box is needed, and atoms that share a bin from afar are told apart by their distance.
 #include "cuda.hpp"
-#include "neighbors.hpp"
+#include "lattice.hpp"
 
 namespace mfmd {
 namespace cuda {
@@ -13,10 +13,56 @@ namespace {
 
 constexpr int kBlock = 128, kRowsOfBlock = kBlock / 32, kScan = 1024;
 
+// A list is built anew; one whose cell is flat or whose atoms are nowhere is not.
+__device__ bool building(const List& l) { return l.verdict->stale && !l.verdict->refused; }
 __device__ int thread() { return static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); }
 
+// The bins of one system; false for a cell that is flat. Where `one` is set, all atoms are in one bin, and images are looked for in all cells
+// within reach.
+__device__ bool find_grid(const double* cell, int periodic, int begin, int end, double reach, bool one, Grid& g) {
+  Lattice l;
+  const bool wrapped[3] = {(periodic & 1) != 0, (periodic & 2) != 0, (periodic & 4) != 0};
+  if (find_lattice(cell, wrapped, l) >= 0) return false;
+  g.begin = begin, g.end = end, g.periodic = periodic;
+  int largest = 0;
+  for (int k = 0; k < 3; ++k) {
+    if (wrapped[k] && reach > 100.0 * l.height[k]) return false;
+    const double most = one ? 1.0 : wrapped[k] ? floor(l.height[k] / reach) : cbrt(static_cast<double>(end - begin));
+    g.bins[k] = static_cast<int>(fmin(1024.0, fmax(1.0, most)));
+  }
+  while (static_cast<double>(g.bins[0]) * g.bins[1] * g.bins[2] > kMoreBins + (end - begin)) {  // a sparse box needs no more bins than atoms
+    for (int k = 0; k < 3; ++k)
+      if (g.bins[k] > g.bins[largest]) largest = k;
+    g.bins[largest] = (g.bins[largest] + 1) / 2;
+  }
+  for (int k = 0; k < 3; ++k) {
+    if (wrapped[k]) {
+      g.span[k] = 1 + static_cast<int>(reach * g.bins[k] / l.height[k] * (1 + 1e-12));
+      g.width[k] = 1.0 / g.bins[k];
+    } else {
+      if (g.bins[k] < 3) g.bins[k] = 1;  // with two, the slices on either side would be the same bin
+      g.span[k] = g.bins[k] == 1 ? 0 : 1;
+      g.width[k] = reach * (1 + 1e-9) / l.height[k];
+    }
+  }
+  for (int k = 0; k < 9; ++k) g.cell[k] = l.cell[k], g.inverse[k] = l.inverse[k];
+  return true;
+}
+
+// Whether an atom has left the list's reach, and whether a cell is another than it was made for.
 __global__ void look(List l) {
   const int i = thread();
+  if (i < l.systems) {
+    Grid now{};
+    const Grid& then = l.grids[i];
+    if (!find_grid(l.cells + 9 * static_cast<std::size_t>(i), l.periodic[i], l.begin[i], l.begin[i + 1], l.cutoff + l.skin, l.bins == 0, now)) {
+      l.verdict->refused = 1;
+    } else {
+      bool same = now.begin == then.begin && now.end == then.end && now.periodic == then.periodic;
+      for (int k = 0; k < 9; ++k) same = same && now.cell[k] == then.cell[k];
+      if (!same) l.verdict->stale = 1, l.grids[i] = now;
+    }
+  }
   if (i >= l.atoms) return;
   const double *r = l.positions + 3 * static_cast<std::size_t>(i), *then = l.built + 3 * static_cast<std::size_t>(i);
   double square = 0.0;
@@ -26,23 +72,23 @@ __global__ void look(List l) {
 }
 
 __global__ void clear(List l) {
-  if (l.verdict->stale && thread() <= l.bins) l.start[thread()] = 0;
+  if (building(l) && thread() <= l.bins) l.start[thread()] = 0;
 }
 
 // Bin of an atom, and how many cells it is away from the first.
 __global__ void place(List l) {
   const int i = thread();
-  if (i >= l.atoms || !l.verdict->stale) return;
+  if (i >= l.atoms || !building(l)) return;
   const Grid& g = l.grids[l.system[i]];
   const double* r = l.positions + 3 * static_cast<std::size_t>(i);
   int bin = 0;
   for (int k = 0; k < 3; ++k) {
     double f = r[0] * g.inverse[k] + r[1] * g.inverse[3 + k] + r[2] * g.inverse[6 + k];
-    double turns = g.periodic[k] ? floor(f) : 0.0;
+    double turns = (g.periodic >> k & 1) ? floor(f) : 0.0;
     f = (f - turns) / g.width[k];
     if (!(fabs(turns) < 1e8 && fabs(f) < 1e9)) l.verdict->refused = 1, f = turns = 0.0;
     int slice = static_cast<int>(floor(f)), unused;
-    if (g.periodic[k]) slice = slice < g.bins[k] ? slice : g.bins[k] - 1;
+    if ((g.periodic >> k & 1)) slice = slice < g.bins[k] ? slice : g.bins[k] - 1;
     bin = bin * g.bins[k] + step_from(slice, 0, g.bins[k], unused);
     l.wrap[3 * static_cast<std::size_t>(i) + k] = static_cast<int>(turns);
     l.built[3 * static_cast<std::size_t>(i) + k] = r[k];
@@ -54,7 +100,7 @@ __global__ void place(List l) {
 
 // start: running sums of what it holds; one block.
 __global__ void scan(List l) {
-  if (!l.verdict->stale) return;
+  if (!building(l)) return;
   int* sums = shared<int>();
   const int t = static_cast<int>(threadIdx.x), share = (l.bins + kScan) / kScan, begin = t * share, end = begin + share < l.bins + 1 ? begin + share : l.bins + 1;
   int own = 0;
@@ -77,13 +123,13 @@ __global__ void scan(List l) {
 
 __global__ void fill(List l) {
   const int i = thread();
-  if (i < l.atoms && l.verdict->stale) l.order[atomicAdd(l.cursor + l.home[i], 1)] = i;
+  if (i < l.atoms && building(l)) l.order[atomicAdd(l.cursor + l.home[i], 1)] = i;
 }
 
 // Atoms of a bin in ascending order: which thread came first shows nowhere.
 __global__ void sort(List l) {
   const int b = thread();
-  if (b >= l.bins || !l.verdict->stale) return;
+  if (b >= l.bins || !building(l)) return;
   for (int q = l.start[b]; q < l.start[b + 1]; ++q) {
     const int i = l.order[q];
     int to = q;
@@ -96,7 +142,7 @@ __global__ void sort(List l) {
 // One warp a row: everything within reach, as it is found in the bins around, then sorted by rank.
 __global__ void __launch_bounds__(kBlock) rows(List l) {
   const int row = thread() / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  if (row >= l.atoms || !l.verdict->stale) return;
+  if (row >= l.atoms || !building(l)) return;
   const int i = l.order[row];
   const Grid& g = l.grids[l.system[i]];
   const double *ri = l.positions + 3 * static_cast<std::size_t>(i), reach = l.cutoff + l.skin;
@@ -110,7 +156,7 @@ __global__ void __launch_bounds__(kBlock) rows(List l) {
         int bin = 0, image[3];
         for (int k = 0; k < 3; ++k) {
           bin = bin * g.bins[k] + step_from(home[k], step[k], g.bins[k], image[k]);
-          if (!g.periodic[k]) image[k] = 0;
+          if (!(g.periodic >> k & 1)) image[k] = 0;
         }
         const int begin = l.bins ? l.start[bin] : g.begin, end = l.bins ? l.start[bin + 1] : g.end;
         for (int q0 = begin; q0 < end; q0 += 32) {
@@ -130,7 +176,7 @@ __global__ void __launch_bounds__(kBlock) rows(List l) {
           n += __popc(all);
         }
       }
-  if (lane == 0 && n > l.reach_capacity) atomicMax(l.verdict->crowded, n);
+  if (lane == 0) atomicMax(l.verdict->most, n);
   n = n < l.reach_capacity ? n : l.reach_capacity;
   __syncwarp();
   for (int q = lane; q < n; q += 32) {
@@ -145,6 +191,10 @@ __global__ void __launch_bounds__(kBlock) rows(List l) {
 __global__ void __launch_bounds__(kBlock) compact(List l) {
   const int row = thread() / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (row >= l.atoms) return;
+  if (l.verdict->refused) {  // there may be no list at all
+    if (lane == 0) l.order[row] = l.row_of[row] = row, l.slot[row] = l.count[row] = l.half[row] = 0;
+    return;
+  }
   const int i = l.order[row];
   const double *ri = l.positions + 3 * static_cast<std::size_t>(i), *cell = l.grids[l.system[i]].cell;
   const Entry* skin = l.reached + static_cast<std::size_t>(row) * l.reach_capacity;
@@ -176,7 +226,7 @@ __global__ void __launch_bounds__(kBlock) compact(List l) {
     n += __popc(all);
   }
   if (lane != 0) return;
-  if (n > l.capacity) atomicMax(l.verdict->crowded + 1, n);
+  atomicMax(l.verdict->most + 1, n);
   l.slot[row] = l.kind[i];
   l.count[row] = n < l.capacity ? n : l.capacity;
   l.half[row] = half < l.capacity ? half : l.capacity;
@@ -187,7 +237,7 @@ __global__ void __launch_bounds__(kBlock) compact(List l) {
 void neighbors(const List& l, cudaStream_t stream) {
   const auto blocks = [](int threads) { return dim3(static_cast<unsigned>((threads + kBlock - 1) / kBlock)); };
   const dim3 of_rows(static_cast<unsigned>((l.atoms + kRowsOfBlock - 1) / kRowsOfBlock));
-  launch(look, blocks(l.atoms), kBlock, 0, stream, l);
+  launch(look, blocks(l.atoms > l.systems ? l.atoms : l.systems), kBlock, 0, stream, l);
   if (l.bins) launch(clear, blocks(l.bins + 1), kBlock, 0, stream, l);
   launch(place, blocks(l.atoms), kBlock, 0, stream, l);
   if (l.bins) {

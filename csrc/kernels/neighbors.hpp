@@ -9,16 +9,10 @@
 #include "../mfmd.hpp"
 #include "../threads.hpp"
 #include "entries.hpp"
+#include "lattice.hpp"
 
 namespace mfmd {
 
-// The cell with its non-periodic directions replaced by unit vectors normal to the periodic ones, so that a cell
-// with missing vectors can be inverted, and fractional coordinates along these are lengths in Å.
-struct Lattice {
-  double cell[9], inverse[9];  // rows; inverse: fractional = position @ inverse
-  double height[3];            // distance between opposite faces, Å
-  bool periodic[3];
-};
 Lattice lattice(const double* cell, const bool periodic[3]);  // InputError for a flat cell
 
 // All pairs within the cutoff plus a skin, reused until an atom has moved half the skin, or the cell or the host's list has changed;
