@@ -79,7 +79,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     for (int k = 0; k < count; ++k) evaluate(structures[k], request, results_[static_cast<std::size_t>(k)]);
     return results_;
   }
-  void enqueue(const DeviceStructures&, const Request&, const DeviceResults&) override { throw InputError("structures on a CUDA device need a workspace of that device"); }
+  bool enqueue(const DeviceStructures&, const Request&, const DeviceResults&) override { throw InputError("structures on a CUDA device need a workspace of that device"); }
 
  private:
   void evaluate(const Structure& s, const Request& request, Result& result) {
@@ -289,8 +289,8 @@ const Result& Workspace::evaluate(const Structure& structure, const Request& req
 const std::vector<Result>& Workspace::evaluate(const std::vector<Structure>& structures, const Request& request) {
   return data_->evaluate(structures.data(), static_cast<int>(structures.size()), request);
 }
-void Workspace::enqueue(const DeviceStructures& structures, const Request& request, const DeviceResults& results) {
-  data_->enqueue(structures, request, results);
+bool Workspace::enqueue(const DeviceStructures& structures, const Request& request, const DeviceResults& results) {
+  return data_->enqueue(structures, request, results);
 }
 #if !defined(MFMD_CUDA)
 int cuda_devices() { return 0; }

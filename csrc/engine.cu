@@ -179,7 +179,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     return results_;
   }
 
-  void enqueue(const DeviceStructures& s, const Request& request, const DeviceResults& results) override {
+  bool enqueue(const DeviceStructures& s, const Request& request, const DeviceResults& results) override {
     const OnDevice here(options_.cuda);
     const cudaStream_t stream = static_cast<cudaStream_t>(s.stream);
     heads_ = heads_of(*model_, request.terms);
@@ -224,6 +224,7 @@ template <class T> class Evaluation final : public Workspace::Data {
       settled_ = true;
       room = !make_room(request);  // and with more room, the list is made again
     }
+    return !free;
   }
 
  private:

@@ -10,6 +10,10 @@
 #include "../kernels/stages.hpp"
 #include "../mfmd.hpp"
 
+#if defined(MFMD_TORCH_CUDA)
+extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream);  // of libtorch_cuda: no CUDA header is needed here
+#endif
+
 namespace {
 
 using State = std::tuple<int64_t, std::string, torch::Tensor>;
@@ -26,18 +30,21 @@ class Model final : public torch::CustomClassHolder {
 
   // positions [atoms, 3] in Å; numbers [atoms]; cell [3, 3] in Å; pbc [3]; heads and weights: the terms.
   // Returns the energies of the heads (double, eV), the forces of the weighted sum [atoms, 3] in eV/Å, and its virial [3, 3] in eV,
-  // both of the type of positions. A host that stays on one thread keeps its workspace and with it its neighbour list.
+  // both of the type of positions and where they are: on a CUDA device nothing waits for it (numbers and pbc are best on the CPU), and what cannot be
+  // evaluated gives results that are not numbers, and a sentence in the next call. A host that stays on one thread keeps its workspace and with it
+  // its neighbour list.
   std::tuple<torch::Tensor, torch::Tensor, torch::Tensor> evaluate(const torch::Tensor& positions, const torch::Tensor& numbers,
                                                                    const torch::Tensor& cell, const torch::Tensor& pbc,
                                                                    const std::vector<int64_t>& heads, const std::vector<double>& weights,
                                                                    bool single, int64_t threads) {
-    TORCH_CHECK(positions.is_cpu(), "mfmd: this build of the engine runs on the CPU; move the positions there");
+    TORCH_CHECK(positions.is_cpu() || positions.is_cuda(), "mfmd: positions must be on the CPU or on a CUDA device");
     TORCH_CHECK(positions.dim() == 2 && positions.size(1) == 3, "mfmd: positions must have the shape (atoms, 3)");
     TORCH_CHECK(numbers.dim() == 1 && numbers.size(0) == positions.size(0), "mfmd: numbers must hold one atomic number an atom");
     TORCH_CHECK(cell.numel() == 9 && pbc.numel() == 3, "mfmd: cell must have the shape (3, 3) and pbc the shape (3,)");
     TORCH_CHECK(heads.size() == weights.size(), "mfmd: a weight for each head is needed");
-    const torch::Tensor r = positions.detach().to(torch::kFloat64).contiguous(), z = numbers.to(torch::kInt32).contiguous();
-    const torch::Tensor c = cell.detach().to(torch::kCPU, torch::kFloat64).contiguous(), p = pbc.to(torch::kCPU, torch::kBool).contiguous();
+    const torch::Tensor r = positions.detach().to(torch::kFloat64).contiguous(), c = cell.detach().to(positions.device(), torch::kFloat64).contiguous();
+    const torch::Tensor z = on_host(numbers), p = pbc.to(torch::kCPU, torch::kBool).contiguous();
+    if (positions.is_cuda()) return enqueue(r, z, c, p, heads, weights, single, positions.scalar_type());
     mfmd::Structure s;
     s.atoms = static_cast<int>(r.size(0));
     s.positions = r.data_ptr<double>();
@@ -48,7 +55,7 @@ class Model final : public torch::CustomClassHolder {
     for (std::size_t k = 0; k < heads.size(); ++k) request.terms.push_back({static_cast<int>(heads[k]), weights[k]});
     request.virial = true;
 
-    auto workspace = borrow(single, threads);
+    auto workspace = borrow(single, threads, -1);
     torch::Tensor energies, forces = torch::empty({s.atoms, 3}, torch::kFloat64), virial = torch::empty({3, 3}, torch::kFloat64);
     try {
       const mfmd::Result& result = workspace->evaluate(s, request);
@@ -59,7 +66,7 @@ class Model final : public torch::CustomClassHolder {
       TORCH_CHECK(false, "mfmd: ", error.what());
     }
     std::lock_guard<std::mutex> lock(mutex_);
-    idle_.push_back({single, threads, std::move(workspace)});
+    idle_.push_back({single, threads, -1, std::move(workspace)});
     return {energies, forces.to(positions.scalar_type()), virial.to(positions.scalar_type())};
   }
 
@@ -77,18 +84,65 @@ class Model final : public torch::CustomClassHolder {
   struct Idle {
     bool single;
     int64_t threads;
+    int cuda;
     std::unique_ptr<mfmd::Workspace> workspace;
   };
-  std::unique_ptr<mfmd::Workspace> borrow(bool single, int64_t threads) {
+
+  std::tuple<torch::Tensor, torch::Tensor, torch::Tensor> enqueue(const torch::Tensor& r, const torch::Tensor& z, const torch::Tensor& c, const torch::Tensor& p,
+                                                                  const std::vector<int64_t>& heads, const std::vector<double>& weights, bool single, torch::ScalarType type) {
+#if defined(MFMD_TORCH_CUDA)
+    const int cuda = r.device().index(), atoms = static_cast<int>(r.size(0));
+    const auto terms = static_cast<int64_t>(heads.size());
+    const torch::Tensor energies = torch::empty({terms + 1}, r.options()), forces = torch::empty_like(r), virial = torch::empty({3, 3}, r.options());
+    mfmd::DeviceStructures s;
+    s.atoms = &atoms;
+    s.numbers = z.data_ptr<int>();
+    s.positions = r.data_ptr<double>();
+    s.cells = c.data_ptr<double>();
+    for (int k = 0; k < 3; ++k) s.periodic[k] = p.data_ptr<bool>()[k];
+    TORCH_CHECK(aoti_torch_get_current_cuda_stream(cuda, &s.stream) == 0, "mfmd: torch does not say which CUDA stream is the current one");
+    mfmd::Request request;
+    for (std::size_t k = 0; k < heads.size(); ++k) request.terms.push_back({static_cast<int>(heads[k]), weights[k]});
+    request.virial = true;
+    auto workspace = borrow(single, 0, cuda);
+    bool recorded = false;
+    try {
+      recorded = workspace->enqueue(s, request, {energies.data_ptr<double>(), forces.data_ptr<double>(), virial.data_ptr<double>()});
+    } catch (const mfmd::Error& error) {
+      TORCH_CHECK(false, "mfmd: ", error.what());
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (recorded) recorded_.push_back(std::move(workspace));
+    else idle_.push_back({single, 0, cuda, std::move(workspace)});
+    return {energies.narrow(0, 1, terms), forces.to(type), virial.to(type)};
+#else
+    TORCH_CHECK(false, "mfmd: the TorchScript host was built against a torch without CUDA; install one with it and run `mfmd build-host torch`");
+#endif
+  }
+
+  // Atomic numbers on the CPU, copied there once as long as the tensor stays the same.
+  torch::Tensor on_host(const torch::Tensor& numbers) {
+    if (numbers.is_cpu()) return numbers.to(torch::kInt32).contiguous();
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!seen_.defined() || !seen_.is_same(numbers) || seen_version_ != numbers._version()) {
+      numbers_ = numbers.to(torch::kCPU, torch::kInt32).contiguous();
+      seen_ = numbers;
+      seen_version_ = numbers._version();
+    }
+    return numbers_;
+  }
+
+  std::unique_ptr<mfmd::Workspace> borrow(bool single, int64_t threads, int cuda) {
     std::lock_guard<std::mutex> lock(mutex_);
     for (std::size_t k = idle_.size(); k--;)
-      if (idle_[k].single == single && idle_[k].threads == threads) {
+      if (idle_[k].single == single && idle_[k].threads == threads && idle_[k].cuda == cuda) {
         auto workspace = std::move(idle_[k].workspace);
         idle_.erase(idle_.begin() + static_cast<long>(k));
         return workspace;
       }
     mfmd::Options options;
     options.precision = single ? mfmd::Precision::single_ : mfmd::Precision::double_;
+    options.cuda = cuda;
     options.threads = threads > 0 ? static_cast<int>(threads) : at::get_num_threads();
     return std::make_unique<mfmd::Workspace>(model_, options);
   }
@@ -96,6 +150,9 @@ class Model final : public torch::CustomClassHolder {
   std::shared_ptr<const mfmd::Model> model_;
   std::mutex mutex_;
   std::vector<Idle> idle_;  // one for each caller that is not evaluating now
+  std::vector<std::unique_ptr<mfmd::Workspace>> recorded_;  // of callers' CUDA graphs, which have their addresses
+  torch::Tensor seen_, numbers_;  // on a device, and the same on the CPU
+  int64_t seen_version_ = 0;
 };
 
 // Training ops (kernels/training.cpp), without gradients: mfmd/model.py composes these, since each is another's adjoint.

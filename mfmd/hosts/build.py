@@ -19,7 +19,10 @@ def torch():
     from torch.utils.cpp_extension import include_paths, library_paths
 
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    return torch.__version__, include_paths(), library_paths()[:1], ["torch", "torch_cpu", "c10"], ["-O1", abi]
+    folders = library_paths()[:1]
+    cuda = Path(folders[0], "libtorch_cuda.so").exists()
+    libraries = ["torch", "torch_cpu", "c10"] + ["torch_cuda"] * cuda
+    return torch.__version__, include_paths(), folders, libraries, ["-O1", abi] + ["-DMFMD_TORCH_CUDA"] * cuda
 
 
 def openmm():

@@ -427,8 +427,8 @@ def _script(e):
                     "mfmd: this force was made for another kind of box; call setUsesPeriodicBoundaryConditions as it was exported"
                 )
             if self.periodic:
-                cell = inputs.pop(0).to(torch.device("cpu"), torch.float64) * self.length
-            picked = positions.detach().to(torch.device("cpu"), torch.float64)
+                cell = inputs.pop(0).to(positions.device, torch.float64) * self.length
+            picked = positions.detach().to(torch.float64)
             if self.chosen.numel() > 0:
                 picked = picked.index_select(0, self.chosen)
             pbc = torch.full((3,), self.periodic, dtype=torch.bool)
@@ -440,15 +440,15 @@ def _script(e):
                 picked * self.length, self.numbers, cell, pbc, self.heads, weights, self.single, self.threads
             )
             energies = energies * self.energy
-            energy = torch.zeros([], dtype=torch.float64)
+            energy = torch.zeros([], dtype=torch.float64, device=positions.device)
             for k, weight in enumerate(self.weights):  # TorchForce differentiates this sum in the parameters
                 which = self.parameter_of[k]
                 term = energies[k] * weight
                 energy = energy + (term * inputs[which] if which >= 0 else term)
             forces = forces * (self.energy * self.length)
             if self.chosen.numel() > 0:
-                forces = torch.zeros(positions.shape, dtype=forces.dtype).index_copy(0, self.chosen, forces)
-            return energy, forces.to(positions.device, positions.dtype)
+                forces = torch.zeros(positions.shape, dtype=forces.dtype, device=positions.device).index_copy(0, self.chosen, forces)
+            return energy, forces.to(positions.dtype)
 
     module = torch.jit.script(OpenMMModule().eval())
     # One argument more than there should be, so that a box too much or too few meets a sentence.
