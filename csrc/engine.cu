@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <mutex>
 
 #include "device_memory.hpp"
 #include "heads.hpp"
@@ -41,6 +40,36 @@ namespace {
 constexpr int kOneBin = 512;       // a single system of up to so many atoms is one bin
 constexpr double kDensity = 0.12;  // atoms an Å³ that a row has room for at first
 
+class Stream {  // with an event at the end of what was last asked of a workspace
+ public:
+  Stream() {
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+    check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "an event");
+  }
+  ~Stream() {
+    static_cast<void>(cudaEventDestroy(done_));
+    static_cast<void>(cudaStreamDestroy(stream));
+  }
+  cudaStream_t stream = nullptr;
+
+  void mark(cudaStream_t on) {
+    check(cudaEventRecord(done_, on), "an event");
+    last_ = on, marked_ = true;
+  }
+  // Work on a stream begins after what was asked before on another.
+  void follow(cudaStream_t on) {
+    if (marked_ && on != last_) check(cudaStreamWaitEvent(on, done_, 0), "an event");
+  }
+  void wait() {
+    if (marked_) check(cudaEventSynchronize(done_), "an evaluation");
+  }
+
+ private:
+  cudaEvent_t done_ = nullptr;
+  cudaStream_t last_ = nullptr;
+  bool marked_ = false;
+};
+
 // Makes a device current, and the one before again.
 class OnDevice {
  public:
@@ -54,10 +83,11 @@ class OnDevice {
   int before_ = 0;
 };
 
-// The weights on one device: copies of all arrays in one block, each at an aligned place.
+// The weights on the device: copies of all arrays in one block, each at an aligned place. A workspace has its own: its host may work in a context of
+// the device that is not the next one's.
 template <class T> class DeviceWeights {
  public:
-  explicit DeviceWeights(const Weights<T>& host) {
+  DeviceWeights(const Weights<T>& host, cudaStream_t stream) {
     std::size_t bytes = 0;
     place(host, [&](const void*, std::size_t size) -> void* { bytes += aligned(size); return nullptr; });
     memory_.resize(bytes);
@@ -65,22 +95,12 @@ template <class T> class DeviceWeights {
     place(host, [&](const void* from, std::size_t size) -> void* {
       unsigned char* to = memory_.get() + next;
       next += aligned(size);
-      check(cudaMemcpy(to, from, size, cudaMemcpyHostToDevice), "a copy of the weights");
+      check(cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, stream), "a copy of the weights");
       return to;
     });
+    check(cudaStreamSynchronize(stream), "a copy of the weights");
   }
   const Weights<T>& get() const { return weights_; }
-
-  // One copy of a model's weights for all workspaces of a device.
-  static std::shared_ptr<const DeviceWeights> of(const std::shared_ptr<const Model>& model, int device) {
-    static std::mutex mutex;
-    static std::map<std::pair<const Model*, int>, std::weak_ptr<const DeviceWeights>> known;
-    std::lock_guard<std::mutex> lock(mutex);
-    auto& slot = known[{model.get(), device}];
-    auto weights = slot.lock();
-    if (!weights) slot = weights = std::make_shared<const DeviceWeights>(model->weights<T>());
-    return weights;
-  }
 
  private:
   static std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -128,8 +148,7 @@ int rounded(double room) { return (static_cast<int>(room) + 7) / 8 * 8; }
 template <class T> class Evaluation final : public Workspace::Data {
  public:
   Evaluation(std::shared_ptr<const Model> model, const Options& options)
-      : model_(std::move(model)), options_(options), shared_(DeviceWeights<T>::of(model_, options.cuda)), w_(shared_->get()) {
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
+      : model_(std::move(model)), options_(options), weights_(model_->template weights<T>(), own_.stream), w_(weights_.get()) {
     const Weights<T>& host = model_->template weights<T>();
     for (int h = 0; h < host.n_heads; ++h)
       if (!host.heads[h].linear) widest_ = std::max(widest_, host.heads[h].hidden.out);
@@ -138,8 +157,11 @@ template <class T> class Evaluation final : public Workspace::Data {
     for (auto* buffers : {&y_, &m_, &dx_}) *buffers = std::vector<DeviceMemory<T>>(layers);
   }
   ~Evaluation() override {
+    try {
+      own_.wait();
+    } catch (const Error&) {  // a device that has failed has been told of; its memory goes all the same
+    }
     if (graph_) static_cast<void>(cudaGraphExecDestroy(graph_));
-    static_cast<void>(cudaStreamDestroy(stream_));
   }
   std::int64_t rebuilds() const override { return rebuilds_; }
   std::size_t ghost_width() const override { return 0; }
@@ -159,18 +181,22 @@ template <class T> class Evaluation final : public Workspace::Data {
       begin.push_back(static_cast<int>(numbers.size()));
       periodic.push_back(s.periodic[0] | s.periodic[1] << 1 | s.periodic[2] << 2);
     }
+    refuse_recorded();
     describe(numbers, begin, periodic);
     if (atoms_ > 0)
       for (bool room = false; !room;) {
         make_room(request);
+        own_.wait();  // the pinned block may be read yet
         double* to = part<double>(given_host_.get(), 0);
         for (int k = 0; k < count; ++k) to = std::copy_n(structures[k].positions, 3 * static_cast<std::size_t>(structures[k].atoms), to);
         for (int k = 0; k < count; ++k)
           for (int v = 0; v < 9; ++v) *to++ = structures[k].periodic[v / 3] ? structures[k].cell[v] : 0.0;
         give_seeds();
-        step(request, Delivery{}, stream_);
-        check(cudaStreamSynchronize(stream_), "an evaluation");
-        if (verdict_.get()->refused) refuse(structures, count);
+        step(request, true, own_.stream);
+        own_.mark(own_.stream);
+        own_.wait();
+        seeds_given_ = seeds_wanted();
+        if (refused()) refuse(structures, count);
         room = enough_room();
       }
     rebuilds_ += atoms_ > 0 && verdict_.get()->stale;
@@ -187,47 +213,67 @@ template <class T> class Evaluation final : public Workspace::Data {
     cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(stream, &capturing), "the caller's stream");
     const bool free = capturing == cudaStreamCaptureStatusNone;
-    std::vector<int> begin = {0}, periodic;
+    refuse_recorded();
+    const bool periodic_somewhere = s.periodic[0] || s.periodic[1] || s.periodic[2];
+    if (periodic_somewhere && !s.cells) throw InputError("pbc is set, but there are no cells");
+    if (!results.energies) throw InputError("structures on a CUDA device need a place for their energies");
+    Request wanted = request;
+    wanted.forces = results.forces, wanted.virial = results.virials;
+    std::vector<int> begin = {0};
     for (int k = 0; k < s.systems; ++k) {
+      if (s.atoms[k] < 0) throw InputError("a structure cannot have fewer than no atoms");
       begin.push_back(begin.back() + s.atoms[k]);
-      periodic.push_back(s.periodic[0] | s.periodic[1] << 1 | s.periodic[2] << 2);
     }
+    const std::vector<int> periodic(static_cast<std::size_t>(s.systems), s.periodic[0] | s.periodic[1] << 1 | s.periodic[2] << 2);
     Structure all;
     all.atoms = begin.back();
     all.numbers = s.numbers;
+    if (all.atoms == 0) throw InputError("there are no atoms on the device");
     check_elements(*model_, heads_, all);
     const std::vector<int> numbers(s.numbers, s.numbers + all.atoms);
-    if (all.atoms == 0) throw InputError("there are no atoms on the device");
-    const bool known = numbers == numbers_ && begin == begin_ && periodic == periodic_ && settled_;
-    if (!known && !free) throw InputError("evaluate these structures once before a CUDA graph is recorded: how much room they need is not known yet");
-    if (!known) describe(numbers, begin, periodic);
-    else if (free) learn(s);
+    const bool known = numbers == numbers_ && begin == begin_ && periodic == periodic_;
+    if (!free && !(known && settled_ && rows_ == sizes() && (!reverse(wanted) || ax_.get()) && seeds_given_ == seeds_wanted()))
+      throw InputError("before a CUDA graph is recorded, evaluate the same structures, with the same weights of heads, once without it: how much room they need is not known yet");
+    if (free) {
+      if (known) learn();
+      describe(numbers, begin, periodic);
+    }
     Delivery delivery{};
     delivery.energies = results.energies, delivery.to_forces = results.forces, delivery.virials = results.virials;
     delivery.terms = static_cast<int>(heads_.terms.size()), delivery.heads = static_cast<int>(heads_.used.size());
     for (bool room = false; !room;) {
-      if (free) make_room(request), settle_seeds(stream);
-      else if (seeds_given_ != seeds_wanted()) throw InputError("weights of heads cannot change while a CUDA graph is recorded");
+      if (free) {
+        make_room(wanted);
+        own_.follow(stream);
+        settle_seeds();
+      }
       copy(part<double>(given_.get(), 0), s.positions, 3 * static_cast<std::size_t>(atoms_), cudaMemcpyDeviceToDevice, stream);
-      if (s.cells) copy(part<double>(given_.get(), cells_at()), s.cells, 9 * static_cast<std::size_t>(s.systems), cudaMemcpyDeviceToDevice, stream);
-      if (free) step(request, delivery, stream);
-      else record(request, delivery, stream);
+      if (s.cells) copy(part<double>(given_.get(), cells_at()), s.cells, 9 * systems(), cudaMemcpyDeviceToDevice, stream);
+      if (free) step(wanted, false, stream);
+      else record(wanted, false, stream);
+      delivery.combination = part<double>(given_.get(), combination_at()), delivery.sums = sums(), delivery.forces = result_.get();
+      deliver(list(), delivery, stream);
+      recorded_ = !free;
       room = settled_;
+      if (free) own_.mark(stream);
       if (settled_) continue;
       // The first time, wait and see how many neighbours there are; from then on there is room for a quarter more.
-      check(cudaStreamSynchronize(stream), "an evaluation");
-      if (verdict_.get()->refused) refuse(s);
+      own_.wait();
+      if (refused()) refuse_given();
       room = enough_room();
       if (!room) continue;
       reach_capacity_ = std::max(reach_capacity_, rounded(1.25 * verdict_.get()->most[0]));
       capacity_ = std::max(capacity_, rounded(1.25 * verdict_.get()->most[1]));
       settled_ = true;
-      room = !make_room(request);  // and with more room, the list is made again
+      room = rows_ == sizes();  // with more room, the list is made again
     }
     return !free;
   }
 
  private:
+  void refuse_recorded() const {
+    if (recorded_) throw InputError("this engine belongs to the CUDA graph it was recorded in; use another one for further evaluations");
+  }
   // Sizes, elements and periodicity of the structures that follow.
   void describe(const std::vector<int>& numbers, const std::vector<int>& begin, const std::vector<int>& periodic) {
     const int systems = static_cast<int>(periodic.size());
@@ -238,32 +284,35 @@ template <class T> class Evaluation final : public Workspace::Data {
     reach_capacity_ = std::max(reach_capacity_, room);
     capacity_ = std::max(capacity_, rounded(std::min(1.0, 1.2 * std::pow(w_.cutoff / reach, 3)) * room));
     if (numbers == numbers_ && begin == begin_ && periodic == periodic_) return;
-    settled_ = false;
-    numbers_ = numbers, begin_ = begin, periodic_ = periodic;
+    settled_ = listed_ = false;
+    seeds_given_.clear(), numbers_.clear(), begin_.clear();  // until all is done
     atoms_ = begin.back();
     bins_ = systems == 1 && atoms_ > kOneBin ? atoms_ + kMoreBins : 0;
-    if (atoms_ == 0) return;
     const auto& elements = model_->elements();
     std::vector<int> shape;  // begin, periodic, kind, system: one behind the other
     shape.insert(shape.end(), begin.begin(), begin.end());
     shape.insert(shape.end(), periodic.begin(), periodic.end());
     for (const int z : numbers) shape.push_back(static_cast<int>(std::lower_bound(elements.begin(), elements.end(), z) - elements.begin()));
     for (int k = 0; k < systems; ++k) shape.insert(shape.end(), static_cast<std::size_t>(begin[static_cast<std::size_t>(k) + 1] - begin[static_cast<std::size_t>(k)]), k);
+    own_.wait();
     renew(shape_, shape.size());
-    check(cudaDeviceSynchronize(), "what was asked of it before");
-    check(cudaMemcpy(shape_.get(), shape.data(), shape.size() * sizeof(int), cudaMemcpyHostToDevice), "a copy of the elements");
-    seeds_given_.clear();
-    listed_ = false;
+    check(cudaMemcpyAsync(shape_.get(), shape.data(), shape.size() * sizeof(int), cudaMemcpyHostToDevice, own_.stream), "a copy of the elements");
+    check(cudaStreamSynchronize(own_.stream), "a copy of the elements");
+    numbers_ = numbers, begin_ = begin, periodic_ = periodic;
   }
   std::size_t systems() const { return periodic_.size(); }
 
-  template <class U> void renew(U& memory, std::size_t size) {
-    if (memory.resize(size)) ++generation_;
+  template <class U> bool renew(U& memory, std::size_t size) {
+    if (!memory.resize(size)) return false;
+    ++generation_;
+    return true;
   }
+  std::vector<std::int64_t> sizes() const { return {atoms_, bins_, reach_capacity_, capacity_}; }
 
-  // True where an array had to grow, after which the list is made anew.
-  bool make_room(const Request& request) {
+  void make_room(const Request& request) {
     const std::int64_t before = generation_;
+    const std::vector<std::int64_t> before_sizes = std::move(rows_);
+    rows_.clear();  // until all is done
     const std::size_t n = static_cast<std::size_t>(atoms_), row = static_cast<std::size_t>(w_.C * w_.F), pairs = n * static_cast<std::size_t>(capacity_);
     const std::size_t slabs = static_cast<std::size_t>(w_.F / kSlab), reach = n * static_cast<std::size_t>(reach_capacity_), bins = static_cast<std::size_t>(bins_);
     renew(grids_, systems()), renew(built_, 3 * n), renew(home_, n), renew(wrap_, 3 * n), renew(start_, bins + 1), renew(cursor_, bins);
@@ -277,31 +326,28 @@ template <class T> class Evaluation final : public Workspace::Data {
       renew(ax_, n * row), renew(am_, n * row), renew(ay_, n * row), renew(slope_, slabs * pairs), renew(turn_, 3 * slabs * pairs);
       renew(gradient_, 3 * pairs), renew(atom_virials_, 9 * n);
     }
-    renew(energies_, heads_.used.size() * n);
+    if (renew(energies_, heads_.used.size() * n)) seeds_given_.clear();
     if (request.error_bars) renew(features_, n * static_cast<std::size_t>(w_.F));
     const std::size_t given = seeds_at() + heads_.used.size() * (sizeof(Seed<T>) + (heads_.terms.size() + 1) * sizeof(double)), found = 3 * n + (heads_.used.size() + 9) * systems();
-    renew(given_, given), renew(given_host_, given), renew(result_, found), renew(result_host_, found);
-    renew(verdict_device_, 1), renew(verdict_, 1);
-    const std::vector<std::int64_t> rows = {atoms_, bins_, reach_capacity_, capacity_};
-    if (before != generation_ || rows != rows_) listed_ = false, seeds_given_.clear();
-    rows_ = rows;
-    if (!listed_) {
-      check(cudaDeviceSynchronize(), "what was asked of it before");
-      check(cudaMemset(grids_.get(), 0xff, systems() * sizeof(Grid)), "a list to be made anew");  // the cell of no structure
-      check(cudaDeviceSynchronize(), "a list to be made anew");
+    if (renew(given_, given) | renew(given_host_, given)) seeds_given_.clear();
+    renew(result_, found), renew(result_host_, found), renew(verdict_device_, 1), renew(verdict_, 1);
+    if (before != generation_ || before_sizes != sizes() || !listed_) {  // the list is made anew: these are the cells of no structure
+      own_.wait();
+      check(cudaMemsetAsync(grids_.get(), 0xff, systems() * sizeof(Grid), own_.stream), "a list to be made anew");
+      check(cudaStreamSynchronize(own_.stream), "a list to be made anew");
     }
     listed_ = true;
-    return before != generation_;
+    rows_ = sizes();
   }
 
   // What changes from step to step, in one block: positions, cells, then seeds and the combinations of heads that terms are.
-  template <class U> U* part(unsigned char* block, std::size_t offset) const { return reinterpret_cast<U*>(block + offset); }
+  template <class U> static U* part(unsigned char* block, std::size_t offset) { return reinterpret_cast<U*>(block + offset); }
   std::size_t cells_at() const { return 3 * static_cast<std::size_t>(atoms_) * sizeof(double); }
   std::size_t combination_at() const { return cells_at() + 9 * systems() * sizeof(double); }
   std::size_t seeds_at() const { return combination_at() + heads_.used.size() * (heads_.terms.size() + 1) * sizeof(double); }
 
   // [terms + 1][used heads]: the weighted sum, then each term.
-  std::vector<double> seeds_wanted() const {
+  std::vector<double> combination() const {
     std::vector<double> out;
     for (const Heads::Used& used : heads_.used) out.push_back(used.weight);
     for (const Term& term : heads_.terms) {
@@ -311,20 +357,29 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
     return out;
   }
+  // The same, and which heads they are.
+  std::vector<double> seeds_wanted() const {
+    std::vector<double> out = combination();
+    out.push_back(static_cast<double>(heads_.terms.size()));
+    for (const Heads::Used& used : heads_.used) out.push_back(used.head);
+    return out;
+  }
   void give_seeds() {
-    seeds_given_ = seeds_wanted();
-    std::copy(seeds_given_.begin(), seeds_given_.end(), part<double>(given_host_.get(), combination_at()));
+    const std::vector<double> rows = combination();
+    std::copy(rows.begin(), rows.end(), part<double>(given_host_.get(), combination_at()));
     Seed<T>* seed = part<Seed<T>>(given_host_.get(), seeds_at());
     for (std::size_t q = 0; q < heads_.used.size(); ++q)
       seed[q] = {heads_.used[q].head, static_cast<T>(heads_.used[q].weight), energies_.get() + q * static_cast<std::size_t>(atoms_)};
   }
-  // For steps that copy no seeds: only other weights than before are worth waiting for.
-  void settle_seeds(cudaStream_t stream) {
+  // For steps that copy no seeds: only others than before are worth waiting for.
+  void settle_seeds() {
     if (seeds_given_ == seeds_wanted()) return;
-    check(cudaStreamSynchronize(stream), "an evaluation");
+    own_.wait();
     give_seeds();
-    check(cudaMemcpy(given_.get() + combination_at(), given_host_.get() + combination_at(), seeds_at() - combination_at() + heads_.used.size() * sizeof(Seed<T>), cudaMemcpyHostToDevice),
-          "a copy of the weights of heads");
+    const std::size_t begin = combination_at(), end = seeds_at() + heads_.used.size() * sizeof(Seed<T>);
+    check(cudaMemcpyAsync(given_.get() + begin, given_host_.get() + begin, end - begin, cudaMemcpyHostToDevice, own_.stream), "a copy of the weights of heads");
+    check(cudaStreamSynchronize(own_.stream), "a copy of the weights of heads");
+    seeds_given_ = seeds_wanted();
   }
 
   static bool reverse(const Request& request) { return request.forces || request.virial || request.atom_virials; }
@@ -337,39 +392,38 @@ template <class T> class Evaluation final : public Workspace::Data {
     return false;
   }
 
+  bool refused() const { return verdict_.get()->refused || verdict_.get()->overlap; }
+
   // What the last step that has ended says, without waiting for one that has not: more room before it is needed, or a sentence.
-  void learn(const DeviceStructures& s) {
-    const Verdict v = *verdict_.get();
-    if (v.refused || v.most[0] > reach_capacity_ || v.most[1] > capacity_) {
-      settled_ = false;
-      if (v.refused) refuse(s);
-    }
+  void learn() {
+    if (!settled_) return;
+    if (refused()) refuse_given();
+    const Verdict& v = *verdict_.get();
+    settled_ = v.most[0] <= reach_capacity_ && v.most[1] <= capacity_;
     if (v.most[0] > 0.95 * reach_capacity_) reach_capacity_ = rounded(1.25 * v.most[0]);
     if (v.most[1] > 0.95 * capacity_) capacity_ = rounded(1.25 * v.most[1]);
   }
 
   // Replays the graph of such a step on a stream; records it first where there is none.
-  void step(const Request& request, const Delivery& delivery, cudaStream_t stream) {
-    const auto address = [](const double* p) { return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(p)); };
+  void step(const Request& request, bool of_host, cudaStream_t stream) {
     const std::vector<std::int64_t> key = {generation_, atoms_, static_cast<std::int64_t>(systems()), bins_, reach_capacity_, capacity_,
-                                           static_cast<std::int64_t>(heads_.used.size()), static_cast<std::int64_t>(heads_.terms.size()), reverse(request), request.error_bars,
-                                           address(delivery.energies), address(delivery.to_forces), address(delivery.virials)};
-    if (!graph_ || key != recorded_) {
+                                           static_cast<std::int64_t>(heads_.used.size()), static_cast<std::int64_t>(heads_.terms.size()), reverse(request), request.error_bars, of_host};
+    if (!graph_ || key != graph_key_) {
       if (graph_) check(cudaGraphExecDestroy(graph_), "a graph");
       graph_ = nullptr;
       cudaGraph_t graph = nullptr;
-      check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "the recording of a graph");
+      check(cudaStreamBeginCapture(own_.stream, cudaStreamCaptureModeThreadLocal), "the recording of a graph");
       try {
-        record(request, delivery, stream_);
+        record(request, of_host, own_.stream);
       } catch (...) {
-        if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph) static_cast<void>(cudaGraphDestroy(graph));
+        if (cudaStreamEndCapture(own_.stream, &graph) == cudaSuccess && graph) static_cast<void>(cudaGraphDestroy(graph));
         throw;
       }
-      check(cudaStreamEndCapture(stream_, &graph), "the recording of a graph");
+      check(cudaStreamEndCapture(own_.stream, &graph), "the recording of a graph");
       const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
       static_cast<void>(cudaGraphDestroy(graph));
       check(status, "a graph");
-      recorded_ = key;
+      graph_key_ = key;
     }
     check(cudaGraphLaunch(graph_, stream), "a graph's launch");
   }
@@ -378,22 +432,30 @@ template <class T> class Evaluation final : public Workspace::Data {
     check(cudaMemcpyAsync(to, from, size * sizeof(U), kind, stream), "a copy");
   }
 
-  // The stages, forward then backward. Without a delivery, input comes from the host and results go there.
-  void record(const Request& request, Delivery delivery, cudaStream_t stream) {
-    const int n = atoms_, L = w_.n_layers, heads = static_cast<int>(heads_.used.size());
-    if (!delivery.energies) copy(given_.get(), given_host_.get(), seeds_at() + heads_.used.size() * sizeof(Seed<T>), cudaMemcpyHostToDevice, stream);
-    check(cudaMemsetAsync(verdict_device_.get(), 0, sizeof(Verdict), stream), "a verdict");
+  double* sums() const { return result_.get() + 3 * static_cast<std::size_t>(atoms_); }
+
+  List list() const {
+    const int n = atoms_;
     const int* shape = shape_.get();
-    List list{};
-    list.atoms = n, list.systems = static_cast<int>(systems()), list.bins = bins_, list.reach_capacity = reach_capacity_, list.capacity = capacity_;
-    list.cutoff = w_.cutoff, list.skin = options_.skin, list.closest = kFirstKnot;
-    list.positions = part<double>(given_.get(), 0), list.cells = part<double>(given_.get(), cells_at());
-    list.begin = shape, list.periodic = list.begin + systems() + 1, list.kind = list.periodic + systems(), list.system = list.kind + n;
-    list.grids = grids_.get(), list.built = built_.get(), list.home = home_.get(), list.wrap = wrap_.get(), list.start = start_.get(), list.cursor = cursor_.get();
-    list.order = order_.get(), list.row_of = row_of_.get(), list.slot = slot_.get();
-    list.found = found_.get(), list.reached = reached_.get(), list.reached_count = reached_count_.get(), list.entries = entries_.get();
-    list.count = count_.get(), list.half = half_.get(), list.j = j_.get(), list.vectors = vectors_.get(), list.distances = distances_.get();
-    list.verdict = verdict_device_.get();
+    List l{};
+    l.atoms = n, l.systems = static_cast<int>(systems()), l.bins = bins_, l.reach_capacity = reach_capacity_, l.capacity = capacity_;
+    l.cutoff = w_.cutoff, l.skin = options_.skin, l.closest = kFirstKnot;
+    l.positions = part<double>(given_.get(), 0), l.cells = part<double>(given_.get(), cells_at());
+    l.begin = shape, l.periodic = l.begin + systems() + 1, l.kind = l.periodic + systems(), l.system = l.kind + n;
+    l.grids = grids_.get(), l.built = built_.get(), l.home = home_.get(), l.wrap = wrap_.get(), l.start = start_.get(), l.cursor = cursor_.get();
+    l.order = order_.get(), l.row_of = row_of_.get(), l.slot = slot_.get();
+    l.found = found_.get(), l.reached = reached_.get(), l.reached_count = reached_count_.get(), l.entries = entries_.get();
+    l.count = count_.get(), l.half = half_.get(), l.j = j_.get(), l.vectors = vectors_.get(), l.distances = distances_.get();
+    l.verdict = verdict_device_.get();
+    return l;
+  }
+
+  // The stages, forward then backward; of the host: with its input before and results afterwards.
+  void record(const Request& request, bool of_host, cudaStream_t stream) {
+    const int n = atoms_, L = w_.n_layers, heads = static_cast<int>(heads_.used.size());
+    if (of_host) copy(given_.get(), given_host_.get(), seeds_at() + heads_.used.size() * sizeof(Seed<T>), cudaMemcpyHostToDevice, stream);
+    check(cudaMemsetAsync(verdict_device_.get(), 0, sizeof(Verdict), stream), "a verdict");
+    const List list = this->list();
     const Pairs<T> pairs{capacity_, count_.get(), half_.get(), j_.get(), u_.get(), basis_.get(), knot_.get(), hermite_.get()};
     const int* slot = slot_.get();
     const bool backward = reverse(request);
@@ -410,8 +472,7 @@ template <class T> class Evaluation final : public Workspace::Data {
       product(w_, l, rows(x_, l), rows(y_, l), rows(m_, l), rows(dx_, l), rows(x_, l + 1), n, stream);
     }
     readout(w_, slot, rows(x_, L), part<Seed<T>>(given_.get(), seeds_at()), heads, widest_, ax, request.error_bars ? features_.get() : nullptr, n, stream);
-    double* sums = result_.get() + 3 * static_cast<std::size_t>(n);
-    sum(list, list.row_of, energies_.get(), heads, n, 1, sums, stream);
+    sum(list, list.row_of, energies_.get(), heads, n, 1, sums(), stream);
     if (backward) {
       for (int l = L; l--;) {
         product_reverse(w_, l, rows(y_, l), rows(m_, l), rows(dx_, l), ax, am, ay, n, stream);
@@ -421,39 +482,38 @@ template <class T> class Evaluation final : public Workspace::Data {
       embedding_mix_reverse(w_, raw, mixed, kept, ax, am, n, stream);
       embedding_gather_reverse(w_, pairs, slot, am, slope, turn_.get(), L == 0, n, stream);
       cuda::collect(list, w_.F / kSlab, slope, turn_.get(), gradient_.get(), result_.get(), atom_virials_.get(), stream);
-      sum(list, nullptr, atom_virials_.get(), 9, 1, 9, sums + heads_.used.size() * systems(), stream);
+      sum(list, nullptr, atom_virials_.get(), 9, 1, 9, sums() + heads_.used.size() * systems(), stream);
     }
-    if (delivery.energies) {
-      delivery.combination = part<double>(given_.get(), combination_at()), delivery.sums = sums, delivery.forces = result_.get();
-      deliver(list, delivery, stream);
-    } else {
-      copy(result_host_.get(), result_.get(), 3 * static_cast<std::size_t>(n) + (heads_.used.size() + (backward ? 9u : 0u)) * systems(), cudaMemcpyDeviceToHost, stream);
-    }
+    if (of_host) copy(result_host_.get(), result_.get(), 3 * static_cast<std::size_t>(n) + (heads_.used.size() + (backward ? 9u : 0u)) * systems(), cudaMemcpyDeviceToHost, stream);
     copy(verdict_.get(), verdict_device_.get(), 1, cudaMemcpyDeviceToHost, stream);
   }
 
   // The CPU's list says in a sentence what is wrong with a structure.
   [[noreturn]] void refuse(const Structure* structures, int count) {
     listed_ = false;
+    *verdict_.get() = {};
     Pool pool(1);
-    for (int k = 0; k < count; ++k) SkinList(w_.cutoff, 0.0).update(structures[k], kFirstKnot, pool);
+    for (int k = 0; k < count; ++k) SkinList(w_.cutoff, options_.skin).update(structures[k], kFirstKnot, pool);
     throw InputError("the CUDA device refuses a structure in which the CPU finds no fault; please report it");
   }
-  [[noreturn]] void refuse(const DeviceStructures& s) {
-    const std::vector<double> positions = fetch(s.positions, 3 * static_cast<std::size_t>(atoms_));
-    const std::vector<double> cells = s.cells ? fetch(s.cells, 9 * systems()) : std::vector<double>(9 * systems());
+  // Of the step before this one.
+  [[noreturn]] void refuse_given() {
+    own_.wait();
+    const std::vector<double> given = fetch(part<double>(given_.get(), 0), 3 * static_cast<std::size_t>(atoms_) + 9 * systems());
     std::vector<Structure> structures(systems());
     for (std::size_t k = 0; k < systems(); ++k) {
-      structures[k].atoms = begin_[k + 1] - begin_[k];
-      structures[k].positions = positions.data() + 3 * begin_[k], structures[k].numbers = numbers_.data() + begin_[k], structures[k].cell = cells.data() + 9 * k;
-      std::copy_n(s.periodic, 3, structures[k].periodic);
+      Structure& s = structures[k];
+      s.atoms = begin_[k + 1] - begin_[k];
+      s.positions = given.data() + 3 * begin_[k], s.numbers = numbers_.data() + begin_[k], s.cell = given.data() + 3 * atoms_ + 9 * static_cast<int>(k);
+      for (int a = 0; a < 3; ++a) s.periodic[a] = periodic_[k] >> a & 1;
     }
-    refuse(structures.data(), s.systems);
+    refuse(structures.data(), static_cast<int>(structures.size()));
   }
 
-  template <class U> static std::vector<U> fetch(const U* from, std::size_t size) {
+  template <class U> std::vector<U> fetch(const U* from, std::size_t size) const {
     std::vector<U> out(size);
-    check(cudaMemcpy(out.data(), from, size * sizeof(U), cudaMemcpyDeviceToHost), "a copy of results");
+    check(cudaMemcpyAsync(out.data(), from, size * sizeof(U), cudaMemcpyDeviceToHost, own_.stream), "a copy of results");
+    check(cudaStreamSynchronize(own_.stream), "a copy of results");
     return out;
   }
 
@@ -485,10 +545,10 @@ template <class T> class Evaluation final : public Workspace::Data {
 
   const std::shared_ptr<const Model> model_;
   const Options options_;
-  const std::shared_ptr<const DeviceWeights<T>> shared_;
+  Stream own_;
+  const DeviceWeights<T> weights_;
   const Weights<T>& w_;
   int widest_ = 0;
-  cudaStream_t stream_ = nullptr;
 
   Heads heads_;
   std::vector<int> numbers_, begin_, periodic_;  // of the structures before, one behind the other
@@ -511,7 +571,8 @@ template <class T> class Evaluation final : public Workspace::Data {
   PinnedMemory<Verdict> verdict_;
 
   std::int64_t generation_ = 0;
-  std::vector<std::int64_t> recorded_;  // what the graph was recorded for
+  std::vector<std::int64_t> graph_key_;  // what the graph was recorded for
+  bool recorded_ = false;  // in a graph of the caller's
   cudaGraphExec_t graph_ = nullptr;
   std::vector<Result> results_;
   std::map<std::string, double> times_;

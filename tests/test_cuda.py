@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
 from conftest import dimer, ethanol, need, random_cell, random_model, write
 
 pytest.importorskip("torch")
@@ -62,6 +63,18 @@ def test_bins(tmp_path, pbc):
         check(cuda, cpu, atoms)
         atoms.positions += rng.normal(scale=0.02 if step == 0 else 0.3, size=atoms.positions.shape)
     assert cuda._workspace.rebuilds == 2
+
+
+def test_a_chain_far_from_the_origin(tmp_path):
+    """Many more slices than bins along one direction without a box."""
+    path = write(random_model(2, 16, 1, 3.0, 2, 8), tmp_path / "m.pt")
+    rng = np.random.default_rng(0)
+    for offset in (0.0, -3e5):
+        chain = Atoms("OH" * 300)
+        chain.positions = (
+            rng.permutation(np.arange(len(chain)))[:, None] * [2.5, 0.0, 0.1] + rng.uniform(-0.3, 0.3, (len(chain), 3)) + offset
+        )
+        check(*engines(path), chain, atol=1e-9)
 
 
 def test_rows_get_the_room_they_need(model_file):
@@ -175,6 +188,8 @@ def test_structures_on_the_device(model_file, small):
             structures[0].set_cell(structures[0].cell.array * 1.05)
         if step == 4:
             steps.terms = [("high", 0.25), ("low", 0.75)]
+        if step == 5:
+            steps.terms = [("middle", 0.25), ("low", 0.75)]
         steps.check(cpu)
 
 
@@ -201,9 +216,70 @@ def test_a_step_that_fails_on_the_device_gives_no_numbers(model_file):
         steps.check(cpu)
 
 
+def test_host_and_device_take_turns(model_file):
+    """One engine, structures of either: what one does or is refused leaves nothing for the other."""
+    from mfmd.engine import InputError
+
+    cuda, cpu = engines(model_file)
+    atoms = random_cell(1, atoms=8)
+    steps = OnDevice(cuda, [atoms], [("high", 1.0)])
+    steps.check(cpu)
+    bad = atoms.copy()
+    bad.positions[5] = bad.positions[2] + [0.2, 0, 0]
+    with pytest.raises(InputError, match="atoms 2 and 5 overlap"):
+        check(cuda, cpu, bad)
+    steps.check(cpu)
+    check(cuda, cpu, ethanol())
+    steps.check(cpu)
+    atoms.positions[:] = bad.positions
+    assert all(np.isnan(x).all() for x in steps.run())
+    with pytest.raises(InputError, match="atoms 2 and 5 overlap"):
+        OnDevice(cuda, [random_cell(1, atoms=8)], [("high", 1.0)]).run()  # of the step before
+    OnDevice(cuda, [random_cell(1, atoms=8)], [("high", 1.0)]).check(cpu)
+
+
+def test_within_a_graph_of_the_caller(model_file):
+    import torch
+
+    from mfmd.engine import InputError
+
+    if not torch.cuda.is_available():
+        pytest.skip("CUDA graphs of torch need a GPU")
+    cuda, cpu = engines(model_file)
+    steps = OnDevice(cuda, [random_cell(1, atoms=8)], [("high", 1.0)])
+    steps.check(cpu)
+    graph, (atoms,) = torch.cuda.CUDAGraph(), steps.structures
+    cells, numbers = steps.cells.data_ptr(), atoms.numbers
+    with torch.cuda.graph(graph):
+        cuda.enqueue(
+            [len(atoms)], numbers, steps.positions.data_ptr(), cells, atoms.pbc, terms=steps.terms, energies=steps.energies.data_ptr(),
+            forces=steps.forces.data_ptr(), virials=steps.virials.data_ptr(), stream=torch.cuda.current_stream().cuda_stream,
+        )  # fmt: skip
+    for shift in (0.0, 0.1, 0.5):
+        atoms.positions[0] += shift
+        steps.positions.copy_(torch.as_tensor(atoms.positions))
+        graph.replay()
+        wanted = cpu.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=steps.terms)
+        np.testing.assert_allclose(steps.forces.cpu().numpy(), wanted["forces"], atol=1e-10)
+    with pytest.raises(InputError, match="belongs to the CUDA graph"):
+        steps.run()
+
+
 def test_structures_on_the_device_are_checked(model_file):
     from mfmd.engine import Engine, InputError
 
+    cuda, _ = engines(model_file)
+    box = random_cell(1, atoms=4)
+    steps = OnDevice(cuda, [box], [("low", 1.0)])
+    positions, energies = steps.positions.data_ptr(), steps.energies.data_ptr()
+    for atoms, cells, place, message in (
+        ([4], 0, energies, "there are no cells"),
+        ([4], steps.cells.data_ptr(), 0, "a place for their energies"),
+        ([5, -1], steps.cells.data_ptr(), energies, "fewer than no atoms"),
+        ([3], steps.cells.data_ptr(), energies, "one atomic number for each"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cuda.enqueue(atoms, box.numbers, positions, cells, box.pbc, terms=[("low", 1.0)], energies=place)
     with pytest.raises(InputError, match="trained on"):
         OnDevice(engines(model_file)[0], [dimer(1.0, "UH")], [("low", 1.0)]).run()
     with pytest.raises(InputError, match="need a workspace of that device"):

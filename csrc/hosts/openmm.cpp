@@ -1,81 +1,34 @@
 // The OpenMM host: a plugin with a force and kernel of its own, without torch and Python. It is compiled against the OpenMM that loads
 // it, and known to Python only as the XML that mfmd/hosts/openmm.py writes and XmlSerializer reads.
-#include <openmm/Force.h>
+#include "openmm.hpp"
+
 #include <openmm/Kernel.h>
 #include <openmm/KernelFactory.h>
-#include <openmm/KernelImpl.h>
-#include <openmm/OpenMMException.h>
 #include <openmm/Platform.h>
-#include <openmm/internal/ContextImpl.h>
 #include <openmm/internal/ForceImpl.h>
 #include <openmm/reference/ReferencePlatform.h>
 #include <openmm/serialization/SerializationNode.h>
 #include <openmm/serialization/SerializationProxy.h>
 #include <sched.h>
 
-#include <map>
 #include <mutex>
 #include <sstream>
 
 #include "../archive.hpp"
-#include "../mfmd.hpp"
 
 namespace mfmd::openmm {
 
-using OpenMM::ContextImpl;
-using OpenMM::OpenMMException;
 using OpenMM::SerializationNode;
 
-constexpr double kAngstrom = 10.0;                              // in a nm
-constexpr double kKJPerMol = 96485.33212331001 / 1000.0;        // in an eV
-constexpr double kForceUnit = kKJPerMol * kAngstrom;            // kJ/mol/nm in an eV/Å
-
-// A term's weight is `weight`, times the global parameter `parameter` where one is named.
-struct WeightedHead {
-  int head;
-  double weight;
-  std::string parameter;
-};
-
-// sum of weighted heads over the chosen atoms
-class Force final : public OpenMM::Force {
- public:
-  std::shared_ptr<const Model> model;
-  std::vector<int> atoms, numbers;  // indices into the system, and their atomic numbers
-  std::vector<std::pair<int, int>> bonds;
-  std::vector<WeightedHead> terms;
-  std::map<std::string, double> parameters;  // global ones, with their defaults
-  bool periodic = false, single = true;
-  int threads = 0;  // 0: every core of the process
-
-  bool usesPeriodicBoundaryConditions() const override { return periodic; }
-
- protected:
-  OpenMM::ForceImpl* createImpl() const override;
-};
-
 // ---------------------------------------------------------------------------------------------- in a Context
-
-class Kernel : public OpenMM::KernelImpl {
- public:
-  static std::string Name() { return "CalcMfmdForce"; }
-  using KernelImpl::KernelImpl;
-  virtual void initialize(const OpenMM::System& system, const Force& force) = 0;
-  virtual double execute(ContextImpl& context, bool forces) = 0;
-};
 
 // For the platforms Reference and CPU, whose data are the same.
 class HostKernel final : public Kernel {
  public:
   using Kernel::Kernel;
 
-  void initialize(const OpenMM::System& system, const Force& force) override {
-    const auto check = [&](int atom) {
-      if (atom < 0 || atom >= system.getNumParticles())
-        throw OpenMMException("mfmd: the force acts on atom " + std::to_string(atom) + ", and the System has " + std::to_string(system.getNumParticles()));
-    };
-    for (const int atom : force.atoms) check(atom);
-    for (const auto& [a, b] : force.bonds) check(a), check(b);
+  void initialize(const System& system, const Force& force) override {
+    check_atoms(system, force);
     force_ = force;
     Options options;
     options.precision = force.single ? Precision::single_ : Precision::double_;
@@ -84,7 +37,7 @@ class HostKernel final : public Kernel {
     positions_.resize(3 * force.atoms.size() + 9);
   }
 
-  double execute(ContextImpl& context, bool forces) override {
+  double execute(ContextImpl& context, bool forces, bool) override {
     auto* data = reinterpret_cast<OpenMM::ReferencePlatform::PlatformData*>(context.getPlatformData());
     const std::size_t n = force_.atoms.size();
     for (std::size_t k = 0; k < n; ++k)
@@ -101,8 +54,7 @@ class HostKernel final : public Kernel {
     for (bool& p : s.periodic) p = force_.periodic;
     Request request;
     request.forces = forces;
-    for (const WeightedHead& term : force_.terms)
-      request.terms.push_back({term.head, term.weight * (term.parameter.empty() ? 1.0 : context.getParameter(term.parameter))});
+    request.terms = terms_of(context, force_);
     try {
       // An integrator of several time steps asks for the same forces at the end of one step and the beginning of the next.
       if (!last_ || positions_ != seen_ || !same(request, asked_)) {
@@ -154,8 +106,8 @@ class Impl final : public OpenMM::ForceImpl {
   }
   const OpenMM::Force& getOwner() const override { return owner_; }
   void updateContextState(ContextImpl&, bool&) override {}  // forces computed before stay valid
-  double calcForcesAndEnergy(ContextImpl& context, bool forces, bool, int groups) override {
-    return groups & (1 << owner_.getForceGroup()) ? kernel_.getAs<Kernel>().execute(context, forces) : 0.0;
+  double calcForcesAndEnergy(ContextImpl& context, bool forces, bool energy, int groups) override {
+    return groups & (1 << owner_.getForceGroup()) ? kernel_.getAs<Kernel>().execute(context, forces, energy) : 0.0;
   }
   std::map<std::string, double> getDefaultParameters() override { return owner_.parameters; }
   std::vector<std::string> getKernelNames() override { return {Kernel::Name()}; }

@@ -7,7 +7,7 @@
 namespace mfmd {
 namespace cuda {
 
-constexpr int kThreads = 288;  // nine warps: at rank 2, eight atoms have nine groups of eight rows
+constexpr int kThreads = 256;
 constexpr int kRows = 8;       // rows of a matrix product that one thread carries, for four columns
 constexpr int kBlockAtoms = 16;                   // at most
 constexpr std::size_t kBlockMemory = 76 * 1024;   // bytes of shared memory: three blocks of a multiprocessor of sm_90, two of sm_80
@@ -72,7 +72,7 @@ template <class T, class Write> __device__ inline void mix(const Block<T>& block
   for (int task = threadIdx.x; task < until3 * quads; task += blockDim.x) {
     const int group = task / quads, column = task % quads * 4, part = group < until1 ? 0 : group < until2 ? 1 : 2;
     const int size = tensor::size(part), rows = atoms * size, row0 = (group - (part == 0 ? 0 : part == 1 ? until1 : until2)) * kRows;
-    const T* w = mixers.part[part] + column;
+    const T* w = (part == 0 ? mixers.part[0] : part == 1 ? mixers.part[1] : mixers.part[2]) + column;  // no array in local memory
     Four<T> sum[kRows];
     int from[kRows];
 #pragma unroll

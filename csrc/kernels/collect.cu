@@ -30,7 +30,8 @@ template <class T> __global__ void gradients(List l, int slabs, const T* slope, 
 __device__ std::size_t reversed(const List& l, int i, const Entry& to, int row) {
   const std::size_t begin = static_cast<std::size_t>(row) * l.capacity;
   const Entry wanted{i, {-to.s[0], -to.s[1], -to.s[2]}};
-  int high = l.count[row] - 1, low = l.half[row] < high ? l.half[row] : high;  // a row that was cut short may have no upper half
+  int high = l.count[row] - 1, low = l.half[row] < high ? l.half[row] : high;
+  if (high < 0) return begin;  // only where a row was cut short for want of room
   while (low < high) {
     const int middle = (low + high) / 2;
     if (before(l.entries[begin + middle], wanted)) low = middle + 1;
@@ -63,8 +64,8 @@ __global__ void of_atoms(List l, const double* gradient, double* forces, double*
 
 __global__ void sums_of(List l, const int* row_of, const double* values, std::int64_t between, int stride, double* sums) {
   double* partial = shared<double>();
-  const int t = static_cast<int>(threadIdx.x), system = static_cast<int>(blockIdx.y), warps = kSum / 32;
-  const double* of = values + static_cast<std::int64_t>(blockIdx.x) * between;
+  const int t = static_cast<int>(threadIdx.x), system = static_cast<int>(blockIdx.x), warps = kSum / 32;
+  const double* of = values + static_cast<std::int64_t>(blockIdx.y) * between;
   double sum = 0.0;
   for (int i = l.begin[system] + t; i < l.begin[system + 1]; i += kSum) sum += of[static_cast<std::int64_t>(row_of ? row_of[i] : i) * stride];
   sum = warp_sum(sum);
@@ -73,13 +74,13 @@ __global__ void sums_of(List l, const int* row_of, const double* values, std::in
   if (t != 0) return;
   sum = 0.0;
   for (int w = 0; w < warps; ++w) sum += partial[w];
-  sums[static_cast<std::size_t>(blockIdx.x) * l.systems + system] = sum;
+  sums[static_cast<std::size_t>(blockIdx.y) * l.systems + system] = sum;
 }
 
 __global__ void deliveries(List l, Delivery d) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   const Verdict& v = *l.verdict;
-  const double trust = v.refused || v.most[0] > l.reach_capacity || v.most[1] > l.capacity ? static_cast<double>(NAN) : 0.0;
+  const double trust = v.refused || v.overlap || v.most[0] > l.reach_capacity || v.most[1] > l.capacity ? static_cast<double>(NAN) : 0.0;
   for (int a = 0; a < 3 && d.to_forces && i < l.atoms; ++a) d.to_forces[3 * static_cast<std::size_t>(i) + a] = d.forces[3 * static_cast<std::size_t>(i) + a] + trust;
   if (i >= l.systems) return;
   if (trust != 0.0) l.grids[i].begin = -1;  // nothing is kept of such a step: the next one makes its list anew
@@ -103,7 +104,7 @@ template void collect<float>(const List&, int, const float*, const float*, doubl
 template void collect<double>(const List&, int, const double*, const double*, double*, double*, double*, cudaStream_t);
 
 void sum(const List& l, const int* row_of, const double* values, int quantities, std::int64_t between, int stride, double* sums, cudaStream_t stream) {
-  launch(sums_of, dim3(static_cast<unsigned>(quantities), static_cast<unsigned>(l.systems)), kSum, kSum / 32 * sizeof(double), stream, l, row_of, values, between, stride, sums);
+  launch(sums_of, dim3(static_cast<unsigned>(l.systems), static_cast<unsigned>(quantities)), kSum, kSum / 32 * sizeof(double), stream, l, row_of, values, between, stride, sums);
 }
 
 void deliver(const List& l, const Delivery& d, cudaStream_t stream) {

@@ -29,14 +29,16 @@ template <class T> struct Pairs {  // d < cutoff; the pairs of row i begin at i 
 struct Grid {
   int begin, end;                        // its atoms
   int periodic, bins[3], span[3];        // a bit each; span: bins to look at on either side
+  double given[9];                       // the cell it was made for
   double cell[9], inverse[9], width[3];  // rows; fractional = position @ inverse; of a bin, in fractional coordinates
 };
 
 // What a step finds out on its way; the host reads it after the results.
 struct Verdict {
-  int stale;       // there is no list, or it does not reach far enough any more
-  int most[2];     // neighbours of any row, within reach (where the list was built) and within the cutoff
-  int refused;     // a position that is not finite or too far away, or atoms closer than the tables begin
+  int stale;    // there is no list, or it does not reach far enough any more
+  int most[2];  // neighbours of any row, within reach (where the list was built) and within the cutoff
+  int refused;  // a flat cell, a position that is not finite or too far away: there is no list
+  int overlap;  // atoms closer than the tables begin
 };
 
 constexpr int kMoreBins = 8;  // than atoms there are at most
@@ -49,7 +51,7 @@ struct List {
   const double *positions, *cells;  // [atoms][3], [systems][9]
   const int *begin, *periodic;      // [systems + 1]: atoms of each system; [systems]: a bit for each direction
   const int *system, *kind;         // [atoms], [atoms]: slot of its element
-  Grid* grids;                      // [systems]; another cell or other bytes there make the list stale
+  Grid* grids;                      // [systems]; another cell than it was given makes the list stale
   double* built;            // [atoms][3], where the list was built
   int *home, *wrap;         // [atoms], [atoms][3]: bin, and cells away from the first
   int *start, *cursor;  // [bins + 1], [bins]: rows of each bin

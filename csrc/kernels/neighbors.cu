@@ -53,14 +53,15 @@ __device__ bool find_grid(const double* cell, int periodic, int begin, int end, 
 __global__ void look(List l) {
   const int i = thread();
   if (i < l.systems) {
-    Grid now{};
-    const Grid& then = l.grids[i];
-    if (!find_grid(l.cells + 9 * static_cast<std::size_t>(i), l.periodic[i], l.begin[i], l.begin[i + 1], l.cutoff + l.skin, l.bins == 0, now)) {
-      l.verdict->refused = 1;
-    } else {
-      bool same = now.begin == then.begin && now.end == then.end && now.periodic == then.periodic;
-      for (int k = 0; k < 9; ++k) same = same && now.cell[k] == then.cell[k];
-      if (!same) l.verdict->stale = 1, l.grids[i] = now;
+    const double* cell = l.cells + 9 * static_cast<std::size_t>(i);
+    Grid& g = l.grids[i];
+    bool same = g.begin == l.begin[i] && g.end == l.begin[i + 1] && g.periodic == l.periodic[i];
+    for (int k = 0; k < 9; ++k) same = same && g.given[k] == cell[k];
+    if (!same) {
+      Grid now{};
+      for (int k = 0; k < 9; ++k) now.given[k] = cell[k];
+      if (find_grid(cell, l.periodic[i], l.begin[i], l.begin[i + 1], l.cutoff + l.skin, l.bins == 0, now)) l.verdict->stale = 1, g = now;
+      else l.verdict->refused = 1;
     }
   }
   if (i >= l.atoms) return;
@@ -85,11 +86,10 @@ __global__ void place(List l) {
   for (int k = 0; k < 3; ++k) {
     double f = r[0] * g.inverse[k] + r[1] * g.inverse[3 + k] + r[2] * g.inverse[6 + k];
     double turns = (g.periodic >> k & 1) ? floor(f) : 0.0;
-    f = (f - turns) / g.width[k];
-    if (!(fabs(turns) < 1e8 && fabs(f) < 1e9)) l.verdict->refused = 1, f = turns = 0.0;
-    int slice = static_cast<int>(floor(f)), unused;
-    if ((g.periodic >> k & 1)) slice = slice < g.bins[k] ? slice : g.bins[k] - 1;
-    bin = bin * g.bins[k] + step_from(slice, 0, g.bins[k], unused);
+    if (!(fabs(turns) <= 1e8)) l.verdict->refused = 1, f = turns = 0.0;
+    const double slice = floor((f - turns) / g.width[k]);
+    const double wrapped = (g.periodic >> k & 1) ? slice : slice - g.bins[k] * floor(slice / g.bins[k]);
+    bin = bin * g.bins[k] + static_cast<int>(fmax(0.0, fmin(wrapped, g.bins[k] - 1.0)));
     l.wrap[3 * static_cast<std::size_t>(i) + k] = static_cast<int>(turns);
     l.built[3 * static_cast<std::size_t>(i) + k] = r[k];
   }
@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(kBlock) compact(List l) {
       l.j[p] = l.row_of[e.j];
       for (int a = 0; a < 3; ++a) l.vectors[3 * p + a] = d[a];
       l.distances[p] = sqrt(square);
-      if (square < l.closest * l.closest) l.verdict->refused = 1;
+      if (square < l.closest * l.closest) l.verdict->overlap = 1;
     }
     half += __popc(__ballot_sync(kWarp, near && before(e, own)));
     n += __popc(all);

