@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-emulated test-long test-newest sanitize peers lint clean
+.PHONY: demo test test-emulated test-long test-newest sanitize sanitize-cuda peers lint clean
 .SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested $(VENV)-newest/built build/emulated/done
 
 demo: $(VENV)/built
@@ -76,17 +76,27 @@ $(VENV)-peers/done:
 	touch $@
 
 # --- The core from C++ under ThreadSanitizer, AddressSanitizer and UBSan, on every instruction set of this machine.
-SANITIZERS := thread address undefined
+SANITIZERS := thread address undefined cuda
 sanitize: $(SANITIZERS:%=sanitize-%)
 build/models/done: $(VENV)/tested tests/models.py
 	$(BIN)/python tests/models.py build/models
 	touch $@
-sanitize-%: build/models/done
+sanitize-thread sanitize-address sanitize-undefined: sanitize-%: build/models/done
 	$(BIN)/cmake -S . -B build/$* -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_SANITIZE=$* -DMFMD_WERROR=ON > build/$*.log
 	$(BIN)/cmake --build build/$* >> build/$*.log || (cat build/$*.log; false)
 	for simd in generic avx2 avx512; do \
 	  if grep -q -w "$$simd" build/models/simd; then MFMD_SIMD=$$simd build/$*/core_test build/models/*.pt || exit 1; fi; \
 	done
+
+# The CUDA kernels, emulated, under AddressSanitizer and UBSan.
+sanitize-cuda: build/emulated/done
+	$(BIN)/cmake -S . -B build/emulated-address -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_CUDA=emulated -DMFMD_WERROR=ON \
+	  -DCMAKE_BUILD_TYPE=None "-DCMAKE_CXX_FLAGS=-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > build/emulated-address.log
+	$(BIN)/cmake --build build/emulated-address --target _engine >> build/emulated-address.log || (cat build/emulated-address.log; false)
+	cp build/emulated/libmfmd_*.so build/emulated-address
+	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  $(BIN)/python -m pytest -p no:faulthandler --engine build/emulated-address tests/test_cuda.py
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .

@@ -12,7 +12,12 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"Calculator": ("mfmd.hosts.ase", "Calculator"), "openmm": ("mfmd.hosts.openmm", None), "md": ("mfmd.md", None)}
+_PUBLIC = {
+    "Calculator": ("mfmd.hosts.ase", "Calculator"),
+    "openmm": ("mfmd.hosts.openmm", None),
+    "torchsim": ("mfmd.hosts.torchsim", None),
+    "md": ("mfmd.md", None),
+}
 
 
 class Error(ValueError):

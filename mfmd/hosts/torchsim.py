@@ -1,0 +1,102 @@
+"""TorchSim: many systems side by side, the states of a batch staying where they are.
+
+import torch_sim as ts
+model = mfmd.torchsim.MfmdModel("model.pt", device=torch.device("cuda"))
+final = ts.integrate(system=structures, model=model, integrator=ts.integrators.nvt_langevin, n_steps=1000, temperature=300, timestep=0.0005)
+"""
+
+import numpy as np
+import torch
+from torch_sim.models.interface import ModelInterface
+
+from mfmd.engine import Engine, InputError, load_model
+
+
+class MfmdModel(ModelInterface):
+    """A mfmd model in TorchSim.
+
+    Parameters
+    ----------
+    model : path of a `model.pt`, bytes or model
+    head : a level's name; by default the last, the most expensive
+    device : where the states of simulations are; by default CUDA where there is one. On a CUDA device the engine works in order of torch's
+        current stream and positions never leave it
+    dtype : of the states' tensors and of the results
+    precision : of the engine, "single" or "double"
+    compute_stress : False for structures without periodic boundaries
+
+    Raises
+    ------
+    ModelFileError, InputError : as `mfmd.engine.Engine`
+    """
+
+    def __init__(self, model, head=None, *, device=None, dtype=torch.float64, precision="single", compute_forces=True, compute_stress=True):
+        super().__init__()
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._dtype, self._compute_forces, self._compute_stress = dtype, compute_forces, compute_stress
+        self.engine = Engine(load_model(model), precision, str(self._device))
+        self.terms = [(head or self.engine.levels[-1], 1.0)]
+        self.engine.terms(self.terms)  # an unknown head is told now
+        self._known = None
+
+    # TorchSim asks for more or less as it goes.
+    @ModelInterface.compute_forces.setter
+    def compute_forces(self, wanted):
+        self._compute_forces = wanted
+
+    @ModelInterface.compute_stress.setter
+    def compute_stress(self, wanted):
+        self._compute_stress = wanted
+
+    def forward(self, state, **_):
+        """energy (systems,) eV, forces (atoms, 3) eV/Å and stress (systems, 3, 3) eV/Å³ of a SimState or its dictionary.
+
+        Raises
+        ------
+        InputError : as `mfmd.engine.Engine.compute`; stress of structures without periodic boundaries
+        """
+        get = state.__getitem__ if isinstance(state, dict) else lambda key: getattr(state, key)
+        pbc = [bool(p) for p in np.broadcast_to(torch.as_tensor(get("pbc")).cpu().numpy(), 3)]
+        if self._compute_stress and not all(pbc):
+            raise InputError("stress needs structures that are periodic in three directions; make the model with compute_stress=False")
+        numbers, sizes = self._on_host(get("atomic_numbers"), get("system_idx"))
+        positions = get("positions").detach().to(torch.float64).contiguous()
+        cells = get("cell").detach().to(torch.float64).mT.contiguous()  # TorchSim's cell vectors are columns
+        if self._device.type == "cuda":
+            energy, forces, virial = self._on_device(positions, cells, numbers, sizes, pbc)
+        else:
+            ends = np.cumsum(sizes)
+            pieces = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+            given = [(positions[p].numpy(), numbers[p], cell.numpy(), pbc) for p, cell in zip(pieces, cells, strict=True)]
+            results = self.engine.compute_batch(given, terms=self.terms, forces=self._compute_forces, virial=self._compute_stress)
+            energy = torch.tensor([r["energy"] for r in results], dtype=torch.float64)
+            forces = torch.from_numpy(np.concatenate([r["forces"] for r in results])) if self._compute_forces else None
+            virial = torch.from_numpy(np.stack([r["virial"] for r in results])) if self._compute_stress else None
+        out = {"energy": energy.to(self._dtype)}
+        if self._compute_forces:
+            out["forces"] = forces.to(self._dtype)
+        if self._compute_stress:
+            out["stress"] = (-virial / torch.linalg.det(cells).abs()[:, None, None]).to(self._dtype)
+        return out
+
+    def _on_device(self, positions, cells, numbers, sizes, pbc):
+        energies = positions.new_empty(2, len(sizes))
+        forces = torch.empty_like(positions) if self._compute_forces else None
+        virials = torch.empty_like(cells) if self._compute_stress else None
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.current_stream().cuda_stream
+        self.engine.enqueue(
+            sizes, numbers, positions.data_ptr(), cells.data_ptr(), pbc, terms=self.terms, energies=energies.data_ptr(),
+            forces=0 if forces is None else forces.data_ptr(), virials=0 if virials is None else virials.data_ptr(), stream=stream,
+        )  # fmt: skip
+        return energies[0], forces, virials
+
+    def _on_host(self, numbers, systems):
+        """Atomic numbers and sizes of the systems, copied from the device once as long as the tensors stay the same."""
+        versions = numbers._version, systems._version
+        if self._known is None or self._known[0] is not numbers or self._known[1] is not systems or self._known[2] != versions:
+            z, idx = numbers.detach().cpu().numpy().astype(np.int32), systems.detach().cpu().numpy()
+            if np.any(np.diff(idx) < 0):
+                raise InputError("atoms of a system must follow each other: system_idx goes down")
+            self._known = numbers, systems, versions, z, np.bincount(idx)
+        return self._known[3:]
