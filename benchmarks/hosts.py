@@ -35,7 +35,7 @@ def main():
 
     def engine_alone():  # the compiled engine itself, with its input at hand
         for p in places:
-            engine._workspace.evaluate(p, numbers, np.zeros((3, 3)), [False] * 3, terms, True, False, False, False)
+            engine._workspace.evaluate([(p, numbers, np.zeros((3, 3)), [False] * 3)], terms, True, False, False, False)
 
     runs, contexts = {"engine alone": engine_alone}, {}
     for kind in backends.OPENMM:

@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py [--channels 128] [--layers 2] [--systems ethanol peptide water-192 …] [--no-peers]
     python benchmarks/inference.py --stages [--systems water-648]
+    python benchmarks/inference.py --device cuda [--systems ethanol … water-1000000]
 
 One core and two: medians of interleaved runs, single precision. "share" is the arithmetic the work needs (FLOP below)
 over the run's own sgemm peak on one core. MACE and NEP live in an environment of their own, `make peers`.
@@ -32,6 +33,7 @@ warnings.filterwarnings("ignore")
 import conftest  # noqa: E402
 from torchmdnet_oracle import state_for_peer  # noqa: E402
 
+from mfmd import engine  # noqa: E402
 from mfmd.engine import Engine  # noqa: E402
 
 
@@ -188,6 +190,11 @@ def floors(atoms, pairs, F, L, hidden):
     }
 
 
+def count_pairs(atoms):
+    """Directed pairs within 5 Å."""
+    return len(engine.neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 5.0)[0])
+
+
 def evaluation(engine, atoms, head="low"):
     return lambda: engine.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[(head, 1.0)])
 
@@ -203,7 +210,7 @@ def print_stages(path, model, names, peak, seconds):
         before, runs = engine.stage_times(), []
         median(lambda e=evaluate, r=runs: r.append(e()), seconds)
         after = engine.stage_times()
-        work = floors(len(atoms), len(conftest.neighbor_list("i", atoms, 5.0)), F, L, model.heads["low"].hidden.out_features)
+        work = floors(len(atoms), count_pairs(atoms), F, L, model.heads["low"].hidden.out_features)
         total = sum(after[k] - before[k] for k in after) / len(runs)
         print(f"\n{name}\n\n| stage | ms | share | GFLOP/s | GB/s |\n|---|---|---|---|---|")
         for stage in ("neighbors", *work, "collect"):
@@ -294,6 +301,7 @@ def main():
     every = ["ethanol", "peptide", "water-192", "water-648", "water-5184", "water-20736"]
     parser.add_argument("--systems", nargs="+", default=every)
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each figure")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--stages", action="store_true", help="where the time goes, instead of the comparison")
     parser.add_argument("--plot", help="PNG file")
@@ -305,6 +313,11 @@ def main():
     print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {title}; sgemm {peak:.0f} GFLOP/s on a core\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path = conftest.write(model, Path(folder) / "model.pt")
+        if args.device == "cuda":
+            import cuda
+
+            names = args.systems if args.systems != every else [*every, "water-99999", "water-999999"]
+            return cuda.main(model, path, names, args.seconds, not args.no_peers)
         if args.stages:
             return print_stages(path, model, args.systems if args.systems != every else ["ethanol", "water-648"], peak, args.seconds)
         peers = None
@@ -323,7 +336,7 @@ def main():
             times, step = measure(name, path, peer, head, peers, args.seconds)
             bytes_, n = memory[name] = resident(path, name)
             one, two = times["mfmd", 1], times["mfmd", 2]
-            share = needed(n, len(conftest.neighbor_list("i", system(name), 5.0)), args.channels, args.layers) / one / 1e9 / peak
+            share = needed(n, count_pairs(system(name)), args.channels, args.layers) / one / 1e9 / peak
             cells = [name, n, f"{1e3 * one:.3g}", f"{1e6 * one / n:.1f}", f"{100 * share:.0f} %", f"{1e3 * two:.3g}", f"{one / two:.2f}"]
             cells += [f"{n / one:.3g}", f"{1e3 * step:.3g}", f"{0.5e-6 * 86400 / step:.3g}", f"{bytes_ / 1e6:.0f}"]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)

@@ -1,0 +1,164 @@
+"""Energies and forces on a CUDA device: what `benchmarks/inference.py --device cuda` runs.
+
+Medians over replays of a CUDA graph, timed with events; positions and results stay on the device. The answer is compared with the CPU engine's
+before anything is timed, and torchmd-net's TensorNet, with the same weights, runs in the same process, by graph where it can be recorded.
+"floor": the larger of the arithmetic (FLOP of inference.py's stages over the card's own fp32 sgemm) and the traffic (each stored tensor read and
+written once over the card's own copy) is that share of the time.
+"""
+
+import statistics
+import warnings
+
+import inference
+import numpy as np
+import torch
+from torchmdnet_oracle import state_for_peer
+
+from mfmd.engine import Engine, default_threads
+
+
+def elapsed(run, seconds, least=5):
+    """Median milliseconds of a call on the device, over about `seconds`."""
+    run()
+    torch.cuda.synchronize()
+    times = []
+    while len(times) < least or sum(times) < 1e3 * seconds:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return statistics.median(times)
+
+
+def ceilings():
+    """TFLOP/s of an fp32 product without TF32, TB/s of a copy, read and write counted."""
+    a, big = torch.randn(8192, 8192, device="cuda"), torch.randn(2**29, device="cuda")
+    other = torch.empty_like(big)
+    return 2 * 8192**3 / elapsed(lambda: a @ a, 1) / 1e9, 2 * big.nbytes / elapsed(lambda: other.copy_(big), 1) / 1e9
+
+
+def recorded(run):
+    """The call as a CUDA graph: run three times beside, then recorded."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    return graph
+
+
+class OnDevice:
+    """Structures of one kind on the device, in one batch, with an engine of their own."""
+
+    def __init__(self, path, atoms, copies=1):
+        self.engine, self.sizes, self.pbc = Engine(path, device="cuda"), [len(atoms)] * copies, atoms.pbc
+        self.numbers = np.tile(atoms.numbers, copies)
+        self.positions = torch.tensor(np.tile(atoms.positions, (copies, 1)), device="cuda")
+        self.cells = torch.tensor(np.tile(atoms.cell.array, (copies, 1, 1)), device="cuda")
+        self.forces, self.energies = torch.empty_like(self.positions), torch.empty(2, copies, dtype=torch.float64, device="cuda")
+
+    def __call__(self):
+        self.engine.enqueue(
+            self.sizes, self.numbers, self.positions.data_ptr(), self.cells.data_ptr(), self.pbc, terms=[("low", 1.0)],
+            energies=self.energies.data_ptr(), forces=self.forces.data_ptr(), stream=torch.cuda.current_stream().cuda_stream,
+        )  # fmt: skip
+
+
+def peer_on_device(model, head, atoms):
+    """torchmd-net's TensorNet with our weights: a function that leaves its forces in .forces."""
+    from torchmdnet.models.tensornet import TensorNet
+
+    backbone = model.backbone
+    peer = TensorNet(
+        hidden_channels=backbone.embedding.pair.out_features, num_layers=len(backbone.layers), num_rbf=len(backbone.radial.means),
+        trainable_rbf=False, cutoff_lower=0.0, cutoff_upper=backbone.radial.cutoff, max_z=backbone.embedding.elements.num_embeddings,
+        static_shapes=True, check_errors=False, max_num_neighbors=96,
+    )  # fmt: skip
+    peer.load_state_dict({k: v.float() for k, v in state_for_peer(backbone).items()}, strict=False)
+    peer, head = peer.eval().cuda(), head.cuda()
+    z, batch = torch.tensor(atoms.numbers, device="cuda"), torch.zeros(len(atoms), dtype=torch.long, device="cuda")
+    box = torch.tensor(atoms.cell.array, dtype=torch.float32, device="cuda") if atoms.pbc.all() else None
+    positions = torch.tensor(atoms.positions, dtype=torch.float32, device="cuda", requires_grad=True)
+    scale = float(head.scale)
+
+    def run():
+        x = peer(z, positions, batch, box=box)[0]
+        (gradient,) = torch.autograd.grad((head(x, z) * scale).sum(), positions)
+        run.forces = -gradient
+
+    return run
+
+
+def peer_time(model, head, atoms, ours, seconds):
+    """Milliseconds of the peer in its best setting, and which; None where it does not fit the card."""
+    try:
+        run = peer_on_device(model, head, atoms)
+        run()
+        inference.check("torchmd-net", ours, run.forces.double().cpu().numpy())
+        best = elapsed(run, seconds), "eager"
+    except torch.cuda.OutOfMemoryError:
+        return None
+    try:
+        graph = recorded(run)
+        best = min(best, (elapsed(graph.replay, seconds), "graph"))
+    except RuntimeError as error:
+        warnings.warn(f"torchmd-net cannot be recorded as a CUDA graph here: {error}", stacklevel=1)
+    return best
+
+
+def main(model, path, names, seconds, peers):
+    flops, bandwidth = ceilings()
+    F, L, hidden = model.backbone.embedding.pair.out_features, len(model.backbone.layers), model.heads["low"].hidden.out_features
+    card = torch.cuda.get_device_name()
+    print(f"{card}: {flops:.1f} TFLOP/s (sgemm, fp32), {bandwidth:.2f} TB/s (copy)\n")
+    print(
+        "| system | atoms | ms | µs/atom | TFLOP/s | TB/s | floor | ns/day at 0.5 fs | GB | torchmd-net, ms | ratio |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    head = model.heads["low"].float()
+    for name in names:
+        atoms = inference.system(name)
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info()[0]
+        run = OnDevice(path, atoms)
+        run()
+        torch.cuda.synchronize()
+        forces = run.forces.cpu().numpy()
+        if len(atoms) <= 25000:
+            wanted = inference.evaluation(Engine(path, threads=default_threads()), atoms)()["forces"]
+            if np.abs(forces - wanted).max() > 1e-3 * np.abs(wanted).max():
+                raise SystemExit(f"error: {name}: the device does not give the CPU's forces")
+        assert np.isfinite(forces).all()
+        time = elapsed(recorded(run).replay, seconds)
+        gigabytes = (free - torch.cuda.mem_get_info()[0]) / 1e9
+        pairs = inference.count_pairs(atoms)
+        work = inference.floors(len(atoms), pairs, F, L, hidden)
+        arithmetic, traffic = (sum(stage[k] for stage in work.values()) for k in (0, 1))
+        floor = max(arithmetic / flops / 1e9, traffic / bandwidth / 1e9)
+        peer = peer_time(model, head, atoms, forces, seconds) if peers and len(atoms) <= 25000 else None
+        beside = [f"{peer[0]:.3g} ({peer[1]})", f"{peer[0] / time:.1f}"] if peer else ["", ""]
+        cells = [
+            name,
+            len(atoms),
+            f"{time:.4g}",
+            f"{1e3 * time / len(atoms):.3g}",
+            f"{arithmetic / time / 1e9:.1f}",
+            f"{traffic / time / 1e9:.2f}",
+        ]
+        print(
+            "| "
+            + " | ".join(map(str, [*cells, f"{100 * floor / time:.0f} %", f"{0.5e-6 * 86400e3 / time:.3g}", f"{gigabytes:.1f}", *beside]))
+            + " |",
+            flush=True,
+        )
+        del run
+    one, many = (elapsed(recorded(OnDevice(path, inference.system("ethanol"), copies)).replay, seconds) for copies in (1, 1000))
+    print(
+        f"\n1000 ethanols in one batch: {many:.3g} ms, {1000 * one / many:.0f} times as many a second as one at a time ({1e3 * one:.0f} µs)"
+    )
