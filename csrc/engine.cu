@@ -167,7 +167,6 @@ template <class T> class Evaluation final : public Workspace::Data {
   std::size_t ghost_width() const override { return 0; }
   const std::map<std::string, double>& stage_times() const override { return times_; }
 
-
   const std::vector<Result>& evaluate(const Structure* structures, int count, const Request& request) override {
     const OnDevice here(options_.cuda);
     heads_ = heads_of(*model_, request.terms);
@@ -274,6 +273,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   void refuse_recorded() const {
     if (recorded_) throw InputError("this engine belongs to the CUDA graph it was recorded in; use another one for further evaluations");
   }
+
   // Sizes, elements and periodicity of the structures that follow.
   void describe(const std::vector<int>& numbers, const std::vector<int>& begin, const std::vector<int>& periodic) {
     const int systems = static_cast<int>(periodic.size());

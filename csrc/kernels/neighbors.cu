@@ -56,7 +56,7 @@ __global__ void look(List l) {
     const double* cell = l.cells + 9 * static_cast<std::size_t>(i);
     Grid& g = l.grids[i];
     bool same = g.begin == l.begin[i] && g.end == l.begin[i + 1] && g.periodic == l.periodic[i];
-    for (int k = 0; k < 9; ++k) same = same && g.given[k] == cell[k];
+    for (int k = 0; k < 9; ++k) same = same && (!(l.periodic[i] >> k / 3 & 1) || g.given[k] == cell[k]);
     if (!same) {
       Grid now{};
       for (int k = 0; k < 9; ++k) now.given[k] = cell[k];
