@@ -11,6 +11,7 @@
 #include <openmm/serialization/SerializationProxy.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <mutex>
 #include <sstream>
 
@@ -22,10 +23,61 @@ using OpenMM::SerializationNode;
 
 // ---------------------------------------------------------------------------------------------- in a Context
 
+// Evaluates a model on the chosen atoms of a Context, and remembers the last answer. Integrators of several time steps ask for the same again: at the
+// end of one step and the beginning of the next, and for a small model that one force adds and another takes away. So the forces of a
+// Context that have model and atoms in common share one of these.
+class Evaluator {
+ public:
+  Evaluator(const Force& force, const Options& options) : force_(force), options_(options), workspace_(force.model, options) {
+    positions_.resize(3 * force.atoms.size() + 9);
+  }
+
+  bool serves(const Force& force, const Options& options) const {
+    return force.model == force_.model && force.atoms == force_.atoms && force.numbers == force_.numbers && force.periodic == force_.periodic &&
+           options.precision == options_.precision && options.threads == options_.threads;
+  }
+
+  // The result for these terms, and what to multiply its energy and forces with: 1 or -1.
+  std::pair<const Result&, double> evaluate(const OpenMM::ReferencePlatform::PlatformData& data, std::vector<Term> terms, bool forces) {
+    const std::size_t n = force_.atoms.size();
+    for (std::size_t k = 0; k < n; ++k)
+      for (int a = 0; a < 3; ++a) positions_[3 * k + static_cast<std::size_t>(a)] = kAngstrom * (*data.positions)[static_cast<std::size_t>(force_.atoms[k])][a];
+    double* const cell = positions_.data() + 3 * n;
+    if (force_.periodic)
+      for (int v = 0; v < 3; ++v)
+        for (int a = 0; a < 3; ++a) cell[3 * v + a] = kAngstrom * data.periodicBoxVectors[v][a];
+    if (last_ && positions_ == seen_ && (asked_.forces || !forces))
+      for (const double sign : {1.0, -1.0})
+        if (std::equal(terms.begin(), terms.end(), asked_.terms.begin(), asked_.terms.end(),
+                       [&](const Term& now, const Term& then) { return now.head == then.head && now.weight == sign * then.weight; }))
+          return {*last_, sign};
+    Structure s;
+    s.atoms = static_cast<int>(n);
+    s.positions = positions_.data();
+    s.numbers = force_.numbers.data();
+    s.cell = cell;
+    for (bool& p : s.periodic) p = force_.periodic;
+    asked_.forces = forces;
+    asked_.terms = std::move(terms);
+    last_ = nullptr;  // stays so where the evaluation throws
+    last_ = &workspace_.evaluate(s, asked_);
+    seen_ = positions_;
+    return {*last_, 1.0};
+  }
+
+ private:
+  const Force force_;
+  const Options options_;
+  Workspace workspace_;
+  std::vector<double> positions_, seen_;  // of the chosen atoms, then the cell: now, and in the last evaluation
+  Request asked_;
+  const Result* last_ = nullptr;
+};
+
 // For the platforms Reference and CPU, whose data are the same.
 class HostKernel final : public Kernel {
  public:
-  using Kernel::Kernel;
+  HostKernel(std::string of, const OpenMM::Platform& on, ContextImpl& context) : Kernel(std::move(of), on), context_(context) {}
 
   void initialize(const System& system, const Force& force) override {
     check_atoms(system, force);
@@ -33,44 +85,28 @@ class HostKernel final : public Kernel {
     Options options;
     options.precision = force.single ? Precision::single_ : Precision::double_;
     options.threads = force.threads > 0 ? force.threads : cores();
-    workspace_ = std::make_unique<Workspace>(force.model, options);
-    positions_.resize(3 * force.atoms.size() + 9);
+    static std::mutex mutex;
+    static std::multimap<const ContextImpl*, std::weak_ptr<Evaluator>> known;
+    std::lock_guard<std::mutex> lock(mutex);
+    for (auto k = known.begin(); k != known.end();) {
+      const auto evaluator = k->second.lock();
+      if (evaluator && k->first == &context_ && evaluator->serves(force, options)) evaluator_ = evaluator;
+      k = evaluator ? std::next(k) : known.erase(k);
+    }
+    if (!evaluator_) known.emplace(&context_, evaluator_ = std::make_shared<Evaluator>(force, options));
   }
 
   double execute(ContextImpl& context, bool forces, bool) override {
     auto* data = reinterpret_cast<OpenMM::ReferencePlatform::PlatformData*>(context.getPlatformData());
-    const std::size_t n = force_.atoms.size();
-    for (std::size_t k = 0; k < n; ++k)
-      for (int a = 0; a < 3; ++a) positions_[3 * k + static_cast<std::size_t>(a)] = kAngstrom * (*data->positions)[static_cast<std::size_t>(force_.atoms[k])][a];
-    double* const cell = positions_.data() + 3 * n;
-    if (force_.periodic)
-      for (int v = 0; v < 3; ++v)
-        for (int a = 0; a < 3; ++a) cell[3 * v + a] = kAngstrom * data->periodicBoxVectors[v][a];
-    Structure s;
-    s.atoms = static_cast<int>(n);
-    s.positions = positions_.data();
-    s.numbers = force_.numbers.data();
-    s.cell = cell;
-    for (bool& p : s.periodic) p = force_.periodic;
-    Request request;
-    request.forces = forces;
-    request.terms = terms_of(context, force_);
     try {
-      // An integrator of several time steps asks for the same forces at the end of one step and the beginning of the next.
-      if (!last_ || positions_ != seen_ || !same(request, asked_)) {
-        last_ = nullptr;  // stays so where the evaluation throws
-        last_ = &workspace_->evaluate(s, request);
-        seen_ = positions_;
-        asked_ = request;
-      }
-      const Result& result = *last_;
+      const auto [result, sign] = evaluator_->evaluate(*data, terms_of(context, force_), forces);
       if (forces)
-        for (std::size_t k = 0; k < n; ++k)
-          for (int a = 0; a < 3; ++a) (*data->forces)[static_cast<std::size_t>(force_.atoms[k])][a] += kForceUnit * result.forces[3 * k + static_cast<std::size_t>(a)];
+        for (std::size_t k = 0; k < force_.atoms.size(); ++k)
+          for (int a = 0; a < 3; ++a) (*data->forces)[static_cast<std::size_t>(force_.atoms[k])][a] += sign * kForceUnit * result.forces[3 * k + static_cast<std::size_t>(a)];
       for (std::size_t t = 0; t < force_.terms.size(); ++t)
         if (const WeightedHead& term = force_.terms[t]; !term.parameter.empty())
           (*data->energyParameterDerivatives)[term.parameter] += kKJPerMol * term.weight * result.term_energies[t];
-      return kKJPerMol * result.energy;
+      return sign * kKJPerMol * result.energy;
     } catch (const Error& error) {
       throw OpenMMException(std::string("mfmd: ") + error.what());
     }
@@ -82,19 +118,9 @@ class HostKernel final : public Kernel {
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
   }
 
-  // Whether what was asked holds all that is asked now.
-  static bool same(const Request& now, const Request& then) {
-    if (now.forces && !then.forces) return false;
-    for (std::size_t t = 0; t < now.terms.size(); ++t)
-      if (now.terms[t].weight != then.terms[t].weight) return false;
-    return true;
-  }
-
+  ContextImpl& context_;
   Force force_;
-  std::unique_ptr<Workspace> workspace_;
-  std::vector<double> positions_, seen_;  // of the chosen atoms, then the cell: now, and in the last evaluation
-  Request asked_;
-  const Result* last_ = nullptr;
+  std::shared_ptr<Evaluator> evaluator_;
 };
 
 class Impl final : public OpenMM::ForceImpl {
@@ -122,8 +148,8 @@ OpenMM::ForceImpl* Force::createImpl() const { return new Impl(*this); }
 
 class Factory final : public OpenMM::KernelFactory {
  public:
-  OpenMM::KernelImpl* createKernelImpl(std::string name, const OpenMM::Platform& platform, ContextImpl&) const override {
-    return new HostKernel(std::move(name), platform);
+  OpenMM::KernelImpl* createKernelImpl(std::string name, const OpenMM::Platform& platform, ContextImpl& context) const override {
+    return new HostKernel(std::move(name), platform, context);
   }
 };
 
