@@ -54,11 +54,11 @@ class Stream {  // with an event at the end of what was last asked of a workspac
 
   void mark(cudaStream_t on) {
     check(cudaEventRecord(done_, on), "an event");
-    last_ = on, marked_ = true;
+    marked_ = true;
   }
-  // Work on a stream begins after what was asked before on another.
+  // Work on a stream begins after what was asked before, perhaps on another.
   void follow(cudaStream_t on) {
-    if (marked_ && on != last_) check(cudaStreamWaitEvent(on, done_, 0), "an event");
+    if (marked_) check(cudaStreamWaitEvent(on, done_, 0), "an event");
   }
   void wait() {
     if (marked_) check(cudaEventSynchronize(done_), "an evaluation");
@@ -66,21 +66,26 @@ class Stream {  // with an event at the end of what was last asked of a workspac
 
  private:
   cudaEvent_t done_ = nullptr;
-  cudaStream_t last_ = nullptr;
   bool marked_ = false;
 };
 
-// Makes a device current, and the one before again.
+// Makes a device current, and the one before again. Where it is current already nothing is touched: a host may have a context of its own there,
+// which cudaSetDevice would replace.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
     check(cudaGetDevice(&before_), "its number");
-    if (device != before_) check(cudaSetDevice(device), "its number");
+    if (device == before_) return;
+    check(cudaSetDevice(device), "its number");
+    switched_ = true;
   }
-  ~OnDevice() { static_cast<void>(cudaSetDevice(before_)); }
+  ~OnDevice() {
+    if (switched_) static_cast<void>(cudaSetDevice(before_));
+  }
 
  private:
   int before_ = 0;
+  bool switched_ = false;
 };
 
 // The weights on the device: copies of all arrays in one block, each at an aligned place. A workspace has its own: its host may work in a context of
@@ -161,7 +166,6 @@ template <class T> class Evaluation final : public Workspace::Data {
       own_.wait();
     } catch (const Error&) {  // a device that has failed has been told of; its memory goes all the same
     }
-    if (graph_) static_cast<void>(cudaGraphExecDestroy(graph_));
   }
   std::int64_t rebuilds() const override { return rebuilds_; }
   std::size_t ghost_width() const override { return 0; }
@@ -231,7 +235,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     check_elements(*model_, heads_, all);
     const std::vector<int> numbers(s.numbers, s.numbers + all.atoms);
     const bool known = numbers == numbers_ && begin == begin_ && periodic == periodic_;
-    if (!free && !(known && settled_ && rows_ == sizes() && (!reverse(wanted) || ax_.get()) && seeds_given_ == seeds_wanted()))
+    if (!free && !(known && settled_ && listed_ && rows_ == sizes() && (!reverse(wanted) || reverse_rows_ == sizes()) && seeds_given_ == seeds_wanted()))
       throw InputError("before a CUDA graph is recorded, evaluate the same structures, with the same weights of heads, once without it: how much room they need is not known yet");
     if (free) {
       if (known) learn();
@@ -338,6 +342,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
     listed_ = true;
     rows_ = sizes();
+    if (reverse(request)) reverse_rows_ = rows_;
   }
 
   // What changes from step to step, in one block: positions, cells, then seeds and the combinations of heads that terms are.
@@ -408,9 +413,9 @@ template <class T> class Evaluation final : public Workspace::Data {
   void step(const Request& request, bool of_host, cudaStream_t stream) {
     const std::vector<std::int64_t> key = {generation_, atoms_, static_cast<std::int64_t>(systems()), bins_, reach_capacity_, capacity_,
                                            static_cast<std::int64_t>(heads_.used.size()), static_cast<std::int64_t>(heads_.terms.size()), reverse(request), request.error_bars, of_host};
-    if (!graph_ || key != graph_key_) {
-      if (graph_) check(cudaGraphExecDestroy(graph_), "a graph");
-      graph_ = nullptr;
+    Recording& r = recordings_[reverse(request)];
+    if (!r.graph || key != r.key) {
+      r.reset();
       cudaGraph_t graph = nullptr;
       check(cudaStreamBeginCapture(own_.stream, cudaStreamCaptureModeThreadLocal), "the recording of a graph");
       try {
@@ -420,12 +425,12 @@ template <class T> class Evaluation final : public Workspace::Data {
         throw;
       }
       check(cudaStreamEndCapture(own_.stream, &graph), "the recording of a graph");
-      const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+      const cudaError_t status = cudaGraphInstantiate(&r.graph, graph, 0);
       static_cast<void>(cudaGraphDestroy(graph));
       check(status, "a graph");
-      graph_key_ = key;
+      r.key = key;
     }
-    check(cudaGraphLaunch(graph_, stream), "a graph's launch");
+    check(cudaGraphLaunch(r.graph, stream), "a graph's launch");
   }
 
   template <class U> void copy(U* to, const U* from, std::size_t size, cudaMemcpyKind kind, cudaStream_t stream) {
@@ -496,9 +501,10 @@ template <class T> class Evaluation final : public Workspace::Data {
     for (int k = 0; k < count; ++k) SkinList(w_.cutoff, options_.skin).update(structures[k], kFirstKnot, pool);
     throw InputError("the CUDA device refuses a structure in which the CPU finds no fault; please report it");
   }
-  // Of the step before this one.
-  [[noreturn]] void refuse_given() {
+  // Of the step before this one, unless a later one has ended well since.
+  void refuse_given() {
     own_.wait();
+    if (!refused()) return;
     const std::vector<double> given = fetch(part<double>(given_.get(), 0), 3 * static_cast<std::size_t>(atoms_) + 9 * systems());
     std::vector<Structure> structures(systems());
     for (std::size_t k = 0; k < systems(); ++k) {
@@ -553,7 +559,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   Heads heads_;
   std::vector<int> numbers_, begin_, periodic_;  // of the structures before, one behind the other
   int atoms_ = 0, bins_ = 0, reach_capacity_ = 0, capacity_ = 0;
-  std::vector<std::int64_t> rows_;   // sizes that the list was made with
+  std::vector<std::int64_t> rows_, reverse_rows_;  // sizes that there is room for, and for the reverse pass
   std::vector<double> seeds_given_;  // what the device has of weights and combinations
   bool listed_ = false, settled_ = false;  // there is a list of these sizes; enough room is known for structures on the device
   std::int64_t rebuilds_ = 0;
@@ -571,9 +577,17 @@ template <class T> class Evaluation final : public Workspace::Data {
   PinnedMemory<Verdict> verdict_;
 
   std::int64_t generation_ = 0;
-  std::vector<std::int64_t> graph_key_;  // what the graph was recorded for
-  bool recorded_ = false;  // in a graph of the caller's
-  cudaGraphExec_t graph_ = nullptr;
+  struct Recording {  // of a step: its graph, and what it was recorded for
+    std::vector<std::int64_t> key;
+    cudaGraphExec_t graph = nullptr;
+    void reset() {
+      if (graph) static_cast<void>(cudaGraphExecDestroy(graph));
+      graph = nullptr;
+    }
+    ~Recording() { reset(); }
+  };
+  Recording recordings_[2];  // without and with the reverse pass
+  bool recorded_ = false;    // in a graph of the caller's
   std::vector<Result> results_;
   std::map<std::string, double> times_;
 };

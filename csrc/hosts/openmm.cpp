@@ -96,7 +96,7 @@ class HostKernel final : public Kernel {
     if (!evaluator_) known.emplace(&context_, evaluator_ = std::make_shared<Evaluator>(force, options));
   }
 
-  double execute(ContextImpl& context, bool forces, bool) override {
+  double execute(ContextImpl& context, bool forces) override {
     auto* data = reinterpret_cast<OpenMM::ReferencePlatform::PlatformData*>(context.getPlatformData());
     try {
       const auto [result, sign] = evaluator_->evaluate(*data, terms_of(context, force_), forces);
@@ -132,8 +132,8 @@ class Impl final : public OpenMM::ForceImpl {
   }
   const OpenMM::Force& getOwner() const override { return owner_; }
   void updateContextState(ContextImpl&, bool&) override {}  // forces computed before stay valid
-  double calcForcesAndEnergy(ContextImpl& context, bool forces, bool energy, int groups) override {
-    return groups & (1 << owner_.getForceGroup()) ? kernel_.getAs<Kernel>().execute(context, forces, energy) : 0.0;
+  double calcForcesAndEnergy(ContextImpl& context, bool forces, bool, int groups) override {
+    return groups & (1 << owner_.getForceGroup()) ? kernel_.getAs<Kernel>().execute(context, forces) : 0.0;
   }
   std::map<std::string, double> getDefaultParameters() override { return owner_.parameters; }
   std::vector<std::string> getKernelNames() override { return {Kernel::Name()}; }

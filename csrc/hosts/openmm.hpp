@@ -50,8 +50,7 @@ class Kernel : public OpenMM::KernelImpl {
   static std::string Name() { return "CalcMfmdForce"; }
   using KernelImpl::KernelImpl;
   virtual void initialize(const System& system, const Force& force) = 0;
-  // kJ/mol; a platform may leave the energy out where it is not asked for
-  virtual double execute(ContextImpl& context, bool forces, bool energy) = 0;
+  virtual double execute(ContextImpl& context, bool forces) = 0;  // the energy, kJ/mol
 
  protected:
   // Whether the System has all atoms of the force.

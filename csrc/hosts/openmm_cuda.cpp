@@ -10,6 +10,7 @@
 #include <openmm/cuda/CudaContext.h>
 #include <openmm/cuda/CudaPlatform.h>
 
+#include <cmath>
 #include <sstream>
 
 namespace mfmd::openmm {
@@ -77,7 +78,7 @@ class CudaKernel final : public Kernel {
     give_ = program->createKernel("mfmdGiveForces");
   }
 
-  double execute(ContextImpl& context, bool forces, bool energy) override {
+  double execute(ContextImpl& context, bool forces) override {
     OpenMM::ContextSelector here(cu_);
     if (!linked_) link();
     DeviceStructures s;
@@ -105,10 +106,18 @@ class CudaKernel final : public Kernel {
     } catch (const Error& error) {
       throw OpenMMException(std::string("mfmd: ") + error.what());
     }
-    if (forces) give_->execute(cu_.getNumAtoms());
-    if (!energy && force_.parameters.empty()) return 0.0;
-    std::vector<double> energies;  // the one thing the host may have to wait for
+    // Fixed-point forces know no NaN, so a step that was refused, or had too little room, must not go on: OpenMM asks again for what is not valid, and the
+    // engine then makes room or throws. The host waits for these few numbers.
+    std::vector<double> energies;
     energies_.download(energies);
+    if (!std::isfinite(energies[0])) {
+      if (again_) throw OpenMMException("mfmd: the energy is not finite; the structure is far outside what the model was trained on");
+      again_ = true;
+      cu_.setForcesValid(false);
+      return 0.0;
+    }
+    again_ = false;
+    if (forces) give_->execute(cu_.getNumAtoms());
     for (std::size_t t = 0; t < force_.terms.size(); ++t)
       if (const WeightedHead& term = force_.terms[t]; !term.parameter.empty())
         cu_.getEnergyParamDerivWorkspace()[term.parameter] += kKJPerMol * term.weight * energies[t + 1];
@@ -120,6 +129,9 @@ class CudaKernel final : public Kernel {
 
   // OpenMM's own arrays exist only when every force has been initialised.
   void link() {
+    if (!force_.periodic && cu_.getNonbondedUtilities().getUsePeriodic())
+      throw OpenMMException("mfmd: on the platform CUDA a System with periodic forces moves atoms into the box one by one, which a model without periodic boundaries "
+                            "cannot follow; give the topology its box, or use the platform CPU");
     take_->addArg(cu_.getPosq());
     take_->addArg(cu_.getUseMixedPrecision() ? cu_.getPosqCorrection() : cu_.getPosq());
     take_->addArg(cu_.getAtomIndexArray());
@@ -141,7 +153,7 @@ class CudaKernel final : public Kernel {
   OpenMM::ComputeArray place_, positions_, forces_, cell_, energies_;
   OpenMM::ComputeKernel take_, give_;
   std::vector<double> box_;
-  bool linked_ = false;
+  bool linked_ = false, again_ = false;
 };
 
 class Factory final : public OpenMM::KernelFactory {

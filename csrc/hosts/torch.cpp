@@ -106,14 +106,18 @@ class Model final : public torch::CustomClassHolder {
     request.virial = true;
     auto workspace = borrow(single, 0, cuda);
     bool recorded = false;
+    std::string wrong;
     try {
       recorded = workspace->enqueue(s, request, {energies.data_ptr<double>(), forces.data_ptr<double>(), virial.data_ptr<double>()});
     } catch (const mfmd::Error& error) {
-      TORCH_CHECK(false, "mfmd: ", error.what());
+      wrong = error.what();
     }
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (recorded) recorded_.push_back(std::move(workspace));
-    else idle_.push_back({single, 0, cuda, std::move(workspace)});
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (recorded) recorded_.push_back(std::move(workspace));
+      else idle_.push_back({single, 0, cuda, std::move(workspace)});
+    }
+    TORCH_CHECK(wrong.empty(), "mfmd: ", wrong);
     return {energies.narrow(0, 1, terms), forces.to(type), virial.to(type)};
 #else
     TORCH_CHECK(false, "mfmd: the TorchScript host was built against a torch without CUDA; install one with it and run `mfmd build-host torch`");
@@ -122,7 +126,7 @@ class Model final : public torch::CustomClassHolder {
 
   // Atomic numbers on the CPU, copied there once as long as the tensor stays the same.
   torch::Tensor on_host(const torch::Tensor& numbers) {
-    if (numbers.is_cpu()) return numbers.to(torch::kInt32).contiguous();
+    if (numbers.is_cpu() || numbers.is_inference()) return numbers.to(torch::kCPU, torch::kInt32).contiguous();  // inference tensors have no version
     std::lock_guard<std::mutex> lock(mutex_);
     if (!seen_.defined() || !seen_.is_same(numbers) || seen_version_ != numbers._version()) {
       numbers_ = numbers.to(torch::kCPU, torch::kInt32).contiguous();

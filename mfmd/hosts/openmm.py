@@ -147,7 +147,13 @@ def load_native():
     if "CUDA" in (openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())):
         on_cuda = LIBRARY_DIR / f"libmfmd_openmm_cuda-{openmm.version.short_version}.so"
         if on_cuda.exists():
-            openmm.Platform.loadPluginLibrary(str(on_cuda))
+            try:
+                openmm.Platform.loadPluginLibrary(str(on_cuda))
+            except openmm.OpenMMException as error:
+                _loaded.discard(str(library))
+                raise HostError(
+                    f"the native force does not load on the platform CUDA ({error}); run `mfmd build-host openmm_cuda`"
+                ) from None
         else:
             warnings.warn("the native force was not compiled for OpenMM's platform CUDA; run `mfmd build-host openmm_cuda`", stacklevel=2)
 

@@ -33,6 +33,8 @@ class MfmdModel(ModelInterface):
     def __init__(self, model, head=None, *, device=None, dtype=torch.float64, precision="single", compute_forces=True, compute_stress=True):
         super().__init__()
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self._device.type == "cuda" and self._device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
         self._dtype, self._compute_forces, self._compute_stress = dtype, compute_forces, compute_stress
         self.engine = Engine(load_model(model), precision, str(self._device))
         self.terms = [(head or self.engine.levels[-1], 1.0)]
@@ -93,8 +95,9 @@ class MfmdModel(ModelInterface):
 
     def _on_host(self, numbers, systems):
         """Atomic numbers and sizes of the systems, copied from the device once as long as the tensors stay the same."""
-        versions = numbers._version, systems._version
-        if self._known is None or self._known[0] is not numbers or self._known[1] is not systems or self._known[2] != versions:
+        inference = numbers.is_inference() or systems.is_inference()  # tensors without a version
+        versions = None if inference else (numbers._version, systems._version)
+        if inference or self._known is None or self._known[0] is not numbers or self._known[1] is not systems or self._known[2] != versions:
             z, idx = numbers.detach().cpu().numpy().astype(np.int32), systems.detach().cpu().numpy()
             if np.any(np.diff(idx) < 0):
                 raise InputError("atoms of a system must follow each other: system_idx goes down")

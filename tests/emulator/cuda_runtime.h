@@ -133,7 +133,7 @@ inline const char* cudaGetErrorString(cudaError_t e) { return e == cudaErrorMemo
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* count) { *count = 1; return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { *device = 0; return cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return cudaErrorInvalidValue; }  // the one device is current, and setting it would replace a host's context
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   const char* wanted = std::getenv("MFMD_EMULATED_MULTIPROCESSORS");
   *value = wanted ? std::atoi(wanted) : 4;
