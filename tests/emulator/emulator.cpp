@@ -43,12 +43,13 @@ void enter() {
   fibers[threadIdx.x].state = ended;
   _longjmp(scheduler, 1);
 }
-void wait(State state) {
+// Not inlined, so that no jump finds changed variables of the caller in registers.
+__attribute__((noinline)) void wait(State state) {
   Fiber& self = fibers[threadIdx.x];
   self.state = state;
   if (!_setjmp(self.place)) _longjmp(scheduler, 1);
 }
-void go_on(Fiber& fiber) {
+__attribute__((noinline)) void go_on(Fiber& fiber) {
   if (_setjmp(scheduler)) return;
   if (fiber.begun) _longjmp(fiber.place, 1);
   fiber.begun = true;
