@@ -56,17 +56,18 @@ __attribute__((noinline)) void go_on(Fiber& fiber) {
   setcontext(&fiber.context);
 }
 
+__attribute__((noinline)) void begin(Fiber& f) {
+  f.state = ready, f.phase = 0, f.begun = false;
+  getcontext(&f.context);
+  f.context.uc_stack.ss_sp = f.stack.get();
+  f.context.uc_stack.ss_size = kStack;
+  f.context.uc_link = nullptr;
+  makecontext(&f.context, enter, 0);
+}
+
 void run_block() {
   const unsigned n = blockDim.x;
-  for (unsigned t = 0; t < n; ++t) {
-    Fiber& f = fibers[t];
-    f.state = ready, f.phase = 0, f.begun = false;
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.get();
-    f.context.uc_stack.ss_size = kStack;
-    f.context.uc_link = nullptr;
-    makecontext(&f.context, enter, 0);
-  }
+  for (unsigned t = 0; t < n; ++t) begin(fibers[t]);
   for (;;) {
     bool moved = false;
     const unsigned offset = static_cast<unsigned>(chance()) % n;
