@@ -17,13 +17,14 @@ test: $(VENV)/built $(VENV)/tested test-emulated
 	$(BIN)/python -m pytest
 
 # --- The CUDA engine without a GPU: its kernels compiled for the CPU, where tests/emulator runs their threads as fibers.
+EMULATED = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_CUDA=emulated \
+  -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 test-emulated: build/emulated/done
 	$(BIN)/python -m pytest --engine build/emulated -k "cuda and not on_a_trained_model" tests/test_cuda.py tests/test_engine.py
 
 build/emulated/done: $(VENV)/tested $(SOURCES) $(shell find tests/emulator -type f)
 	echo "building the emulated CUDA engine"
-	$(BIN)/cmake -S . -B build/emulated -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_CUDA=emulated -DMFMD_WERROR=$(if $(CI),ON,OFF) \
-	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > build/emulated.log
+	$(EMULATED) -B build/emulated -DMFMD_WERROR=$(if $(CI),ON,OFF) > build/emulated.log
 	$(BIN)/cmake --build build/emulated --target _engine >> build/emulated.log || (cat build/emulated.log; false)
 	cp $$($(BIN)/python -c "from mfmd.engine import LIBRARY_DIR; print(LIBRARY_DIR)")/libmfmd_*.so build/emulated
 	touch $@
@@ -90,9 +91,8 @@ sanitize-thread sanitize-address sanitize-undefined: sanitize-%: build/models/do
 
 # The CUDA kernels, emulated, under AddressSanitizer and UBSan.
 sanitize-cuda: build/emulated/done
-	$(BIN)/cmake -S . -B build/emulated-address -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_CUDA=emulated -DMFMD_WERROR=ON \
-	  -DCMAKE_BUILD_TYPE=None "-DCMAKE_CXX_FLAGS=-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
-	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > build/emulated-address.log
+	$(EMULATED) -B build/emulated-address -DMFMD_WERROR=ON -DCMAKE_BUILD_TYPE=None \
+	  "-DCMAKE_CXX_FLAGS=-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" > build/emulated-address.log
 	$(BIN)/cmake --build build/emulated-address --target _engine >> build/emulated-address.log || (cat build/emulated-address.log; false)
 	cp build/emulated/libmfmd_*.so build/emulated-address
 	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \

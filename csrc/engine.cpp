@@ -220,10 +220,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
     add_up(*model_, heads_, head_sums.data(), result);
     if (request.atom_energies) add_up_atoms(*model_, heads_, head_energies_.data(), list_.row_of().data(), s.atoms, s.atoms, result);
-    if (request.error_bars)
-      for (const Term& term : heads_.terms)
-        result.term_errors.push_back(model_->levels()[static_cast<std::size_t>(term.head)].error_bars
-                                         ? error_of(*model_, term.head, s, features_.get(), list_.row_of().data(), w_.F) : NAN);
+    if (request.error_bars) add_errors(*model_, heads_, s, features_.get(), list_.row_of().data(), w_.F, result);
     if (request.forces || request.virial || request.atom_virials) {
       result.forces.assign(3 * n, 0.0);
       if (request.atom_virials) result.atom_virials.assign(9 * n, 0.0);

@@ -355,11 +355,8 @@ template <class T> class Evaluation final : public Workspace::Data {
   std::vector<double> combination() const {
     std::vector<double> out;
     for (const Heads::Used& used : heads_.used) out.push_back(used.weight);
-    for (const Term& term : heads_.terms) {
-      std::vector<double> row(heads_.used.size(), 0.0);
-      for (int h = term.head; h >= 0; h = model_->levels()[static_cast<std::size_t>(h)].relative_to) row[static_cast<std::size_t>(heads_.place[static_cast<std::size_t>(h)])] = 1.0;
-      out.insert(out.end(), row.begin(), row.end());
-    }
+    const std::vector<double> terms = mfmd::combination(*model_, heads_);
+    out.insert(out.end(), terms.begin(), terms.end());
     return out;
   }
   // The same, and which heads they are.
@@ -542,11 +539,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
     const std::vector<int> row_of = fetch(row_of_.get() + first, n);
     if (request.atom_energies) add_up_atoms(*model_, heads_, fetch(energies_.get(), heads_.used.size() * all).data(), row_of.data(), atoms_, s.atoms, result);
-    if (!request.error_bars) return;
-    const std::vector<T> features = fetch(features_.get(), all * static_cast<std::size_t>(w_.F));
-    for (const Term& term : heads_.terms)
-      result.term_errors.push_back(model_->levels()[static_cast<std::size_t>(term.head)].error_bars
-                                       ? error_of(*model_, term.head, s, features.data(), row_of.data(), w_.F) : NAN);
+    if (request.error_bars) add_errors(*model_, heads_, s, fetch(features_.get(), all * static_cast<std::size_t>(w_.F)).data(), row_of.data(), w_.F, result);
   }
 
   const std::shared_ptr<const Model> model_;

@@ -35,6 +35,27 @@ template <class T> double spread_of(const Structure& s, const Level& level, cons
   return bars.scale * bars.calibration * std::sqrt(variance);
 }
 
+template <class T> double error_of(const Model& model, int head, const Structure& s, const T* features, const int* row_of, int channels) {
+  const Level& level = model.levels()[static_cast<std::size_t>(head)];
+  const ErrorBars& bars = model.error_bars(head);
+  const std::size_t F = static_cast<std::size_t>(channels), size = level.elements.size() * (F + 1);
+  if (bars.members) return spread_of(s, level, bars, features, row_of, F);
+  std::vector<double> phi(size, 0.0);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
+    const std::size_t kind = kind_of(level, s.numbers[i]);
+    const T* own = features + static_cast<std::size_t>(row_of[i]) * F;
+    for (std::size_t f = 0; f < F; ++f) phi[kind * (F + 1) + f] += own[f] - bars.isolated[kind * F + f];
+    phi[kind * (F + 1) + F] += 1.0;
+  }
+  double variance = bars.noise * s.atoms;
+  for (std::size_t column = 0; column < size; ++column) {
+    double sum = 0.0;
+    for (std::size_t row = column; row < size; ++row) sum += bars.factor[row * size + column] * phi[row];
+    variance += sum * sum;
+  }
+  return std::sqrt(variance);
+}
+
 }  // namespace
 
 Heads heads_of(const Model& model, const std::vector<Term>& terms) {
@@ -72,6 +93,13 @@ void check_elements(const Model& model, const Heads& heads, const Structure& s) 
   }
 }
 
+std::vector<double> combination(const Model& model, const Heads& heads) {
+  std::vector<double> out(heads.terms.size() * heads.used.size(), 0.0);
+  for (std::size_t t = 0; t < heads.terms.size(); ++t)
+    chain(model, heads.terms[t].head, [&](std::size_t h) { out[t * heads.used.size() + static_cast<std::size_t>(heads.place[h])] = 1.0; });
+  return out;
+}
+
 void add_up(const Model& model, const Heads& heads, const double* head_sums, Result& result) {
   result.energy = 0.0;
   result.term_energies.assign(heads.terms.size(), 0.0);
@@ -96,27 +124,11 @@ void check_forces(const Result& result) {
     if (!std::isfinite(f)) throw InputError("a force is not finite; the structure is far outside what the model was trained on");
 }
 
-template <class T> double error_of(const Model& model, int head, const Structure& s, const T* features, const int* row_of, int channels) {
-  const Level& level = model.levels()[static_cast<std::size_t>(head)];
-  const ErrorBars& bars = model.error_bars(head);
-  const std::size_t F = static_cast<std::size_t>(channels), size = level.elements.size() * (F + 1);
-  if (bars.members) return spread_of(s, level, bars, features, row_of, F);
-  std::vector<double> phi(size, 0.0);
-  for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
-    const std::size_t kind = kind_of(level, s.numbers[i]);
-    const T* own = features + static_cast<std::size_t>(row_of[i]) * F;
-    for (std::size_t f = 0; f < F; ++f) phi[kind * (F + 1) + f] += own[f] - bars.isolated[kind * F + f];
-    phi[kind * (F + 1) + F] += 1.0;
-  }
-  double variance = bars.noise * s.atoms;
-  for (std::size_t column = 0; column < size; ++column) {
-    double sum = 0.0;
-    for (std::size_t row = column; row < size; ++row) sum += bars.factor[row * size + column] * phi[row];
-    variance += sum * sum;
-  }
-  return std::sqrt(variance);
+template <class T> void add_errors(const Model& model, const Heads& heads, const Structure& s, const T* features, const int* row_of, int F, Result& result) {
+  for (const Term& term : heads.terms)
+    result.term_errors.push_back(model.levels()[static_cast<std::size_t>(term.head)].error_bars ? error_of(model, term.head, s, features, row_of, F) : NAN);
 }
-template double error_of<float>(const Model&, int, const Structure&, const float*, const int*, int);
-template double error_of<double>(const Model&, int, const Structure&, const double*, const int*, int);
+template void add_errors<float>(const Model&, const Heads&, const Structure&, const float*, const int*, int, Result&);
+template void add_errors<double>(const Model&, const Heads&, const Structure&, const double*, const int*, int, Result&);
 
 }  // namespace mfmd

@@ -20,12 +20,14 @@ struct Heads {
 Heads heads_of(const Model& model, const std::vector<Term>& terms);
 // InputError for an atom of an element that one of the heads was not trained on.
 void check_elements(const Model& model, const Heads& heads, const Structure& structure);
+// Which used heads each term is the sum of: [terms][used], 0 or 1.
+std::vector<double> combination(const Model& model, const Heads& heads);
 // Energies of the terms and their sum, from the sum over atoms of each used head. InputError for one that is not finite.
 void add_up(const Model& model, const Heads& heads, const double* head_sums, Result& result);
 // Energies of atoms, from energies[used head][rows] of the rows of atoms.
 void add_up_atoms(const Model& model, const Heads& heads, const double* energies, const int* row_of, int rows, int atoms, Result& result);
-// Standard deviation of the energy of a head that has error bars, from the last features, [rows][F]: see ErrorBars.
-template <class T> double error_of(const Model& model, int head, const Structure& structure, const T* features, const int* row_of, int F);
+// Standard deviations of the terms' energies, NaN for heads without error bars, from the last features, [rows][F]: see ErrorBars.
+template <class T> void add_errors(const Model& model, const Heads& heads, const Structure& structure, const T* features, const int* row_of, int F, Result& result);
 // InputError for a force that is not finite.
 void check_forces(const Result& result);
 
