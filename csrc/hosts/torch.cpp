@@ -44,7 +44,11 @@ class Model final : public torch::CustomClassHolder {
     TORCH_CHECK(heads.size() == weights.size(), "mfmd: a weight for each head is needed");
     const torch::Tensor r = positions.detach().to(torch::kFloat64).contiguous(), c = cell.detach().to(positions.device(), torch::kFloat64).contiguous();
     const torch::Tensor z = on_host(numbers), p = pbc.to(torch::kCPU, torch::kBool).contiguous();
+#if defined(MFMD_TORCH_CUDA)
     if (positions.is_cuda()) return enqueue(r, z, c, p, heads, weights, single, positions.scalar_type());
+#else
+    TORCH_CHECK(positions.is_cpu(), "mfmd: the TorchScript host was built against a torch without CUDA; install one with it and run `mfmd build-host torch`");
+#endif
     mfmd::Structure s;
     s.atoms = static_cast<int>(r.size(0));
     s.positions = r.data_ptr<double>();
@@ -88,9 +92,9 @@ class Model final : public torch::CustomClassHolder {
     std::unique_ptr<mfmd::Workspace> workspace;
   };
 
+#if defined(MFMD_TORCH_CUDA)
   std::tuple<torch::Tensor, torch::Tensor, torch::Tensor> enqueue(const torch::Tensor& r, const torch::Tensor& z, const torch::Tensor& c, const torch::Tensor& p,
                                                                   const std::vector<int64_t>& heads, const std::vector<double>& weights, bool single, torch::ScalarType type) {
-#if defined(MFMD_TORCH_CUDA)
     const int cuda = r.device().index(), atoms = static_cast<int>(r.size(0));
     const auto terms = static_cast<int64_t>(heads.size());
     const torch::Tensor energies = torch::empty({terms + 1}, r.options()), forces = torch::empty_like(r), virial = torch::empty({3, 3}, r.options());
@@ -119,10 +123,8 @@ class Model final : public torch::CustomClassHolder {
     }
     TORCH_CHECK(wrong.empty(), "mfmd: ", wrong);
     return {energies.narrow(0, 1, terms), forces.to(type), virial.to(type)};
-#else
-    TORCH_CHECK(false, "mfmd: the TorchScript host was built against a torch without CUDA; install one with it and run `mfmd build-host torch`");
-#endif
   }
+#endif
 
   // Atomic numbers on the CPU, copied there once as long as the tensor stays the same.
   torch::Tensor on_host(const torch::Tensor& numbers) {
