@@ -2,6 +2,7 @@
 
 python examples/study/study.py            all runs, three seeds (some hours); what is done is not done again
 python examples/study/study.py --quick    the main runs of one seed with a small backbone, in ten minutes
+python examples/study/study.py --own      every strategy on a molecule that `mfmd label examples/study/acetone.yaml` has labelled
 python examples/study/report.py           docs/study.md and its figures from the JSON
 """
 
@@ -19,7 +20,6 @@ from rich.console import Console
 from mfmd import data, evaluation, plan, train
 
 RESULTS = Path(__file__).parent / "results"
-FILES = {f"{split}": f"examples/data/{split}.xyz" for split in ("train", "val", "test")}
 ENERGIES = (25, 50, 100, 200, 370)  # cctz energies learned
 KINDS = ("forces", "stress")
 ALONE = {f"{kind}_weight": 0.0 for kind in KINDS}  # energies alone
@@ -29,39 +29,51 @@ EPOCHS = {25: 300, 50: 200, 100: 120, 200: 80, 370: 60, 400: 60}  # of energies 
 class Study:
     """The runs of one seed. A run that goes on from stages of an earlier one takes these over."""
 
-    def __init__(self, out, seed, backbone, epochs, keep_results):
+    def __init__(self, out, seed, backbone, epochs, keep_results, folder=Path("examples/data"), prefix=""):
         self.out, self.seed, self.backbone, self.epochs, self.keep_results = out / str(seed), seed, backbone, epochs, keep_results
+        self.folder, self.prefix, self.known = folder, prefix, {}
 
     def run(self, name, levels, stages=(), after=None, **more):
-        """Train, then errors on the test set per level and molecule; name: of the run, after: of the run whose stages it goes on from."""
-        result = self.keep_results / f"{self.seed}-{name}.json"
-        folder = self.out / name
-        if result.exists() and (folder / "model.pt").exists():
-            return
+        """Errors on the test set, written to results; name: of the run, after: of the run whose stages it goes on from."""
+        self.known[name] = levels, stages, after, more
+        if not self._result(name).exists():
+            self._train(name)
+
+    def _result(self, name):
+        return self.keep_results / f"{self.seed}-{self.prefix}{name}.json"
+
+    def _train(self, name):
+        levels, stages, after, more = self.known[name]
+        folder, result = self.out / name, self._result(name)
         if after is not None:
+            if not (self.out / after / "model.pt").exists():  # its result came with the repository
+                self._train(after)
             for stage in stages:
                 done = self.out / after / stage["name"]
                 if (done / "stage.ckpt").exists() and not (folder / stage["name"]).exists():
                     shutil.copytree(done, folder / stage["name"], ignore=shutil.ignore_patterns("last.ckpt", "best.ckpt"))
+        files = {f"{split}": self.folder / f"{split}.xyz" for split in data.SPLITS}
         config = plan.parse(
             {
                 "out": folder, "seed": self.seed, "resume": True, "backbone": self.backbone, "levels": levels, "stages": list(stages), **more,
-                "data": {**FILES, "atoms": "examples/data/atoms.json", "split_seed": self.seed},
+                "data": {**files, "atoms": self.folder / "atoms.json", "split_seed": self.seed},
             },
             name,
         )  # fmt: skip
         start, cpu = time.time(), time.process_time()
         tables = train.run(config, Console(quiet=True))
+        if result.exists():
+            return
         spent = {"seconds": time.time() - start, "cpu_seconds": time.process_time() - cpu}
-        frames = [s for s in data.read_file(Path(FILES["test"]), config.data, config.levels) if set(s.labels) & set(levels)]
+        frames = [s for s in data.read_file(files["test"], config.data, config.levels) if set(s.labels) & set(levels)]
         points, bars = evaluation.compare(folder / "model.pt", frames)
         rows = {"/".join(key): row for key, row in evaluation.errors(points).items()}
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(
             json.dumps(
                 {
-                    "name": name, "seed": self.seed, "stages": list(stages), **more, "levels": levels, "backbone": self.backbone, **spent, "test": rows,
-                    "val": {"/".join(key): row for key, row in tables["val"].items()},
+                    "name": self.prefix + name, "seed": self.seed, "stages": list(stages), **more, "levels": levels, "backbone": self.backbone, **spent,
+                    "test": rows, "val": {"/".join(key): row for key, row in tables["val"].items()},
                     "calibration": {level: evaluation.calibration(*pair) for level, pair in bars.items()},
                     "threads": torch.get_num_threads(), "machine": platform.machine(), "date": str(date.today()),
                 },
@@ -170,10 +182,27 @@ class Study:
         self.run("auto", {"gfn2": {}, "dft": {}, "cctz": {}}, strategy="auto", train=t)
         self.run("dft-auto", {"gfn2": {}, "dft": {"keep": 400, **ALONE}}, strategy="auto", train=t)
 
+    def strategies(self):
+        """Every strategy for two levels, energies alone at the second; by its plain name, nothing set but epochs."""
+        for strategy in (
+            "auto",
+            "chain-newton",
+            "finetune",
+            "finetune-readout",
+            "replay",
+            "delta",
+            "multihead",
+            "multihead-newton",
+            "single",
+        ):
+            t = {"epochs": self.epochs, "batch_size": 16}
+            self.run(strategy, {"gfn2": {}, "mp2": ALONE}, strategy=strategy, train=t)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--own", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -182,6 +211,9 @@ def main():
         study = Study(Path("runs/study-quick"), 1, "small", 6, Path("runs/study-quick/results"))
         study.main((25, 370))
         study.low_forces()
+        return
+    if args.own:
+        Study(Path("runs/study-own"), 1, "medium", 100, RESULTS, Path("runs/acetone"), "own-").strategies()
         return
     studies = [Study(Path("runs/study"), seed, "medium", 30, RESULTS) for seed in args.seeds]
     for study in studies:  # the main claims for every seed first
