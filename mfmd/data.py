@@ -125,6 +125,8 @@ def read_file(path, config, levels):
     from mfmd import readers  # these import the record from here
 
     energy, length = units.ENERGY[config.energy_unit], units.LENGTH[config.length_unit]
+    if readers.format_of(path) == "multifidelity" and (energy, length) != (1.0, 1.0):
+        raise DataError(f"{path}: each label names its unit itself; leave out data.energy_unit and data.length_unit")
     for frame in readers.read(path, levels):
         structure = Structure(**frame)
         _check_structure(structure)

@@ -1,5 +1,10 @@
 """The same structures and labels from every format, in the units the config declares."""
 
+import io
+import json
+import pickle
+import zlib
+
 import ase.db
 import ase.io
 import numpy as np
@@ -71,7 +76,61 @@ def hdf5(frames, path):
     return ARRAY_LEVELS
 
 
-FORMATS = {"a.extxyz": xyz, "a.db": database, "a.json": database, "a.npz": npz, "a.h5": hdf5}
+def packed(record):
+    """As msgpack-numpy does it."""
+    import msgpack
+
+    return msgpack.packb(
+        {k: {b"nd": True, b"type": v.dtype.str, b"kind": b"", b"shape": v.shape, b"data": v.tobytes()} for k, v in record.items()}
+    )
+
+
+def zipped(record):
+    file = io.BytesIO()
+    np.savez(file, **record)
+    return file.getvalue()
+
+
+def text(record):
+    return zlib.compress(json.dumps({k: v.tolist() for k, v in record.items()}).encode())
+
+
+def parquet(frames, path, encode=packed):
+    """metadata.parquet and data.lmdb of paper 1; gfn2 in eV, cctz in Hartree."""
+    import lmdb
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = []
+    with lmdb.open(str(path.parent / "data.lmdb"), subdir=False, map_size=2**26) as file, file.begin(write=True) as transaction:
+        for k, a in enumerate(frames):
+            record = {"positions": a.positions, "atomic_numbers": a.numbers}
+            common = {"formula": "CH2O", "conformation_idx": k, "n_atoms": len(a)}
+            own = [
+                {
+                    "method": "xtb",
+                    "energy": a.info["energy_gfn2"],
+                    "energy_unit": "eV",
+                    "forces_present": True,
+                    "forces_unit": "Hartree/Bohr",
+                }
+            ]
+            if "energy_cctz" in a.info:
+                hartree = a.info["energy_cctz"] / units.ENERGY["Hartree"]
+                own.append({"method": "cc", "energy": hartree, "energy_unit": "hartree", "forces_present": False, "forces_unit": None})
+            for row in own:
+                atomic = units.ENERGY["Hartree"] / units.LENGTH["Bohr"]
+                more = {"forces": a.arrays["forces_gfn2"] / atomic} if row["forces_present"] else {}
+                transaction.put(str(len(rows)).encode(), encode({**record, **more}))
+                rows.append({**common, **row, "idx": len(rows)})
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path.parent / "metadata.parquet")
+    return {
+        "gfn2": plan.Level(energy="xtb.energy", forces="xtb.forces", stress="-"),
+        "cctz": plan.Level(energy="cc.energy", forces="cc.forces", stress="-"),
+    }
+
+
+FORMATS = {"a.extxyz": xyz, "a.db": database, "a.json": database, "a.npz": npz, "a.h5": hdf5, "metadata.parquet": parquet}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -89,7 +148,7 @@ def test_every_format_holds_the_same(name, frames, tmp_path):
             assert ("cctz" in s.labels) == ("energy_cctz" in a.info)
             if "cctz" in s.labels:
                 assert s.labels["cctz"].energy == pytest.approx(a.info["energy_cctz"], abs=1e-8)
-        assert not s.pbc.any() and name in s.source
+        assert not s.pbc.any() and str(tmp_path) in s.source
 
 
 def test_units_of_the_file(frames, tmp_path):
@@ -124,3 +183,44 @@ def test_files_that_cannot_be_read(frames, tmp_path):
     np.savez(tmp_path / "d.npz", **{**content, "atomic_numbers": content["atomic_numbers"][:-1]})
     with pytest.raises(data.DataError, match=r"\(3,\) atomic numbers for positions of shape \(40, 4, 3\)"):
         read("d.npz")
+
+
+@pytest.mark.parametrize("encode", [packed, zipped, text])
+def test_records_of_the_multifidelity_set(frames, tmp_path, encode):
+    """Whatever they are encoded in, all of it or what a split file lists."""
+    levels = parquet(frames, tmp_path / "metadata.parquet", encode)
+    config = plan.Data(train=[])
+    whole = list(data.read_file(tmp_path / "metadata.parquet", config, levels))
+    assert len(whole) == len(frames) and sum("cctz" in s.labels for s in whole) == sum("energy_cctz" in a.info for a in frames)
+    (tmp_path / "xtb_train_a.json").write_text("[0, 4, 7]")
+    part = list(data.read_file(tmp_path / "xtb_train_a.json", config, levels))
+    assert sum(len(s.labels) for s in part) == 3
+    for s in part:
+        a = frames[int(s.source.rpartition(" ")[2])]
+        np.testing.assert_allclose(s.positions, a.positions, atol=1e-12)
+        for level, label in s.labels.items():
+            assert label.energy == pytest.approx(a.info[f"energy_{level}"], abs=1e-9)
+
+
+def test_a_multifidelity_set_that_cannot_be_read(frames, tmp_path):
+    def read(name="metadata.parquet", **more):
+        return list(data.read_file(tmp_path / name, plan.Data(train=[], **more), levels))
+
+    levels = parquet(frames[:2], tmp_path / "metadata.parquet", pickle.dumps)
+    with pytest.raises(data.DataError, match="conformation 0, xtb: the record is a pickle, which may run anything"):
+        read()
+    with pytest.raises(data.DataError, match="each label names its unit itself; leave out data.energy_unit"):
+        read(energy_unit="Hartree")
+    for name, content in (("cc_train_a.json", "[0, 99]"), ("cc_train_b.json", "{}}")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(data.DataError, match=f"{name}: not a list of idx of .*metadata.parquet"):
+            read(name)
+    parquet(frames[:2], tmp_path / "metadata.parquet", lambda record: packed({k: v for k, v in record.items() if k != "forces"}))
+    with pytest.raises(data.DataError, match=r"the record of idx 0 is not what its row says \(KeyError\('forces'\)\)"):
+        read()
+    (tmp_path / "data.lmdb").write_bytes(b"no such thing")
+    with pytest.raises(data.DataError, match=r"data.lmdb: cannot be read as LMDB"):
+        read()
+    (tmp_path / "metadata.parquet").write_bytes(b"no such thing")
+    with pytest.raises(data.DataError, match=r"metadata.parquet: cannot be read .* wanted are the columns formula"):
+        read()

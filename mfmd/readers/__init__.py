@@ -6,6 +6,7 @@
 | .db, .json | ASE databases |
 | .npz | arrays (Z, R and one a label), as MD17, rMD17 and sGDML have them |
 | .h5, .hdf5 | groups of such arrays, as ANI-1x and ANI-1ccx have them; NaN is a missing label |
+| .parquet | metadata.parquet beside data.lmdb, the set of arXiv 2506.14963; a .json beside these is a list of their idx |
 """
 
 import importlib
@@ -15,7 +16,19 @@ import numpy as np
 
 FORMATS = {
     ".xyz": "extxyz", ".extxyz": "extxyz", ".db": "asedb", ".json": "asedb", ".npz": "arrays", ".h5": "arrays", ".hdf5": "arrays",
+    ".parquet": "multifidelity",
 }  # fmt: skip
+
+
+def format_of(path):
+    """The module that reads a file; DataError where there is none."""
+    from mfmd.data import DataError
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise DataError(f"{path}: the ending {suffix or 'is missing and'} stands for no format; there are {', '.join(FORMATS)}")
+    beside = suffix == ".json" and (Path(path).parent / "metadata.parquet").exists()
+    return "multifidelity" if beside else FORMATS[suffix]
 
 
 def read(path, levels):
@@ -31,11 +44,8 @@ def read(path, levels):
     """
     from mfmd.data import DataError
 
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise DataError(f"{path}: the ending {suffix or 'is missing and'} stands for no format; there are {', '.join(FORMATS)}")
     found = False
-    for structure in importlib.import_module(f"mfmd.readers.{FORMATS[suffix]}").read(path, levels):
+    for structure in importlib.import_module(f"mfmd.readers.{format_of(path)}").read(path, levels):
         found = True
         yield structure
     if not found:
