@@ -6,6 +6,7 @@ before anything is timed, and torchmd-net's TensorNet, with the same weights, ru
 written once over the card's own copy) is that share of the time.
 """
 
+import re
 import statistics
 import warnings
 
@@ -57,8 +58,8 @@ def recorded(run):
 class OnDevice:
     """Structures of one kind on the device, in one batch, with an engine of their own."""
 
-    def __init__(self, path, atoms, copies=1):
-        self.engine, self.sizes, self.pbc = Engine(path, device="cuda"), [len(atoms)] * copies, atoms.pbc
+    def __init__(self, path, atoms, copies=1, precision="single"):
+        self.engine, self.sizes, self.pbc = Engine(path, precision, "cuda"), [len(atoms)] * copies, atoms.pbc
         self.numbers = np.tile(atoms.numbers, copies)
         self.positions = torch.tensor(np.tile(atoms.positions, (copies, 1)), device="cuda")
         self.cells = torch.tensor(np.tile(atoms.cell.array, (copies, 1, 1)), device="cuda")
@@ -113,14 +114,74 @@ def peer_time(model, head, atoms, ours, seconds):
     return best
 
 
-def main(model, path, names, seconds, peers):
+def stage_floors(atoms, pairs, F, L, hidden):
+    """{stage: (FLOP, bytes)} as `inference.floors` counts them, of stages that are kernels of their own here."""
+    of = inference.floors(atoms, pairs, F, L, hidden)
+    features, dense, gates = 4 * 9 * F * atoms, 18 * F * F * atoms, 16 * F * F * atoms
+    kept = 4 * (9 * F + 16) * atoms  # what the gates' reverse needs
+    return {
+        "embedding_gather": of["embedding_gather"],
+        "embedding_mix": (dense + gates, 3 * features + kept),
+        "mixing": (L * dense, 2 * L * features),
+        "message": of["message"],
+        "product": (L * dense, 5 * L * features),
+        "readout": ((12 * F * F + 4 * F * hidden) * atoms, 2 * features),
+        "product_reverse": (L * dense, 6 * L * features),
+        "message_reverse": of["message_reverse"],
+        "mixing_reverse": (L * dense, 4 * L * features),
+        "embedding_mix_reverse": (dense + gates, 4 * features + kept),
+        "embedding_gather_reverse": of["embedding_gather_reverse"],
+    }
+
+
+def print_stages(path, model, names, flops, bandwidth):
+    """Time of every stage's kernels within replays of a graph, and how much of it the larger of its two floors is."""
+    F, L, hidden = model.backbone.embedding.pair.out_features, len(model.backbone.layers), model.heads["low"].hidden.out_features
+    for name in names:
+        atoms = inference.system(name)
+        graph, replays, times = recorded(OnDevice(path, atoms)), 20, {}
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(replays):
+                graph.replay()
+            torch.cuda.synchronize()
+        for kernel in profile.key_averages():
+            stage = re.search(r"(\w+)_kernel\b", kernel.key)
+            stage = stage[1] if stage else "list, sums and copies"
+            times[stage] = times.get(stage, 0.0) + kernel.device_time_total / replays
+        work = stage_floors(len(atoms), inference.count_pairs(atoms), F, L, hidden)
+        print(f"\n{name}\n\n| stage | µs | share | TFLOP/s | TB/s | floor |\n|---|---|---|---|---|---|")
+        for stage in (*work, "list, sums and copies"):
+            t, rest = times[stage], ["", "", ""]
+            if stage in work:
+                arithmetic, traffic = work[stage]
+                floor = 1e6 * max(arithmetic / flops / 1e12, traffic / bandwidth / 1e12)
+                rest = [f"{arithmetic / t / 1e6:.1f}", f"{traffic / t / 1e6:.2f}", f"{100 * floor / t:.0f} %"]
+            print(f"| {stage} | {t:.4g} | {100 * t / sum(times.values()):.0f} % | {' | '.join(rest)} |", flush=True)
+
+
+def main(model, path, names, seconds, peers, stages):
     flops, bandwidth = ceilings()
     F, L, hidden = model.backbone.embedding.pair.out_features, len(model.backbone.layers), model.heads["low"].hidden.out_features
     card = torch.cuda.get_device_name()
     print(f"{card}: {flops:.1f} TFLOP/s (sgemm, fp32), {bandwidth:.2f} TB/s (copy)\n")
-    print(
-        "| system | atoms | ms | µs/atom | TFLOP/s | TB/s | floor | ns/day at 0.5 fs | GB | torchmd-net, ms | ratio |\n|---|---|---|---|---|---|---|---|---|---|---|"
-    )
+    if stages:
+        return print_stages(path, model, names, flops, bandwidth)
+    columns = [
+        "system",
+        "atoms",
+        "ms",
+        "µs/atom",
+        "TFLOP/s",
+        "TB/s",
+        "floor",
+        "ns/day at 0.5 fs",
+        "GB",
+        "TF32, ms",
+        "its error",
+        "torchmd-net, ms",
+        "ratio",
+    ]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     head = model.heads["low"].float()
     for name in names:
         atoms = inference.system(name)
@@ -141,23 +202,18 @@ def main(model, path, names, seconds, peers):
         work = inference.floors(len(atoms), pairs, F, L, hidden)
         arithmetic, traffic = (sum(stage[k] for stage in work.values()) for k in (0, 1))
         floor = max(arithmetic / flops / 1e9, traffic / bandwidth / 1e9)
+        rounded = OnDevice(path, atoms, precision="tf32")
+        rounded()
+        error = np.abs(rounded.forces.cpu().numpy() - forces).max() / np.abs(forces).max()
         peer = peer_time(model, head, atoms, forces, seconds) if peers and len(atoms) <= 25000 else None
         beside = [f"{peer[0]:.3g} ({peer[1]})", f"{peer[0] / time:.1f}"] if peer else ["", ""]
         cells = [
-            name,
-            len(atoms),
-            f"{time:.4g}",
-            f"{1e3 * time / len(atoms):.3g}",
-            f"{arithmetic / time / 1e9:.1f}",
-            f"{traffic / time / 1e9:.2f}",
-        ]
-        print(
-            "| "
-            + " | ".join(map(str, [*cells, f"{100 * floor / time:.0f} %", f"{0.5e-6 * 86400e3 / time:.3g}", f"{gigabytes:.1f}", *beside]))
-            + " |",
-            flush=True,
-        )
-        del run
+            name, len(atoms), f"{time:.4g}", f"{1e3 * time / len(atoms):.3g}", f"{arithmetic / time / 1e9:.1f}", f"{traffic / time / 1e9:.2f}",
+            f"{100 * floor / time:.0f} %", f"{0.5e-6 * 86400e3 / time:.3g}", f"{gigabytes:.1f}", f"{elapsed(recorded(rounded).replay, seconds):.4g}", f"{error:.0e}",
+            *beside,
+        ]  # fmt: skip
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        del run, rounded
     one, many = (elapsed(recorded(OnDevice(path, inference.system("ethanol"), copies)).replay, seconds) for copies in (1, 1000))
     print(
         f"\n1000 ethanols in one batch: {many:.3g} ms, {1000 * one / many:.0f} times as many a second as one at a time ({1e3 * one:.0f} µs)"

@@ -317,7 +317,7 @@ def main():
             import cuda
 
             names = args.systems if args.systems != every else [*every, "water-99999", "water-999999"]
-            return cuda.main(model, path, names, args.seconds, not args.no_peers)
+            return cuda.main(model, path, names, args.seconds, not args.no_peers, args.stages)
         if args.stages:
             return print_stages(path, model, args.systems if args.systems != every else ["ethanol", "water-648"], peak, args.seconds)
         peers = None

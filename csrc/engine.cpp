@@ -278,6 +278,7 @@ Workspace::Workspace(std::shared_ptr<const Model> model, Options options) {
 #else
   if (options.cuda >= 0) throw InputError("this build of the engine has no CUDA; build it where nvcc is, or use the CPU");
 #endif
+  if (options.precision == Precision::tf32) throw InputError("precision tf32 is for the tensor cores of a CUDA device; on the CPU use single");
   if (options.precision == Precision::single_) data_.reset(new Evaluation<float>(std::move(model), options));
   else data_.reset(new Evaluation<double>(std::move(model), options));
 }

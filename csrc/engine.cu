@@ -92,7 +92,7 @@ class OnDevice {
 // the device that is not the next one's.
 template <class T> class DeviceWeights {
  public:
-  DeviceWeights(const Weights<T>& host, cudaStream_t stream) {
+  DeviceWeights(const Weights<T>& host, bool tf32, cudaStream_t stream) {
     std::size_t bytes = 0;
     place(host, [&](const void*, std::size_t size) -> void* { bytes += aligned(size); return nullptr; });
     memory_.resize(bytes);
@@ -104,6 +104,7 @@ template <class T> class DeviceWeights {
       return to;
     });
     check(cudaStreamSynchronize(stream), "a copy of the weights");
+    weights_.tf32 = tf32;
   }
   const Weights<T>& get() const { return weights_; }
 
@@ -153,7 +154,7 @@ int rounded(double room) { return (static_cast<int>(room) + 7) / 8 * 8; }
 template <class T> class Evaluation final : public Workspace::Data {
  public:
   Evaluation(std::shared_ptr<const Model> model, const Options& options)
-      : model_(std::move(model)), options_(options), weights_(model_->template weights<T>(), own_.stream), w_(weights_.get()) {
+      : model_(std::move(model)), options_(options), weights_(model_->template weights<T>(), options.precision == Precision::tf32, own_.stream), w_(weights_.get()) {
     const Weights<T>& host = model_->template weights<T>();
     for (int h = 0; h < host.n_heads; ++h)
       if (!host.heads[h].linear) widest_ = std::max(widest_, host.heads[h].hidden.out);
@@ -592,8 +593,8 @@ std::unique_ptr<Workspace::Data> workspace(std::shared_ptr<const Model> model, c
     throw InputError("there is no CUDA device number " + std::to_string(options.cuda) + "; this machine has " + std::to_string(cuda_devices()));
   if (!options.tables) throw InputError("a CUDA device evaluates radial functions from tables; exactly, the CPU does");
   const OnDevice here(options.cuda);
-  if (options.precision == Precision::single_) return std::make_unique<Evaluation<float>>(std::move(model), options);
-  return std::make_unique<Evaluation<double>>(std::move(model), options);
+  if (options.precision == Precision::double_) return std::make_unique<Evaluation<double>>(std::move(model), options);
+  return std::make_unique<Evaluation<float>>(std::move(model), options);
 }
 
 }  // namespace cuda

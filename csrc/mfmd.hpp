@@ -137,7 +137,8 @@ struct DeviceResults {
   double* virials = nullptr;   // [systems][3][3], device, eV; null: none
 };
 
-enum class Precision { single_, double_ };
+// tf32: single, but the tensor cores of a CUDA device, which round factors to ten bits, do the products of the backbone but its read-out; not on the CPU.
+enum class Precision { single_, double_, tf32 };
 
 struct Options {
   Precision precision = Precision::single_;

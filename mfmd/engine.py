@@ -19,6 +19,7 @@ except ImportError as error:
 ModelFileError = _engine.ModelFileError
 InputError = _engine.InputError
 LIBRARY_DIR = Path(_engine.__file__).parent
+PRECISIONS = ("single", "double", "tf32")
 CLOSEST = _engine.closest  # Å; atoms nearer to each other are refused
 
 
@@ -117,7 +118,8 @@ class Engine:
     Parameters
     ----------
     model : path, bytes or model (see `load_model`)
-    precision : "single" or "double"; E0 and total energies are double in both
+    precision : "single", "double" or, on a CUDA device, "tf32": single, but with the backbone's matrix products by tensor cores, which round
+        factors to ten bits of mantissa. E0 and total energies are double in all
     device : "cpu", "cuda" or "cuda:1"
     threads : at most this many; None for every core of the process. Results do not depend on it.
     radial : "table" (quintic Hermite, errs by some 1e-7 in the forces) or "exact" (slow, the reference)
@@ -132,8 +134,8 @@ class Engine:
     """
 
     def __init__(self, model, precision="single", device="cpu", threads=None, radial="table", skin=1.0):
-        if precision not in ("single", "double"):
-            raise InputError(f"precision is {precision!r}; it must be 'single' or 'double'")
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
         kind, _, number = str(device).partition(":")
         if kind not in ("cpu", "cuda") or not (number.isdigit() or not number):
             raise InputError(f"device is {device!r}; it must be 'cpu', 'cuda' or 'cuda:' and a number")
@@ -142,7 +144,7 @@ class Engine:
         self.model = load_model(model)
         self.precision, self.device, self.threads, self.skin = precision, device, default_threads() if threads is None else threads, skin
         self._workspace = _engine.Workspace(
-            self.model, precision == "single", self.threads, radial == "table", skin, int(number or 0) if kind == "cuda" else -1
+            self.model, precision, self.threads, radial == "table", skin, int(number or 0) if kind == "cuda" else -1
         )
 
     @property

@@ -5,6 +5,8 @@ import pytest
 from ase import Atoms
 from conftest import dimer, ethanol, need, random_cell, random_model, write
 
+from mfmd.engine import Engine, InputError
+
 pytest.importorskip("torch")
 
 OPTIONS = {"terms": [("high", 1.0), ("low", 0.5)], "virial": True, "atom_energies": True}
@@ -16,8 +18,6 @@ def _device():
 
 
 def engines(path, precision="double", **options):
-    from mfmd.engine import Engine
-
     return Engine(path, precision, "cuda", **options), Engine(path, precision, "cpu", **options)
 
 
@@ -46,6 +46,20 @@ def test_single_precision(model_file):
     """Forces here are ten times a molecule's."""
     for atoms in (ethanol(), random_cell(5, atoms=20)):
         check(*engines(model_file, "single"), atoms, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [16, 48])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_tf32(tmp_path, channels, rank):
+    """Products by tensor cores: as far from double as factors of ten bits are, and no farther; the same bits every time."""
+    path = write(random_model(1, channels, 2, 4.5, rank, 12), tmp_path / "m.pt")
+    for atoms in (ethanol(), random_cell(5, atoms=7)):
+        double, single, tf32, again = (
+            Engine(path, precision, "cuda").compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, **OPTIONS)["forces"]
+            for precision in ("double", "single", "tf32", "tf32")
+        )
+        assert 10 * np.abs(single - double).max() < np.abs(tf32 - double).max() < 5e-3 * np.abs(double).max()
+        assert np.array_equal(tf32, again)
 
 
 @pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, True, False), (False, False, False)])
@@ -106,8 +120,6 @@ def test_weights_change_without_a_new_graph(model_file):
 
 
 def test_faults_have_the_same_sentence(model_file):
-    from mfmd.engine import InputError
-
     bad = dimer(1.0), dimer(0.3), dimer(1.0), random_cell(4, atoms=5), random_cell(4, atoms=5)
     bad[0].positions[1, 2] = np.nan
     bad[2].numbers[1] = 92
@@ -123,12 +135,14 @@ def test_faults_have_the_same_sentence(model_file):
 
 
 def test_options_it_has_not(model_file):
-    from mfmd.engine import Engine, InputError
-
     with pytest.raises(InputError, match="no CUDA device number 99"):
         Engine(model_file, device="cuda:99")
     with pytest.raises(InputError, match="from tables"):
         Engine(model_file, device="cuda", radial="exact")
+    with pytest.raises(InputError, match="tf32 is for the tensor cores"):
+        Engine(model_file, "tf32")
+    with pytest.raises(InputError, match="must be one of single, double, tf32"):
+        Engine(model_file, "half")
 
 
 class OnDevice:
@@ -195,8 +209,6 @@ def test_structures_on_the_device(model_file, small):
 
 def test_a_step_that_fails_on_the_device_gives_no_numbers(model_file):
     """Atoms that overlap, then neighbours that have no room: not numbers, then a sentence or more room; and right again afterwards."""
-    from mfmd.engine import InputError
-
     cuda, cpu = engines(model_file)
     atoms = random_cell(1, atoms=8)
     steps = OnDevice(cuda, [atoms], [("high", 1.0)])
@@ -218,8 +230,6 @@ def test_a_step_that_fails_on_the_device_gives_no_numbers(model_file):
 
 def test_host_and_device_take_turns(model_file):
     """One engine, structures of either: what one does or is refused leaves nothing for the other."""
-    from mfmd.engine import InputError
-
     cuda, cpu = engines(model_file)
     atoms = random_cell(1, atoms=8)
     steps = OnDevice(cuda, [atoms], [("high", 1.0)])
@@ -240,8 +250,6 @@ def test_host_and_device_take_turns(model_file):
 
 def test_within_a_graph_of_the_caller(model_file):
     import torch
-
-    from mfmd.engine import InputError
 
     if not torch.cuda.is_available():
         pytest.skip("CUDA graphs of torch need a GPU")
@@ -266,8 +274,6 @@ def test_within_a_graph_of_the_caller(model_file):
 
 
 def test_structures_on_the_device_are_checked(model_file):
-    from mfmd.engine import Engine, InputError
-
     cuda, _ = engines(model_file)
     box = random_cell(1, atoms=4)
     steps = OnDevice(cuda, [box], [("low", 1.0)])

@@ -163,16 +163,16 @@ PYBIND11_MODULE(_engine, m) {
       .def_property_readonly("sha256", &mfmd::Model::sha256);
 
   py::class_<Workspace>(m, "Workspace")
-      .def(py::init([](std::shared_ptr<mfmd::Model> model, bool single, int threads, bool tables, double skin, int cuda) {
+      .def(py::init([](std::shared_ptr<mfmd::Model> model, const std::string& precision, int threads, bool tables, double skin, int cuda) {
              mfmd::Options options;
-             options.precision = single ? mfmd::Precision::single_ : mfmd::Precision::double_;
+             options.precision = precision == "double" ? mfmd::Precision::double_ : precision == "tf32" ? mfmd::Precision::tf32 : mfmd::Precision::single_;
              options.threads = threads;
              options.tables = tables;
              options.skin = skin;
              options.cuda = cuda;
              return std::make_unique<Workspace>(std::move(model), options);
            }),
-           py::arg("model"), py::arg("single"), py::arg("threads"), py::arg("tables"), py::arg("skin"), py::arg("cuda"))
+           py::arg("model"), py::arg("precision"), py::arg("threads"), py::arg("tables"), py::arg("skin"), py::arg("cuda"))
       .def_property_readonly("rebuilds", [](const Workspace& w) { return w.core.rebuilds(); })
       .def_property_readonly("stage_times", [](const Workspace& w) { return w.core.stage_times(); })
       .def("evaluate", &evaluate, py::arg("structures"), py::arg("terms"), py::arg("forces"), py::arg("virial"), py::arg("atom_energies"),

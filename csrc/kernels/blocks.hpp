@@ -2,6 +2,8 @@
 // with matrices out of its shared memory.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda.hpp"
 
 namespace mfmd {
@@ -14,6 +16,7 @@ constexpr std::size_t kBlockMemory = 76 * 1024;   // bytes of shared memory: thr
 
 template <class T> struct Block {
   int R, C, F, atoms;  // atoms: of one block
+  bool tf32;
   __device__ int begin() const { return static_cast<int>(blockIdx.x) * atoms; }
   __device__ int count(int rows) const { return rows - begin() < atoms ? rows - begin() : atoms; }
   // Where channel f of component 0 of a row's features lies; the other components follow at steps of 16.
@@ -32,12 +35,50 @@ inline void over_atoms(void (*kernel)(P...), const Weights<T>& w, int numbers, i
   const std::size_t bytes = static_cast<std::size_t>(numbers) * sizeof(T);
   int atoms = kBlockAtoms;
   while (atoms > 1 && (atoms * bytes > kBlockMemory || (rows + atoms - 1) / atoms < multiprocessors())) atoms /= 2;
-  const Block<T> block{w.R, w.C, w.F, atoms};
+  const Block<T> block{w.R, w.C, w.F, atoms, w.tf32};
   launch(kernel, dim3(static_cast<unsigned>((rows + atoms - 1) / atoms)), kThreads, atoms * bytes, stream, block, rows, arguments...);
 }
 
+// y = x w + b by the tensor cores, a tile of 16 x 16 a warp: x(row) is a row in shared memory; write(row, column, four values). `in` and `out` are
+// multiples of 16. A lane reads four numbers of x side by side, so that what a tile calls its k is another order of the same sum.
+template <class Row, class Write>
+__device__ inline void tiles(int rows, int in, int out, const float* w, const float* b, const Row& x, const Write& write) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, columns = out / 16, tasks = (rows + 15) / 16 * columns;
+  for (int task = threadIdx.x / 32; task < tasks; task += blockDim.x / 32) {
+    const int row0 = task / columns * 16, column0 = task % columns * 16, low = row0 + g, high = low + 8;
+    const float *x_low = x(low < rows ? low : rows - 1), *x_high = x(high < rows ? high : rows - 1);
+    float c[2][4] = {};
+    for (int k = 4 * t; k < in; k += 16) {
+      const Four<float> a_low = load(x_low + k), a_high = load(x_high + k);
+      const float* wk = w + static_cast<std::size_t>(k) * out + column0 + g;
+#pragma unroll
+      for (int step = 0; step < 4; step += 2) {
+        const float a[4] = {a_low.v[step], a_high.v[step], a_low.v[step + 1], a_high.v[step + 1]};
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float bk[2] = {wk[step * out + 8 * half], wk[(step + 1) * out + 8 * half]};
+          multiply_tile(c[half], a, bk);
+        }
+      }
+    }
+    const bool odd = t % 2;  // two lanes have four columns of both rows: the even one writes the first row, the odd one the second
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float *own = c[half] + (odd ? 2 : 0), *other = c[half] + (odd ? 0 : 2);
+      const float sent[2] = {other[0], other[1]};
+      const float got[2] = {__shfl_xor_sync(kWarp, sent[0], 1), __shfl_xor_sync(kWarp, sent[1], 1)};
+      const int row = odd ? high : low, column = column0 + 8 * half + t / 2 * 4;
+      Four<float> v = odd ? Four<float>{{got[0], got[1], own[0], own[1]}} : Four<float>{{own[0], own[1], got[0], got[1]}};
+      if (b) v += load(b + column);
+      if (row < rows) write(row, column, v);
+    }
+  }
+}
+
 // y = x w + b: x in shared memory, rows one behind the other; write(row, column, four values).
-template <class T, class Write> __device__ inline void dense(const T* x, const T* w, const T* b, int rows, int in, int out, const Write& write) {
+template <class T, class Write> __device__ inline void dense(bool tf32, const T* x, const T* w, const T* b, int rows, int in, int out, const Write& write) {
+  if constexpr (std::is_same_v<T, float>)
+    if (tf32) return tiles(rows, in, out, w, b, [&](int row) { return x + static_cast<std::size_t>(row) * in; }, write);
   const int quads = out / 4, tasks = (rows + kRows - 1) / kRows * quads;
   for (int task = threadIdx.x; task < tasks; task += blockDim.x) {
     const int row0 = task / quads * kRows, column = task % quads * 4;
@@ -67,6 +108,17 @@ template <class T, class Write> __device__ inline void dense(const T* x, const T
 // four values).
 template <class T, class Write> __device__ inline void mix(const Block<T>& block, const Mixers<T>& mixers, const T* x, int atoms, const Write& write) {
   const int R = block.R, C = block.C, F = block.F, quads = F / 4;
+  if constexpr (std::is_same_v<T, float>)
+    if (block.tf32) {
+#pragma unroll
+      for (int part = 0; part < kMaxParts; ++part) {
+        if (part >= R) continue;
+        const int size = tensor::size(part), first = tensor::first(part);
+        tiles(atoms * size, F, F, mixers.part[part], nullptr, [&](int row) { return x + (row / size * C + first + row % size) * F; },
+              [&](int row, int f, const Four<float>& v) { write(row / size, first + row % size, f, v); });
+      }
+      return;
+    }
   const auto groups = [&](int part) { return part < R ? (atoms * tensor::size(part) + kRows - 1) / kRows : 0; };  // of rows
   const int until1 = groups(0), until2 = until1 + groups(1), until3 = until2 + groups(2);
   for (int task = threadIdx.x; task < until3 * quads; task += blockDim.x) {

@@ -57,6 +57,23 @@ template <class T> __device__ inline T warp_sum(T x) {
   return x;
 }
 
+// c += a b of a warp's tile by the tensor cores: a 16 x 8, b 8 x 8, c 16 x 8, their factors rounded to TF32. Lane 4 g + t has of a the rows g and
+// g + 8 at t, then both at t + 4, of b column g at t and t + 4, of c the columns 2 t and 2 t + 1 of row g, then of row g + 8 (PTX ISA, mma.m16n8k8).
+#if defined(__CUDACC__)
+__device__ inline unsigned tf32(float x) {
+  unsigned rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
+  return rounded;
+}
+__device__ inline void multiply_tile(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(tf32(a[0])), "r"(tf32(a[1])), "r"(tf32(a[2])), "r"(tf32(a[3])), "r"(tf32(b[0])), "r"(tf32(b[1])));
+}
+#else
+using emulator::multiply_tile;
+#endif
+
 // Calls body with the rank as a compile-time constant.
 template <int RANK> struct Rank { static constexpr int value = RANK; };
 template <class Body> inline void with_rank(int rank, const Body& body) {

@@ -13,7 +13,7 @@ template <class T> struct Elements {  // weights that elements decide
 };
 
 template <int RANK, class T>
-__global__ void __launch_bounds__(kGatherThreads, 2) gather(Table<T> table, Pairs<T> pairs, int rows, Elements<T> elements, const int* slot, T* raw) {
+__global__ void __launch_bounds__(kGatherThreads, 2) embedding_gather_kernel(Table<T> table, Pairs<T> pairs, int rows, Elements<T> elements, const int* slot, T* raw) {
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, elements.F);
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kGatherThreads, 2) gather(Table<T> table, Pair
 // Of each pair of atoms once: dE/dd through the radial functions, and dE/du.
 template <int RANK, class T>
 __global__ void __launch_bounds__(kGatherThreads, 2)
-    gather_reverse(Table<T> table, Pairs<T> pairs, int rows, Elements<T> elements, const int* slot, const T* araw, T* slope, T* turn, bool first) {
+    embedding_gather_reverse_kernel(Table<T> table, Pairs<T> pairs, int rows, Elements<T> elements, const int* slot, const T* araw, T* slope, T* turn, bool first) {
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, elements.F);
@@ -103,7 +103,7 @@ template <class T> struct Gates {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    mix_forward(Block<T> block, int rows, Mixers<T> mixers, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, T* x, T* mixed, T* kept) {
+    embedding_mix_kernel(Block<T> block, int rows, Mixers<T> mixers, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, T* x, T* mixed, T* kept) {
   const int F = block.F, C = block.C, begin = block.begin(), atoms = block.count(rows);
   T *in = shared<T>(), *scaled = in + block.atoms * C * F, *hidden = scaled + block.atoms * F;
   for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
@@ -123,14 +123,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (threadIdx.x % 32 == 0) *g.inverse = inverse;
   }
   __syncthreads();
-  dense(scaled, gate0.w, gate0.b, atoms, F, 2 * F, [&](int a, int f, Four<T> v) {
+  dense(block.tf32, scaled, gate0.w, gate0.b, atoms, F, 2 * F, [&](int a, int f, Four<T> v) {
     Four<T> slope;
     for (int k = 0; k < 4; ++k) v.v[k] = silu(v.v[k], slope.v[k]);
     store(hidden + a * 2 * F + f, v);
     store(Gates<T>(block, kept, begin + a).slope1 + f, slope);
   });
   __syncthreads();
-  dense(hidden, gate1.w, gate1.b, atoms, 2 * F, block.R * F, [&](int a, int f, Four<T> v) {
+  dense(block.tf32, hidden, gate1.w, gate1.b, atoms, 2 * F, block.R * F, [&](int a, int f, Four<T> v) {
     Four<T> slope;
     for (int k = 0; k < 4; ++k) v.v[k] = silu(v.v[k], slope.v[k]);
     const Gates<T> g(block, kept, begin + a);
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    mix_reverse(Block<T> block, int rows, Mixers<T> mixers, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, const T* mixed, const T* kept, const T* ax, T* araw) {
+    embedding_mix_reverse_kernel(Block<T> block, int rows, Mixers<T> mixers, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, const T* mixed, const T* kept, const T* ax, T* araw) {
   const int F = block.F, C = block.C, R = block.R, begin = block.begin(), atoms = block.count(rows);
   T *amixed = shared<T>(), *agate = amixed + block.atoms * C * F, *ahidden = agate + block.atoms * R * F, *anorm = ahidden + block.atoms * 2 * F;
   const auto gates = [&](int a) { return Gates<T>(block, const_cast<T*>(kept), begin + a); };
@@ -166,10 +166,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
   __syncthreads();
-  dense(agate, gate1.wt, static_cast<const T*>(nullptr), atoms, R * F, 2 * F,
+  dense(block.tf32, agate, gate1.wt, static_cast<const T*>(nullptr), atoms, R * F, 2 * F,
         [&](int a, int f, const Four<T>& v) { store(ahidden + a * 2 * F + f, v * load(gates(a).slope1 + f)); });
   __syncthreads();
-  dense(ahidden, gate0.wt, static_cast<const T*>(nullptr), atoms, 2 * F, F, [&](int a, int f, const Four<T>& v) { store(anorm + a * F + f, v); });
+  dense(block.tf32, ahidden, gate0.wt, static_cast<const T*>(nullptr), atoms, 2 * F, F, [&](int a, int f, const Four<T>& v) { store(anorm + a * F + f, v); });
   __syncthreads();
   for (int a = threadIdx.x / 32; a < atoms; a += kThreads / 32)
     layer_norm_reverse(norm, gates(a).normal, *gates(a).inverse, anorm + a * F, F, anorm + a * F);
@@ -184,19 +184,19 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 template <class T> void embedding_gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, T* raw, int rows, cudaStream_t stream) {
   const Elements<T> elements{w.pair, w.self_embedding, w.slots, w.F};
-  with_rank(w.rank, [&](auto rank) { over_pairs(gather<decltype(rank)::value, T>, w, -1, pairs, rows, stream, elements, slot, raw); });
+  with_rank(w.rank, [&](auto rank) { over_pairs(embedding_gather_kernel<decltype(rank)::value, T>, w, -1, pairs, rows, stream, elements, slot, raw); });
 }
 template <class T>
 void embedding_gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, const T* araw, T* slope, T* turn, bool first, int rows, cudaStream_t stream) {
   const Elements<T> elements{w.pair, w.self_embedding, w.slots, w.F};
-  with_rank(w.rank, [&](auto rank) { over_pairs(gather_reverse<decltype(rank)::value, T>, w, -1, pairs, rows, stream, elements, slot, araw, slope, turn, first); });
+  with_rank(w.rank, [&](auto rank) { over_pairs(embedding_gather_reverse_kernel<decltype(rank)::value, T>, w, -1, pairs, rows, stream, elements, slot, araw, slope, turn, first); });
 }
 template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T* mixed, T* kept, int rows, cudaStream_t stream) {
-  over_atoms(mix_forward<T>, w, (w.C + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix), w.embedding_norm, w.gate[0], w.gate[1], raw, x, mixed, kept);
+  over_atoms(embedding_mix_kernel<T>, w, (w.C + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix), w.embedding_norm, w.gate[0], w.gate[1], raw, x, mixed, kept);
 }
 template <class T>
 void embedding_mix_reverse(const Weights<T>& w, const T* raw, const T* mixed, const T* kept, const T* ax, T* araw, int rows, cudaStream_t stream) {
-  over_atoms(mix_reverse<T>, w, (w.C + w.R + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix, true), w.embedding_norm, w.gate[0], w.gate[1], raw, mixed, kept, ax, araw);
+  over_atoms(embedding_mix_reverse_kernel<T>, w, (w.C + w.R + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix, true), w.embedding_norm, w.gate[0], w.gate[1], raw, mixed, kept, ax, araw);
 }
 
 #define MFMD_INSTANTIATE(T)                                                                                             \

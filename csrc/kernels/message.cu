@@ -6,7 +6,7 @@ namespace cuda {
 
 namespace {
 
-template <int RANK, class T> __global__ void __launch_bounds__(kGatherThreads, 2) forward(Table<T> table, Pairs<T> pairs, int rows, const T* self, int F, const T* y, T* m) {
+template <int RANK, class T> __global__ void __launch_bounds__(kGatherThreads, 2) message_kernel(Table<T> table, Pairs<T> pairs, int rows, const T* self, int F, const T* y, T* m) {
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, F);
@@ -28,7 +28,7 @@ template <int RANK, class T> __global__ void __launch_bounds__(kGatherThreads, 2
 
 template <int RANK, class T>
 __global__ void __launch_bounds__(kGatherThreads, 2)
-    reverse(Table<T> table, Pairs<T> pairs, int rows, const T* self, int F, const T* y, const T* am, T* ay, T* slope, bool first) {
+    message_reverse_kernel(Table<T> table, Pairs<T> pairs, int rows, const T* self, int F, const T* y, const T* am, T* ay, T* slope, bool first) {
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, F);
@@ -72,11 +72,11 @@ __global__ void __launch_bounds__(kGatherThreads, 2)
 }  // namespace
 
 template <class T> void message(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m, int rows, cudaStream_t stream) {
-  with_rank(w.rank, [&](auto rank) { over_pairs(forward<decltype(rank)::value, T>, w, l, pairs, rows, stream, w.layers[l].self, w.F, y, m); });
+  with_rank(w.rank, [&](auto rank) { over_pairs(message_kernel<decltype(rank)::value, T>, w, l, pairs, rows, stream, w.layers[l].self, w.F, y, m); });
 }
 template <class T>
 void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, const T* am, T* ay, T* slope, bool first, int rows, cudaStream_t stream) {
-  with_rank(w.rank, [&](auto rank) { over_pairs(reverse<decltype(rank)::value, T>, w, l, pairs, rows, stream, w.layers[l].self, w.F, y, am, ay, slope, first); });
+  with_rank(w.rank, [&](auto rank) { over_pairs(message_reverse_kernel<decltype(rank)::value, T>, w, l, pairs, rows, stream, w.layers[l].self, w.F, y, am, ay, slope, first); });
 }
 
 #define MFMD_INSTANTIATE(T)                                                                           \

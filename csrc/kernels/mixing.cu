@@ -6,7 +6,7 @@ namespace cuda {
 
 namespace {
 
-template <class T> __global__ void __launch_bounds__(kThreads, 2) forward(Block<T> block, int rows, Mixers<T> mixers, const T* x, T* y) {
+template <class T> __global__ void __launch_bounds__(kThreads, 2) mixing_kernel(Block<T> block, int rows, Mixers<T> mixers, const T* x, T* y) {
   const int F = block.F, C = block.C;
   const int begin = block.begin(), atoms = block.count(rows);
   T* scaled = shared<T>();
@@ -21,7 +21,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, 2) forward(Block<
   mix(block, mixers, scaled, atoms, [&](int a, int k, int f, const Four<T>& v) { store(y + block.at(begin + a, f) + k * kSlab, v); });
 }
 
-template <class T> __global__ void __launch_bounds__(kThreads, 2) reverse(Block<T> block, int rows, Mixers<T> mixers, const T* x, const T* ay, T* ax) {
+template <class T> __global__ void __launch_bounds__(kThreads, 2) mixing_reverse_kernel(Block<T> block, int rows, Mixers<T> mixers, const T* x, const T* ay, T* ax) {
   const int F = block.F, C = block.C;
   const int begin = block.begin(), atoms = block.count(rows);
   T *in = shared<T>(), *out = in + block.atoms * C * F;
@@ -50,10 +50,10 @@ template <class T> __global__ void __launch_bounds__(kThreads, 2) reverse(Block<
 }  // namespace
 
 template <class T> void mixing(const Weights<T>& w, int l, const T* x, T* y, int rows, cudaStream_t stream) {
-  over_atoms(forward<T>, w, w.C * w.F, rows, stream, Mixers<T>(w, w.layers[l].mix_in), x, y);
+  over_atoms(mixing_kernel<T>, w, w.C * w.F, rows, stream, Mixers<T>(w, w.layers[l].mix_in), x, y);
 }
 template <class T> void mixing_reverse(const Weights<T>& w, int l, const T* x, const T* ay, T* ax, int rows, cudaStream_t stream) {
-  over_atoms(reverse<T>, w, 2 * w.C * w.F, rows, stream, Mixers<T>(w, w.layers[l].mix_in, true), x, ay, ax);
+  over_atoms(mixing_reverse_kernel<T>, w, 2 * w.C * w.F, rows, stream, Mixers<T>(w, w.layers[l].mix_in, true), x, ay, ax);
 }
 
 #define MFMD_INSTANTIATE(T)                                                            \

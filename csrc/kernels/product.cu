@@ -18,7 +18,7 @@ template <int C, class T> __device__ inline T norm1(const T* v) {
 }
 
 template <int RANK, class T>
-__global__ void __launch_bounds__(kThreads, 2) forward(Block<T> block, int rows, Mixers<T> mixers, const T* x, const T* y, const T* m, T* dx, T* next) {
+__global__ void __launch_bounds__(kThreads, 2) product_kernel(Block<T> block, int rows, Mixers<T> mixers, const T* x, const T* y, const T* m, T* dx, T* next) {
   constexpr int C = tensor::components(RANK);
   const int F = block.F, begin = block.begin(), atoms = block.count(rows);
   T *scaled = shared<T>(), *mixed = scaled + block.atoms * C * F;
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward(Block<T> block, int rows,
 
 template <int RANK, class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    reverse(Block<T> block, int rows, Mixers<T> mixers, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay) {
+    product_reverse_kernel(Block<T> block, int rows, Mixers<T> mixers, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay) {
   constexpr int C = tensor::components(RANK);
   const int F = block.F, begin = block.begin(), atoms = block.count(rows);
   T *adx = shared<T>(), *ap = adx + block.atoms * C * F;
@@ -105,13 +105,13 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 template <class T> void product(const Weights<T>& w, int l, const T* x, const T* y, const T* m, T* dx, T* next, int rows, cudaStream_t stream) {
   with_rank(w.rank, [&](auto rank) {
-    over_atoms(forward<decltype(rank)::value, T>, w, 2 * w.C * w.F, rows, stream, Mixers<T>(w, w.layers[l].mix_out), x, y, m, dx, next);
+    over_atoms(product_kernel<decltype(rank)::value, T>, w, 2 * w.C * w.F, rows, stream, Mixers<T>(w, w.layers[l].mix_out), x, y, m, dx, next);
   });
 }
 template <class T>
 void product_reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int rows, cudaStream_t stream) {
   with_rank(w.rank, [&](auto rank) {
-    over_atoms(reverse<decltype(rank)::value, T>, w, 2 * w.C * w.F, rows, stream, Mixers<T>(w, w.layers[l].mix_out, true), y, m, dx, ax, am, ay);
+    over_atoms(product_reverse_kernel<decltype(rank)::value, T>, w, 2 * w.C * w.F, rows, stream, Mixers<T>(w, w.layers[l].mix_out, true), y, m, dx, ax, am, ay);
   });
 }
 

@@ -40,6 +40,7 @@ template <class T> struct HeadWeights {
 template <class T> struct Weights {
   int F = 0, K = 0, rank = 2, R = 3, C = 9, slots = 0;
   double cutoff = 0.0;
+  bool tf32 = false;                           // factors of products rounded to TF32, but the read-out's; on a CUDA device alone
   int knots = 0;                               // of the radial tables
   const T *means = nullptr, *betas = nullptr;  // [K]
   const T* pair = nullptr;                     // [slots][slots][F], of ordered element pairs

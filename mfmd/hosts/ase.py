@@ -15,8 +15,8 @@ class Calculator(AseCalculator):
     ----------
     model : path of a `model.pt`
     head : level of theory; None for the highest the model has
-    precision : "single" or "double"; totals are double in both
-    device : "cpu"
+    precision : "single", "double" or, on a CUDA device, "tf32" (see `mfmd.engine.Engine`); totals are double in all
+    device : "cpu", "cuda" or "cuda:1"
     threads : at most this many; None for every core of the process
     report_heads : names of levels, or True for all: their energies (eV) go into results["heads"], at next to no cost
 

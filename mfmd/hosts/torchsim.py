@@ -22,7 +22,7 @@ class MfmdModel(ModelInterface):
     device : where the states of simulations are; by default CUDA where there is one. On a CUDA device the engine works in order of torch's
         current stream and positions never leave it
     dtype : of the states' tensors and of the results
-    precision : of the engine, "single" or "double"
+    precision : of the engine, "single", "double" or, on a CUDA device, "tf32"
     compute_stress : False for structures without periodic boundaries
 
     Raises

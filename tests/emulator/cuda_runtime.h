@@ -41,6 +41,29 @@ template <class T> inline T shuffle(T value, int from) {
   return value;
 }
 
+// Nearest, ten bits of mantissa, halves away from zero.
+inline float tf32(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof x);
+  bits = (bits + 0x1000u) & ~0x1fffu;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+// As csrc/kernels/cuda.hpp has it, every lane with its share of the tiles.
+inline void multiply_tile(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
+  const float share[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  float of[32][6];
+  for (int k = 0; k < 6; k += 2) {
+    std::uint64_t two;
+    std::memcpy(&two, share + k, sizeof two);
+    const std::uint64_t* all = exchange(0xffffffffu, two);
+    for (int lane = 0; lane < 32; ++lane) std::memcpy(&of[lane][k], all + lane, sizeof two);
+  }
+  const int g = static_cast<int>(threadIdx.x) % 32 / 4, t = static_cast<int>(threadIdx.x) % 4;
+  for (int e = 0; e < 4; ++e)
+    for (int k = 0; k < 8; ++k) c[e] += tf32(of[4 * g + k % 4][e / 2 + k / 4 * 2]) * tf32(of[4 * (2 * t + e % 2) + k % 4][4 + k / 4]);
+}
+
 }  // namespace emulator
 
 inline void __syncthreads() { emulator::barrier(); }
