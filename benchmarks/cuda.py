@@ -2,8 +2,8 @@
 
 Medians over replays of a CUDA graph, timed with events; positions and results stay on the device. The answer is compared with the CPU engine's
 before anything is timed, and torchmd-net's TensorNet, with the same weights, runs in the same process, by graph where it can be recorded.
-"floor": the larger of the arithmetic (FLOP of inference.py's stages over the card's own fp32 sgemm) and the traffic (each stored tensor read and
-written once over the card's own copy) is that share of the time.
+"floor": the larger of the arithmetic (over the card's own fp32 sgemm) and the traffic (each stored tensor read and written once, over the card's own
+copy) is that share of the time. TF32 is timed beside single precision, and how far its forces are off. `--stages` has a table of the stages instead.
 """
 
 import re
@@ -52,6 +52,7 @@ def recorded(run):
         with torch.cuda.graph(graph, stream=side):
             run()
     torch.cuda.current_stream().wait_stream(side)
+    graph.replays = run  # which has the memory that it replays on
     return graph
 
 
@@ -115,10 +116,11 @@ def peer_time(model, head, atoms, ours, seconds):
 
 
 def stage_floors(atoms, pairs, F, L, hidden):
-    """{stage: (FLOP, bytes)} as `inference.floors` counts them, of stages that are kernels of their own here."""
+    """{stage: (FLOP, bytes)} as `inference.floors` counts them, of the stages that are kernels of their own here; adjoints of pairs by slabs of 16."""
     of = inference.floors(atoms, pairs, F, L, hidden)
     features, dense, gates = 4 * 9 * F * atoms, 18 * F * F * atoms, 16 * F * F * atoms
     kept = 4 * (9 * F + 16) * atoms  # what the gates' reverse needs
+    slope = 4 * F // 16 * pairs // 2
     return {
         "embedding_gather": of["embedding_gather"],
         "embedding_mix": (dense + gates, 3 * features + kept),
@@ -127,16 +129,17 @@ def stage_floors(atoms, pairs, F, L, hidden):
         "product": (L * dense, 5 * L * features),
         "readout": ((12 * F * F + 4 * F * hidden) * atoms, 2 * features),
         "product_reverse": (L * dense, 6 * L * features),
-        "message_reverse": of["message_reverse"],
+        "message_reverse": (of["message_reverse"][0], of["message_reverse"][1] + max(2 * L - 1, 0) * slope),
         "mixing_reverse": (L * dense, 4 * L * features),
         "embedding_mix_reverse": (dense + gates, 4 * features + kept),
-        "embedding_gather_reverse": of["embedding_gather_reverse"],
+        "embedding_gather_reverse": (of["embedding_gather_reverse"][0], of["embedding_gather_reverse"][1] + (2 + 3) * slope),
     }
 
 
-def print_stages(path, model, names, flops, bandwidth):
-    """Time of every stage's kernels within replays of a graph, and how much of it the larger of its two floors is."""
-    F, L, hidden = model.backbone.embedding.pair.out_features, len(model.backbone.layers), model.heads["low"].hidden.out_features
+def print_stages(path, names, seconds, sizes, flops, bandwidth):
+    """Time of every stage's kernels within replays of a graph, and how much of it the larger of its two floors is; below, all of them beside a replay."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]):
+        pass  # a profiler that begins after a graph was recorded may miss its kernels
     for name in names:
         atoms = inference.system(name)
         graph, replays, times = recorded(OnDevice(path, atoms)), 20, {}
@@ -145,42 +148,34 @@ def print_stages(path, model, names, flops, bandwidth):
                 graph.replay()
             torch.cuda.synchronize()
         for kernel in profile.key_averages():
+            if kernel.device_type != torch.autograd.DeviceType.CUDA:
+                continue
             stage = re.search(r"(\w+)_kernel\b", kernel.key)
             stage = stage[1] if stage else "list, sums and copies"
             times[stage] = times.get(stage, 0.0) + kernel.device_time_total / replays
-        work = stage_floors(len(atoms), inference.count_pairs(atoms), F, L, hidden)
+        work = stage_floors(len(atoms), inference.count_pairs(atoms), *sizes)
         print(f"\n{name}\n\n| stage | µs | share | TFLOP/s | TB/s | floor |\n|---|---|---|---|---|---|")
-        for stage in (*work, "list, sums and copies"):
+        for stage in (stage for stage in (*work, "list, sums and copies") if stage in times):
             t, rest = times[stage], ["", "", ""]
             if stage in work:
                 arithmetic, traffic = work[stage]
                 floor = 1e6 * max(arithmetic / flops / 1e12, traffic / bandwidth / 1e12)
                 rest = [f"{arithmetic / t / 1e6:.1f}", f"{traffic / t / 1e6:.2f}", f"{100 * floor / t:.0f} %"]
-            print(f"| {stage} | {t:.4g} | {100 * t / sum(times.values()):.0f} % | {' | '.join(rest)} |", flush=True)
+            print(f"| {stage} | {t:.4g} | {100 * t / sum(times.values()):.0f} % | {' | '.join(rest)} |")
+        print(f"| all | {sum(times.values()):.4g}, a replay {1e3 * elapsed(graph.replay, seconds):.4g} | | | | |", flush=True)
 
 
 def main(model, path, names, seconds, peers, stages):
     flops, bandwidth = ceilings()
-    F, L, hidden = model.backbone.embedding.pair.out_features, len(model.backbone.layers), model.heads["low"].hidden.out_features
+    sizes = model.backbone.embedding.pair.out_features, len(model.backbone.layers), model.heads["low"].hidden.out_features
     card = torch.cuda.get_device_name()
     print(f"{card}: {flops:.1f} TFLOP/s (sgemm, fp32), {bandwidth:.2f} TB/s (copy)\n")
     if stages:
-        return print_stages(path, model, names, flops, bandwidth)
+        return print_stages(path, names, seconds, sizes, flops, bandwidth)
     columns = [
-        "system",
-        "atoms",
-        "ms",
-        "µs/atom",
-        "TFLOP/s",
-        "TB/s",
-        "floor",
-        "ns/day at 0.5 fs",
-        "GB",
-        "TF32, ms",
-        "its error",
-        "torchmd-net, ms",
-        "ratio",
-    ]
+        "system", "atoms", "ms", "µs/atom", "TFLOP/s", "TB/s", "floor", "ns/day at 0.5 fs", "GB", "TF32, ms", "its forces are off by, of the largest",
+        "torchmd-net, ms", "ratio",
+    ]  # fmt: skip
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     head = model.heads["low"].float()
     for name in names:
@@ -198,8 +193,8 @@ def main(model, path, names, seconds, peers, stages):
         assert np.isfinite(forces).all()
         time = elapsed(recorded(run).replay, seconds)
         gigabytes = (free - torch.cuda.mem_get_info()[0]) / 1e9
-        pairs = inference.count_pairs(atoms)
-        work = inference.floors(len(atoms), pairs, F, L, hidden)
+        del run  # a million atoms fit once
+        work = stage_floors(len(atoms), inference.count_pairs(atoms), *sizes)
         arithmetic, traffic = (sum(stage[k] for stage in work.values()) for k in (0, 1))
         floor = max(arithmetic / flops / 1e9, traffic / bandwidth / 1e9)
         rounded = OnDevice(path, atoms, precision="tf32")
@@ -213,7 +208,7 @@ def main(model, path, names, seconds, peers, stages):
             *beside,
         ]  # fmt: skip
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
-        del run, rounded
+        del rounded
     one, many = (elapsed(recorded(OnDevice(path, inference.system("ethanol"), copies)).replay, seconds) for copies in (1, 1000))
     print(
         f"\n1000 ethanols in one batch: {many:.3g} ms, {1000 * one / many:.0f} times as many a second as one at a time ({1e3 * one:.0f} µs)"

@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py [--channels 128] [--layers 2] [--systems ethanol peptide water-192 …] [--no-peers]
     python benchmarks/inference.py --stages [--systems water-648]
-    python benchmarks/inference.py --device cuda [--systems ethanol … water-1000000]
+    python benchmarks/inference.py --device cuda [--systems ethanol … water-1000000] [--stages]
 
 One core and two: medians of interleaved runs, single precision. "share" is the arithmetic the work needs (FLOP below)
 over the run's own sgemm peak on one core. MACE and NEP live in an environment of their own, `make peers`.

@@ -118,8 +118,8 @@ class Engine:
     Parameters
     ----------
     model : path, bytes or model (see `load_model`)
-    precision : "single", "double" or, on a CUDA device, "tf32": single, but with the backbone's matrix products by tensor cores, which round
-        factors to ten bits of mantissa. E0 and total energies are double in all
+    precision : "single", "double" or, on a CUDA device, "tf32": single, but with the backbone's matrix products (but the read-out's) by tensor
+        cores, which round factors to ten bits of mantissa. E0 and total energies are double in all
     device : "cpu", "cuda" or "cuda:1"
     threads : at most this many; None for every core of the process. Results do not depend on it.
     radial : "table" (quintic Hermite, errs by some 1e-7 in the forces) or "exact" (slow, the reference)

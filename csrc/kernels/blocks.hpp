@@ -12,7 +12,7 @@ namespace cuda {
 constexpr int kThreads = 256;
 constexpr int kRows = 8;       // rows of a matrix product that one thread carries, for four columns
 constexpr int kBlockAtoms = 16;                   // at most
-constexpr std::size_t kBlockMemory = 76 * 1024;   // bytes of shared memory: three blocks of a multiprocessor of sm_90, two of sm_80
+constexpr std::size_t kBlockMemory = 76 * 1024;   // bytes of shared memory: two blocks of a multiprocessor
 
 template <class T> struct Block {
   int R, C, F, atoms;  // atoms: of one block
@@ -48,7 +48,8 @@ __device__ inline void tiles(int rows, int in, int out, const float* w, const fl
     const int row0 = task / columns * 16, column0 = task % columns * 16, low = row0 + g, high = low + 8;
     const float *x_low = x(low < rows ? low : rows - 1), *x_high = x(high < rows ? high : rows - 1);
     float c[2][4] = {};
-    for (int k = 4 * t; k < in; k += 16) {
+    for (int k0 = 0; k0 < in; k0 += 16) {
+      const int k = k0 + 4 * t;
       const Four<float> a_low = load(x_low + k), a_high = load(x_high + k);
       const float* wk = w + static_cast<std::size_t>(k) * out + column0 + g;
 #pragma unroll
@@ -64,11 +65,10 @@ __device__ inline void tiles(int rows, int in, int out, const float* w, const fl
     const bool odd = t % 2;  // two lanes have four columns of both rows: the even one writes the first row, the odd one the second
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float *own = c[half] + (odd ? 2 : 0), *other = c[half] + (odd ? 0 : 2);
-      const float sent[2] = {other[0], other[1]};
-      const float got[2] = {__shfl_xor_sync(kWarp, sent[0], 1), __shfl_xor_sync(kWarp, sent[1], 1)};
+      const float(&own)[4] = c[half];
+      const float got0 = __shfl_xor_sync(kWarp, odd ? own[0] : own[2], 1), got1 = __shfl_xor_sync(kWarp, odd ? own[1] : own[3], 1);
       const int row = odd ? high : low, column = column0 + 8 * half + t / 2 * 4;
-      Four<float> v = odd ? Four<float>{{got[0], got[1], own[0], own[1]}} : Four<float>{{own[0], own[1], got[0], got[1]}};
+      Four<float> v = odd ? Four<float>{{got0, got1, own[2], own[3]}} : Four<float>{{own[0], own[1], got0, got1}};
       if (b) v += load(b + column);
       if (row < rows) write(row, column, v);
     }
@@ -76,9 +76,7 @@ __device__ inline void tiles(int rows, int in, int out, const float* w, const fl
 }
 
 // y = x w + b: x in shared memory, rows one behind the other; write(row, column, four values).
-template <class T, class Write> __device__ inline void dense(bool tf32, const T* x, const T* w, const T* b, int rows, int in, int out, const Write& write) {
-  if constexpr (std::is_same_v<T, float>)
-    if (tf32) return tiles(rows, in, out, w, b, [&](int row) { return x + static_cast<std::size_t>(row) * in; }, write);
+template <class T, class Write> __device__ inline void dense(const T* x, const T* w, const T* b, int rows, int in, int out, const Write& write) {
   const int quads = out / 4, tasks = (rows + kRows - 1) / kRows * quads;
   for (int task = threadIdx.x; task < tasks; task += blockDim.x) {
     const int row0 = task / quads * kRows, column = task % quads * 4;
@@ -102,6 +100,14 @@ template <class T, class Write> __device__ inline void dense(bool tf32, const T*
     for (int r = 0; r < kRows; ++r)
       if (row0 + r < rows) write(row0 + r, column, sum[r]);
   }
+}
+
+// The same in what precision the block is to have.
+template <class T, class Write>
+__device__ inline void dense(const Block<T>& block, const T* x, const T* w, const T* b, int rows, int in, int out, const Write& write) {
+  if constexpr (std::is_same_v<T, float>)
+    if (block.tf32) return tiles(rows, in, out, w, b, [&](int row) { return x + static_cast<std::size_t>(row) * in; }, write);
+  dense(x, w, b, rows, in, out, write);
 }
 
 // y = x mix[part of the component] for the features of a block's atoms: x in shared memory, [atoms][C][F]; write(atom, component, column,

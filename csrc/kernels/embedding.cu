@@ -123,14 +123,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (threadIdx.x % 32 == 0) *g.inverse = inverse;
   }
   __syncthreads();
-  dense(block.tf32, scaled, gate0.w, gate0.b, atoms, F, 2 * F, [&](int a, int f, Four<T> v) {
+  dense(block, scaled, gate0.w, gate0.b, atoms, F, 2 * F, [&](int a, int f, Four<T> v) {
     Four<T> slope;
     for (int k = 0; k < 4; ++k) v.v[k] = silu(v.v[k], slope.v[k]);
     store(hidden + a * 2 * F + f, v);
     store(Gates<T>(block, kept, begin + a).slope1 + f, slope);
   });
   __syncthreads();
-  dense(block.tf32, hidden, gate1.w, gate1.b, atoms, 2 * F, block.R * F, [&](int a, int f, Four<T> v) {
+  dense(block, hidden, gate1.w, gate1.b, atoms, 2 * F, block.R * F, [&](int a, int f, Four<T> v) {
     Four<T> slope;
     for (int k = 0; k < 4; ++k) v.v[k] = silu(v.v[k], slope.v[k]);
     const Gates<T> g(block, kept, begin + a);
@@ -166,10 +166,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
   __syncthreads();
-  dense(block.tf32, agate, gate1.wt, static_cast<const T*>(nullptr), atoms, R * F, 2 * F,
+  dense(block, agate, gate1.wt, static_cast<const T*>(nullptr), atoms, R * F, 2 * F,
         [&](int a, int f, const Four<T>& v) { store(ahidden + a * 2 * F + f, v * load(gates(a).slope1 + f)); });
   __syncthreads();
-  dense(block.tf32, ahidden, gate0.wt, static_cast<const T*>(nullptr), atoms, 2 * F, F, [&](int a, int f, const Four<T>& v) { store(anorm + a * F + f, v); });
+  dense(block, ahidden, gate0.wt, static_cast<const T*>(nullptr), atoms, 2 * F, F, [&](int a, int f, const Four<T>& v) { store(anorm + a * F + f, v); });
   __syncthreads();
   for (int a = threadIdx.x / 32; a < atoms; a += kThreads / 32)
     layer_norm_reverse(norm, gates(a).normal, *gates(a).inverse, anorm + a * F, F, anorm + a * F);

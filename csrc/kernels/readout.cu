@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, in
     if (lane == 0) inverse[a] = i;
   }
   __syncthreads();
-  dense(false, scaled, linear.w, linear.b, atoms, RF, F, [&](int a, int f, Four<T> v) {
+  dense(scaled, linear.w, linear.b, atoms, RF, F, [&](int a, int f, Four<T> v) {
     Four<T> s;
     for (int k = 0; k < 4; ++k) v.v[k] = silu(v.v[k], s.v[k]);
     store(feature + a * F + f, v);
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, in
     const T weight = static_cast<T>(seeds[s].weight * head.scale);
     const int H = head.linear ? F : head.hidden.out;
     if (!head.linear) {
-      dense(false, feature, head.hidden.w, head.hidden.b, atoms, F, H, [&](int a, int k, Four<T> v) {
+      dense(feature, head.hidden.w, head.hidden.b, atoms, F, H, [&](int a, int k, Four<T> v) {
         Four<T> d;
         for (int e = 0; e < 4; ++e) {
           v.v[e] = silu(v.v[e], d.v[e]);
@@ -66,14 +66,14 @@ __global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, in
     }
     __syncthreads();
     if (!head.linear && ax && seeds[s].weight != T(0)) {
-      dense(false, ahidden, head.hidden.wt, static_cast<const T*>(nullptr), atoms, H, F, [&](int a, int f, const Four<T>& v) { store(az + a * F + f, load(az + a * F + f) + v); });
+      dense(ahidden, head.hidden.wt, static_cast<const T*>(nullptr), atoms, H, F, [&](int a, int f, const Four<T>& v) { store(az + a * F + f, load(az + a * F + f) + v); });
       __syncthreads();
     }
   }
   if (!ax) return;
   for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) az[item] *= slope[item];
   __syncthreads();
-  dense(false, az, linear.wt, static_cast<const T*>(nullptr), atoms, F, RF, [&](int a, int k, const Four<T>& v) { store(scaled + a * RF + k, v); });
+  dense(az, linear.wt, static_cast<const T*>(nullptr), atoms, F, RF, [&](int a, int k, const Four<T>& v) { store(scaled + a * RF + k, v); });
   __syncthreads();
   for (int a = warp; a < atoms; a += kThreads / 32) layer_norm_reverse(norm, normal + a * RF, inverse[a], scaled + a * RF, RF, scaled + a * RF);
   __syncthreads();
