@@ -213,7 +213,7 @@ def main():
         study.low_forces()
         return
     if args.own:
-        Study(Path("runs/study-own"), 1, "medium", 100, RESULTS, Path("runs/acetone"), "own-").strategies()
+        Study(Path("runs/study-own"), 1, "medium", 60, RESULTS, Path("runs/acetone"), "own-").strategies()
         return
     studies = [Study(Path("runs/study"), seed, "medium", 30, RESULTS) for seed in args.seeds]
     for study in studies:  # the main claims for every seed first
