@@ -98,7 +98,7 @@ def high_level():
     curves(DOCS / "study_forces.png", "cctz", "forces", STRATEGIES, "cctz force MAE, meV/Å")
     a, b = mean("chain-newton-100", "cctz", "forces"), mean("chain-gradient-370", "cctz", "forces")
     say(
-        f"A hundred energies by Gauss-Newton ({a:.0f} meV/Å) are worth nearly all 370 by gradient ({b:.0f} meV/Å): among the weights that fit "
+        f"A hundred energies by Gauss-Newton ({a:.0f} meV/Å) come near to all 370 by gradient ({b:.0f} meV/Å): among the weights that fit "
         "few energies, those nearest to where they start keep the forces best, and following a gradient does not find them.",
         "",
     )
