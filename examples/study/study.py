@@ -52,7 +52,7 @@ class Study:
                 done = self.out / after / stage["name"]
                 if (done / "stage.ckpt").exists() and not (folder / stage["name"]).exists():
                     shutil.copytree(done, folder / stage["name"], ignore=shutil.ignore_patterns("last.ckpt", "best.ckpt"))
-        files = {f"{split}": self.folder / f"{split}.xyz" for split in data.SPLITS}
+        files = {split: self.folder / f"{split}.xyz" for split in data.SPLITS}
         config = plan.parse(
             {
                 "out": folder, "seed": self.seed, "resume": True, "backbone": self.backbone, "levels": levels, "stages": list(stages), **more,

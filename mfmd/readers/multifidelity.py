@@ -21,6 +21,8 @@ from mfmd.readers import labels_of
 
 METADATA, RECORDS = "metadata.parquet", "data.lmdb"
 COLUMNS = ("formula", "conformation_idx", "method", "energy", "energy_unit", "forces_present", "forces_unit", "idx")
+ENERGY = {key.lower(): value for key, value in {**units.ENERGY, "Ha": units.ENERGY["Hartree"]}.items()}
+LENGTH = {key.lower(): value for key, value in {**units.LENGTH, "A": 1.0, "Ang": 1.0}.items()}
 SAME = 1e-3  # Å; structures of one conformation whose positions differ by more are not one
 
 
@@ -89,12 +91,10 @@ def _structure(table, rows, transaction, levels, source):
 
 def unit(name):
     """How many eV, or eV/Å, one of a unit is: eV, Hartree, kcal/mol, …, or such an energy over a length (eV/Å, Hartree/Bohr)."""
-    energies = {key.lower(): value for key, value in {**units.ENERGY, "Ha": units.ENERGY["Hartree"]}.items()}
-    lengths = {key.lower(): value for key, value in {**units.LENGTH, "A": 1.0, "Ang": 1.0}.items()}
-    if name.lower() in energies:
-        return energies[name.lower()]
+    if name.lower() in ENERGY:
+        return ENERGY[name.lower()]
     energy, _, length = name.lower().rpartition("/")
-    return energies[energy] / lengths[length]
+    return ENERGY[energy] / LENGTH[length]
 
 
 def decode(value, source):
