@@ -37,9 +37,11 @@ class Pool {
  private:
   using Call = void (*)(const void* context, int begin, int end, int worker);
 
+  // Each round of a loop has a gate. The caller closes it when no piece is left, and waits for the workers inside: one that was asleep and comes too
+  // late is not waited for.
   class Team {
    public:
-    explicit Team(int workers) {
+    explicit Team(int workers) : shares_(static_cast<std::size_t>(workers) + 1) {
       for (int worker = 1; worker <= workers; ++worker) workers_.emplace_back([this, worker] { serve(worker); });
     }
     ~Team() {
@@ -52,27 +54,36 @@ class Pool {
     }
 
     void run(int items, int grain, Call call, const void* context) {
+      context_ = context;
+      call_ = call;
+      grain_ = grain;
+      const long pieces = (items + grain - 1) / grain, teams = static_cast<long>(shares_.size());
+      for (long k = 0; k < teams; ++k) {
+        Share& share = shares_[static_cast<std::size_t>(k)];
+        share.end = k + 1 < teams ? static_cast<int>(pieces * (k + 1) / teams) * grain : items;
+        share.next.store(static_cast<int>(pieces * k / teams) * grain, std::memory_order_relaxed);
+      }
+      gate_.store(kOpen, std::memory_order_release);
       {
         std::lock_guard<std::mutex> lock(mutex_);
-        context_ = context;
-        call_ = call;
-        items_ = items;
-        grain_ = grain;
-        next_.store(0, std::memory_order_relaxed);
-        busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
         round_.fetch_add(1, std::memory_order_release);
       }
       wake_.notify_all();
       work(0);
-      for (int spin = 0; spin < kSpins && busy_.load(std::memory_order_acquire) != 0; ++spin) pause();
+      if (gate_.fetch_and(~kOpen, std::memory_order_acq_rel) == kOpen) return;
+      for (int spin = 0; spin < kSpins; ++spin) {
+        if (gate_.load(std::memory_order_acquire) == 0) return;
+        pause();
+      }
       std::unique_lock<std::mutex> lock(mutex_);
-      done_.wait(lock, [&] { return busy_.load() == 0; });
+      done_.wait(lock, [&] { return gate_.load(std::memory_order_acquire) == 0; });
     }
 
     const pid_t process = getpid();
 
    private:
-    static constexpr int kSpins = 2000;  // some 20 µs: stages of one step follow each other closely
+    static constexpr int kSpins = 2000;      // some 20 µs: stages of one step follow each other closely
+    static constexpr int kOpen = 1 << 30;
 
     static void pause() {
 #if defined(__x86_64__)
@@ -80,37 +91,48 @@ class Pool {
 #endif
     }
     void serve(int worker) {
-      long seen = 0;
-      for (;;) {
+      for (long seen = 0;;) {
         for (int spin = 0; spin < kSpins && round_.load(std::memory_order_acquire) == seen; ++spin) pause();
-        {
+        if (round_.load(std::memory_order_acquire) == seen) {
           std::unique_lock<std::mutex> lock(mutex_);
           wake_.wait(lock, [&] { return stop_ || round_.load() != seen; });
           if (stop_) return;
-          seen = round_.load();
         }
+        seen = round_.load(std::memory_order_acquire);
+        int gate = gate_.load(std::memory_order_acquire);
+        while (gate & kOpen && !gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) {}
+        if (!(gate & kOpen)) continue;
         work(worker);
-        if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        if (gate_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
           std::lock_guard<std::mutex> lock(mutex_);
           done_.notify_one();
         }
       }
     }
+    // A worker's own share first, the same rows in every loop of a step, so that they are in its cache; then what the others have left.
     void work(int worker) {
-      for (;;) {
-        const int begin = next_.fetch_add(grain_, std::memory_order_relaxed);
-        if (begin >= items_) return;
-        call_(context_, begin, begin + grain_ < items_ ? begin + grain_ : items_, worker);
+      for (std::size_t k = 0; k < shares_.size(); ++k) {
+        Share& share = shares_[(static_cast<std::size_t>(worker) + k) % shares_.size()];
+        for (;;) {
+          const int begin = share.next.fetch_add(grain_, std::memory_order_relaxed);
+          if (begin >= share.end) break;
+          call_(context_, begin, begin + grain_ < share.end ? begin + grain_ : share.end, worker);
+        }
       }
     }
 
+    struct alignas(64) Share {
+      std::atomic<int> next{0};
+      int end = 0;
+    };
+    std::vector<Share> shares_;
     std::mutex mutex_;
     std::condition_variable wake_, done_;
     std::atomic<long> round_{0};
-    std::atomic<int> next_{0}, busy_{0};
+    std::atomic<int> gate_{0};  // kOpen, and how many workers are inside
     const void* context_ = nullptr;
     Call call_ = nullptr;
-    int items_ = 0, grain_ = 1;
+    int grain_ = 1;
     bool stop_ = false;
     std::vector<std::thread> workers_;
   };

@@ -220,7 +220,7 @@ void SkinList::update(const Structure& s, double closest, Pool& pool) {
     }
   };
   first_.assign(static_cast<std::size_t>(n) + 1, 0);
-  pool.loop(n, 256, [&](int begin, int end, int) {
+  pool.loop(n, 32, [&](int begin, int end, int) {
     for (int i = begin; i < end; ++i) each_close_pair(i, [&](const Entry&, const double*, double) { ++first_[static_cast<std::size_t>(i) + 1]; });
   });
   for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) first_[i + 1] += first_[i];
@@ -228,7 +228,7 @@ void SkinList::update(const Structure& s, double closest, Pool& pool) {
   j_.resize(pairs), shift_.resize(3 * pairs), vector_.resize(3 * pairs), distance_.resize(pairs);
   half_.resize(static_cast<std::size_t>(n));
   std::atomic<int> too_close{INT_MAX};
-  pool.loop(n, 256, [&](int begin, int end, int) {
+  pool.loop(n, 32, [&](int begin, int end, int) {
     for (int i = begin; i < end; ++i) {
       std::size_t p = static_cast<std::size_t>(first_[static_cast<std::size_t>(i)]);
       half_[static_cast<std::size_t>(i)] = static_cast<int>(p);
