@@ -29,7 +29,7 @@ def make_labels(structures, folder, **more):
 
 
 def fit(folders, out, short):
-    """A model from all labels so far; returns the path of its model file and the error bar that is usual on its validation set."""
+    """A model from all labels so far; returns the path of its model file and the largest error bar on the structures that have labels."""
     files = {split: [str(f / f"{split}.xyz") for f in folders if (f / f"{split}.xyz").exists()] for split in ("train", "val")}
     config = {
         "out": str(out), "strategy": "delta", "levels": {"gfn1": {}, "gfn2": {"forces_weight": 0.0}}, "resume": True,
@@ -38,10 +38,11 @@ def fit(folders, out, short):
     }  # fmt: skip
     train.run(plan.parse(config, "the example"))
     calculator, bars = mfmd.Calculator(out / "model.pt"), []
-    for atoms in ase.io.read(files["val"][0], ":"):
-        atoms.calc = calculator
-        atoms.get_potential_energy()
-        bars.append(calculator.results["energy_error"])
+    for file in files["train"] + files["val"]:
+        for atoms in ase.io.iread(file):
+            atoms.calc = calculator
+            atoms.get_potential_energy()
+            bars.append(calculator.results["energy_error"])
     return out / "model.pt", max(bars)
 
 
