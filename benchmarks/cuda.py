@@ -116,22 +116,24 @@ def peer_time(model, head, atoms, ours, seconds):
 
 
 def stage_floors(atoms, pairs, F, L, hidden):
-    """{stage: (FLOP, bytes)} as `inference.floors` counts them, of the stages that are kernels of their own here; adjoints of pairs by slabs of 16."""
+    """{stage: (FLOP, bytes)} as `inference.floors` counts them, but the read-out is a kernel with what follows it; adjoints of pairs by slabs of 16."""
     of = inference.floors(atoms, pairs, F, L, hidden)
     features, dense, gates = 4 * 9 * F * atoms, 18 * F * F * atoms, 16 * F * F * atoms
     kept = 4 * (9 * F + 16) * atoms  # what the gates' reverse needs
     slope = 4 * F // 16 * pairs // 2
+    leave_layer, leave_embedding = (dense, 5 * features), (dense + gates, 3 * features + kept)
+    last = leave_layer if L else leave_embedding
     return {
         "embedding_gather": of["embedding_gather"],
-        "embedding_mix": (dense + gates, 3 * features + kept),
-        "mixing": (L * dense, 2 * L * features),
+        "embedding_mix": (dense + gates + dense * (L > 0), (3 + (L > 0)) * features + kept),
         "message": of["message"],
-        "product": (L * dense, 5 * L * features),
-        "readout": ((12 * F * F + 4 * F * hidden) * atoms, 2 * features),
-        "product_reverse": (L * dense, 6 * L * features),
+        "product": (max(2 * L - 1, 0) * dense, max(6 * L - 1, 0) * features),
+        "readout": ((12 * F * F + 4 * F * hidden) * atoms + last[0], 2 * features + last[1]),
         "message_reverse": (of["message_reverse"][0], of["message_reverse"][1] + max(2 * L - 1, 0) * slope),
-        "mixing_reverse": (L * dense, 4 * L * features),
-        "embedding_mix_reverse": (dense + gates, 4 * features + kept),
+        "mixing_reverse": (
+            L * dense + max(L - 1, 0) * leave_layer[0] + (L > 0) * leave_embedding[0],
+            4 * L * features + max(L - 1, 0) * leave_layer[1] + (L > 0) * leave_embedding[1],
+        ),
         "embedding_gather_reverse": (of["embedding_gather_reverse"][0], of["embedding_gather_reverse"][1] + (2 + 3) * slope),
     }
 

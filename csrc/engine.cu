@@ -468,21 +468,22 @@ template <class T> class Evaluation final : public Workspace::Data {
     neighbors(list, stream);
     radial(list, kFirstKnot, w_.knots, u_.get(), basis_.get(), knot_.get(), hermite_.get(), stream);
     embedding_gather(w_, pairs, slot, raw, n, stream);
-    embedding_mix(w_, raw, rows(x_, 0), mixed, kept, n, stream);
+    embedding_mix(w_, raw, rows(x_, 0), mixed, kept, L > 0 ? rows(y_, 0) : nullptr, n, stream);
     for (int l = 0; l < L; ++l) {
-      mixing(w_, l, rows(x_, l), rows(y_, l), n, stream);
       message(w_, l, pairs, rows(y_, l), rows(m_, l), n, stream);
-      product(w_, l, rows(x_, l), rows(y_, l), rows(m_, l), rows(dx_, l), rows(x_, l + 1), n, stream);
+      product(w_, l, rows(x_, l), rows(y_, l), rows(m_, l), rows(dx_, l), rows(x_, l + 1), l + 1 < L ? rows(y_, l + 1) : nullptr, n, stream);
     }
-    readout(w_, slot, rows(x_, L), part<Seed<T>>(given_.get(), seeds_at()), heads, widest_, ax, request.error_bars ? features_.get() : nullptr, n, stream);
+    const auto leaving = [&](int l) {
+      if (l < 0) return Leaving<T>{l, nullptr, nullptr, nullptr, am, nullptr, raw, mixed, kept};
+      return Leaving<T>{l, rows(y_, l), rows(m_, l), rows(dx_, l), am, ay, nullptr, nullptr, nullptr};
+    };
+    readout(w_, slot, rows(x_, L), part<Seed<T>>(given_.get(), seeds_at()), heads, widest_, ax, request.error_bars ? features_.get() : nullptr, leaving(L - 1), n, stream);
     sum(list, list.row_of, energies_.get(), heads, n, 1, sums(), stream);
     if (backward) {
       for (int l = L; l--;) {
-        product_reverse(w_, l, rows(y_, l), rows(m_, l), rows(dx_, l), ax, am, ay, n, stream);
         message_reverse(w_, l, pairs, rows(y_, l), am, ay, slope, l == L - 1, n, stream);
-        mixing_reverse(w_, l, rows(x_, l), ay, ax, n, stream);
+        mixing_reverse(w_, l, rows(x_, l), ay, ax, leaving(l - 1), n, stream);
       }
-      embedding_mix_reverse(w_, raw, mixed, kept, ax, am, n, stream);
       embedding_gather_reverse(w_, pairs, slot, am, slope, turn_.get(), L == 0, n, stream);
       cuda::collect(list, w_.F / kSlab, slope, turn_.get(), gradient_.get(), result_.get(), atom_virials_.get(), stream);
       sum(list, nullptr, atom_virials_.get(), 9, 1, 9, sums() + heads_.used.size() * systems(), stream);

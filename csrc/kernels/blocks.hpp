@@ -24,6 +24,7 @@ template <class T> struct Block {
 };
 template <class T> struct Mixers {  // a matrix [F][F] for each part, or its transpose
   const T* part[kMaxParts] = {};
+  Mixers() = default;
   Mixers(const Weights<T>& w, const Dense<T>* from, bool transposed = false) {
     for (int p = 0; p < w.R; ++p) part[p] = transposed ? from[p].wt : from[p].w;
   }

@@ -1,5 +1,6 @@
 // The stages on a CUDA device: the twin of stages.hpp. Arrays have the shapes given there, and every function works on all atoms, in order of
-// its stream, and gathers: no kernel adds to what another thread writes.
+// its stream, and gathers: no kernel adds to what another thread writes. What an atom goes through between two gathers is one kernel, but for the
+// read-out, which is one with what follows it.
 //
 // The list differs in one thing: rows have room for `capacity` neighbours each, so that no step waits for a count.
 #pragma once
@@ -70,18 +71,25 @@ void neighbors(const List&, cudaStream_t);
 template <class T> void radial(const List&, double first_knot, int knots, T* u, T* basis, int* knot, T* hermite, cudaStream_t);
 
 template <class T> void embedding_gather(const Weights<T>&, const Pairs<T>&, const int* slot, T* raw, int rows, cudaStream_t);
-template <class T> void embedding_mix(const Weights<T>&, const T* raw, T* x, T* mixed, T* kept, int rows, cudaStream_t);
-template <class T> void mixing(const Weights<T>&, int l, const T* x, T* y, int rows, cudaStream_t);
+// y: what the first layer's messages are made of; null where there is no layer.
+template <class T> void embedding_mix(const Weights<T>&, const T* raw, T* x, T* mixed, T* kept, T* y, int rows, cudaStream_t);
 template <class T> void message(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, int rows, cudaStream_t);
-template <class T> void product(const Weights<T>&, int l, const T* x, const T* y, const T* m, T* dx, T* next, int rows, cudaStream_t);
-// seeds is on the device; widest: the widest hidden layer of their heads.
-template <class T> void readout(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features, int rows, cudaStream_t);
+// next_y: as y, of the layer that follows.
+template <class T> void product(const Weights<T>&, int l, const T* x, const T* y, const T* m, T* dx, T* next, T* next_y, int rows, cudaStream_t);
 
-template <class T> void product_reverse(const Weights<T>&, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int rows, cudaStream_t);
+// Where the reverse pass goes on with the adjoint of the result of layer l, up to its messages; l = -1: of the embedding, up to what it gathered.
+template <class T> struct Leaving {
+  int l;
+  const T *y, *m, *dx;          // of the layer
+  T *am, *ay;                   // adjoints of m (and of what the embedding gathered) and y
+  const T *raw, *mixed, *kept;  // of the embedding
+};
+// seeds is on the device; widest: the widest hidden layer of their heads; ax null: no reverse pass.
+template <class T>
+void readout(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features, const Leaving<T>&, int rows, cudaStream_t);
 // slope: [F / 16][rows][capacity], a sum for each slab of channels; added to, but set by the first, the last layer's.
 template <class T> void message_reverse(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, T* slope, bool first, int rows, cudaStream_t);
-template <class T> void mixing_reverse(const Weights<T>&, int l, const T* x, const T* ay, T* ax, int rows, cudaStream_t);
-template <class T> void embedding_mix_reverse(const Weights<T>&, const T* raw, const T* mixed, const T* kept, const T* ax, T* araw, int rows, cudaStream_t);
+template <class T> void mixing_reverse(const Weights<T>&, int l, const T* x, const T* ay, T* ax, const Leaving<T>&, int rows, cudaStream_t);
 // turn: [F / 16][rows][capacity][3]
 template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, T* slope, T* turn, bool first, int rows, cudaStream_t);
 

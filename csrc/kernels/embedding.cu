@@ -1,6 +1,6 @@
-// The first tensors of an atom, their gates, and the reverse of both: the twin of embedding.cpp.
-#include "blocks.hpp"
+// The first tensors of an atom, their gates and the entrance of the first layer, and the reverse of the gather: the twin of embedding.cpp.
 #include "gather.hpp"
+#include "passes.hpp"
 
 namespace mfmd {
 namespace cuda {
@@ -91,19 +91,9 @@ __global__ void __launch_bounds__(kGatherThreads, 2)
   }
 }
 
-// A row of what the reverse of the gates needs.
-template <class T> struct Gates {
-  T *normal, *slope1, *gate, *slope2, *inverse;  // [F], [2F], [RF], [RF], one
-  __device__ Gates(const Block<T>& block, T* kept, int row) {
-    const int F = block.F, RF = block.R * F;
-    normal = kept + static_cast<std::size_t>(row) * (3 * F + 2 * RF + kSlab);
-    slope1 = normal + F, gate = slope1 + 2 * F, slope2 = gate + RF, inverse = slope2 + RF;
-  }
-};
-
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    embedding_mix_kernel(Block<T> block, int rows, Mixers<T> mixers, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, T* x, T* mixed, T* kept) {
+    embedding_mix_kernel(Block<T> block, int rows, Mixers<T> mixers, Mixing<T> enter, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, T* x, T* mixed, T* kept) {
   const int F = block.F, C = block.C, begin = block.begin(), atoms = block.count(rows);
   T *in = shared<T>(), *scaled = in + block.atoms * C * F, *hidden = scaled + block.atoms * F;
   for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
@@ -143,41 +133,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     store(mixed + at, v);
     store(x + at, v * load(Gates<T>(block, kept, begin + a).gate + tensor::part(k) * F + f));
   });
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    embedding_mix_reverse_kernel(Block<T> block, int rows, Mixers<T> mixers, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, const T* mixed, const T* kept, const T* ax, T* araw) {
-  const int F = block.F, C = block.C, R = block.R, begin = block.begin(), atoms = block.count(rows);
-  T *amixed = shared<T>(), *agate = amixed + block.atoms * C * F, *ahidden = agate + block.atoms * R * F, *anorm = ahidden + block.atoms * 2 * F;
-  const auto gates = [&](int a) { return Gates<T>(block, const_cast<T*>(kept), begin + a); };
-  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-    const int a = item / F, f = item % F;
-    const Gates<T> g = gates(a);
-    const std::size_t row = block.at(begin + a, f);
-    for (int part = 0; part < R; ++part) {
-      T sum = T(0);
-      for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
-        const T adjoint = ax[row + k * kSlab];
-        sum += adjoint * mixed[row + k * kSlab];
-        amixed[(a * C + k) * F + f] = adjoint * g.gate[part * F + f];
-      }
-      agate[(a * R + part) * F + f] = sum * g.slope2[part * F + f];
-    }
-  }
-  __syncthreads();
-  dense(block, agate, gate1.wt, static_cast<const T*>(nullptr), atoms, R * F, 2 * F,
-        [&](int a, int f, const Four<T>& v) { store(ahidden + a * 2 * F + f, v * load(gates(a).slope1 + f)); });
-  __syncthreads();
-  dense(block, ahidden, gate0.wt, static_cast<const T*>(nullptr), atoms, 2 * F, F, [&](int a, int f, const Four<T>& v) { store(anorm + a * F + f, v); });
-  __syncthreads();
-  for (int a = threadIdx.x / 32; a < atoms; a += kThreads / 32)
-    layer_norm_reverse(norm, gates(a).normal, *gates(a).inverse, anorm + a * F, F, anorm + a * F);
-  __syncthreads();
-  mix(block, mixers, amixed, atoms, [&](int a, int k, int f, const Four<T>& v) {
-    const std::size_t at = block.at(begin + a, f) + k * kSlab;
-    store(araw + at, v + T(2) * load(anorm + a * F + f) * load(raw + at));
-  });
+  enter(block, rows, x);
 }
 
 }  // namespace
@@ -191,19 +147,15 @@ void embedding_gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const 
   const Elements<T> elements{w.pair, w.self_embedding, w.slots, w.F};
   with_rank(w.rank, [&](auto rank) { over_pairs(embedding_gather_reverse_kernel<decltype(rank)::value, T>, w, -1, pairs, rows, stream, elements, slot, araw, slope, turn, first); });
 }
-template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T* mixed, T* kept, int rows, cudaStream_t stream) {
-  over_atoms(embedding_mix_kernel<T>, w, (w.C + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix), w.embedding_norm, w.gate[0], w.gate[1], raw, x, mixed, kept);
-}
-template <class T>
-void embedding_mix_reverse(const Weights<T>& w, const T* raw, const T* mixed, const T* kept, const T* ax, T* araw, int rows, cudaStream_t stream) {
-  over_atoms(embedding_mix_reverse_kernel<T>, w, (w.C + w.R + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix, true), w.embedding_norm, w.gate[0], w.gate[1], raw, mixed, kept, ax, araw);
+template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T* mixed, T* kept, T* y, int rows, cudaStream_t stream) {
+  const Mixing<T> enter{y ? Mixers<T>(w, w.layers[0].mix_in) : Mixers<T>(), y};
+  over_atoms(embedding_mix_kernel<T>, w, (w.C + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix), enter, w.embedding_norm, w.gate[0], w.gate[1], raw, x, mixed, kept);
 }
 
 #define MFMD_INSTANTIATE(T)                                                                                             \
   template void embedding_gather<T>(const Weights<T>&, const Pairs<T>&, const int*, T*, int, cudaStream_t);             \
   template void embedding_gather_reverse<T>(const Weights<T>&, const Pairs<T>&, const int*, const T*, T*, T*, bool, int, cudaStream_t); \
-  template void embedding_mix<T>(const Weights<T>&, const T*, T*, T*, T*, int, cudaStream_t);                           \
-  template void embedding_mix_reverse<T>(const Weights<T>&, const T*, const T*, const T*, const T*, T*, int, cudaStream_t);
+  template void embedding_mix<T>(const Weights<T>&, const T*, T*, T*, T*, T*, int, cudaStream_t);
 MFMD_INSTANTIATE(float)
 MFMD_INSTANTIATE(double)
 

@@ -1,14 +1,14 @@
-// Invariants of the last features, the heads' energies, and the start of the reverse pass: the twin of readout.cpp.
-#include "blocks.hpp"
+// Invariants of the last features, the heads' energies, and the start of the reverse pass up to the last layer's messages: the twin of readout.cpp.
+#include "passes.hpp"
 
 namespace mfmd {
 namespace cuda {
 
 namespace {
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, int rows, Norm<T> norm, Dense<T> linear, const HeadWeights<T>* heads, const int* slot, const T* x,
-                                                        const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features) {
+template <class T, class Leave>
+__global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, int rows, Norm<T> norm, Dense<T> linear, Leave leave, const HeadWeights<T>* heads, const int* slot,
+                                                        const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features) {
   const int F = block.F, R = block.R, RF = R * F, begin = block.begin(), atoms = block.count(rows), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   T* next = shared<T>();
   const auto take = [&](int width) { T* p = next; next += block.atoms * width; return p; };
@@ -83,20 +83,21 @@ __global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, in
     for (int part = 0; part < R; ++part)
       for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) ax[row + k * kSlab] = 2 * x[row + k * kSlab] * scaled[a * RF + part * F + f];
   }
+  leave(block, rows, ax);
 }
 
 }  // namespace
 
 template <class T>
-void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features, int rows, cudaStream_t stream) {
+void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features, const Leaving<T>& to, int rows, cudaStream_t stream) {
   const int numbers = (2 * w.R + 3) * w.F + 2 * widest + 4;
-  over_atoms(readout_kernel<T>, w, numbers, rows, stream, w.readout_norm, w.readout, w.heads, slot, x, seeds, n_seeds, widest, ax, features);
+  with_leaving(w, to, [&](const auto& leave) {
+    over_atoms(readout_kernel<T, std::decay_t<decltype(leave)>>, w, std::max(numbers, ax ? leave.numbers(w) : 0), rows, stream, w.readout_norm, w.readout, leave, w.heads, slot, x, seeds, n_seeds,
+               widest, ax, features);
+  });
 }
-
-#define MFMD_INSTANTIATE(T) \
-  template void readout<T>(const Weights<T>&, const int*, const T*, const Seed<T>*, int, int, T*, T*, int, cudaStream_t);
-MFMD_INSTANTIATE(float)
-MFMD_INSTANTIATE(double)
+template void readout<float>(const Weights<float>&, const int*, const float*, const Seed<float>*, int, int, float*, float*, const Leaving<float>&, int, cudaStream_t);
+template void readout<double>(const Weights<double>&, const int*, const double*, const Seed<double>*, int, int, double*, double*, const Leaving<double>&, int, cudaStream_t);
 
 }  // namespace cuda
 }  // namespace mfmd
