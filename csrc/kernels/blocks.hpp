@@ -10,7 +10,8 @@ namespace mfmd {
 namespace cuda {
 
 constexpr int kThreads = 256;
-constexpr int kRows = 8;       // rows of a matrix product that one thread carries, for four columns
+constexpr int kRows = 8;       // rows of a matrix product that one thread carries, for four columns …
+constexpr int kFewRows = 4;    // … and where that would leave most threads of a block without work, as in small molecules
 constexpr int kBlockAtoms = 16;                   // at most
 constexpr std::size_t kBlockMemory = 76 * 1024;   // bytes of shared memory: two blocks of a multiprocessor
 
@@ -76,31 +77,49 @@ __device__ inline void tiles(int rows, int in, int out, const float* w, const fl
   }
 }
 
+// sum[r] += x[from[r] …] w, for four columns of w, [in][out]; k runs upwards however many rows there are, so that a sum has the same bits. With few
+// rows nothing else hides how long weights take to arrive, and several are on their way at a time.
+template <int ROWS, class T> __device__ inline void multiply(const T* x, const int (&from)[ROWS], const T* w, int in, int out, Four<T> (&sum)[ROWS]) {
+  constexpr int kAhead = ROWS < kRows ? (sizeof(T) == 4 ? 4 : 1) : 1;
+#pragma unroll kAhead
+  for (int k = 0; k < in; k += 4) {
+    const T* wk = w + static_cast<std::size_t>(k) * out;
+    const Four<T> w0 = load(wk), w1 = load(wk + out), w2 = load(wk + 2 * out), w3 = load(wk + 3 * out);
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      const Four<T> xk = load(x + from[r] + k);
+      sum[r] = sum[r] + xk.v[0] * w0 + xk.v[1] * w1 + xk.v[2] * w2 + xk.v[3] * w3;
+    }
+  }
+}
+
+// with_rows(tasks, body): body with how many rows a thread carries, where tasks(rows) threads have work.
+template <class Tasks, class Body> __device__ inline void with_rows(const Tasks& tasks, const Body& body) {
+  if (2 * tasks(kRows) > kThreads) body(std::integral_constant<int, kRows>());
+  else body(std::integral_constant<int, kFewRows>());
+}
+
 // y = x w + b: x in shared memory, rows one behind the other; write(row, column, four values).
 template <class T, class Write> __device__ inline void dense(const T* x, const T* w, const T* b, int rows, int in, int out, const Write& write) {
-  const int quads = out / 4, tasks = (rows + kRows - 1) / kRows * quads;
-  for (int task = threadIdx.x; task < tasks; task += blockDim.x) {
-    const int row0 = task / quads * kRows, column = task % quads * 4;
-    Four<T> sum[kRows];
-    const T* from[kRows];
+  const int quads = out / 4;
+  const auto tasks = [&](int at_a_time) { return (rows + at_a_time - 1) / at_a_time * quads; };
+  with_rows(tasks, [&](auto carried) {
+    constexpr int kCarried = decltype(carried)::value;
+    for (int task = threadIdx.x; task < tasks(kCarried); task += blockDim.x) {
+      const int row0 = task / quads * kCarried, column = task % quads * 4;
+      Four<T> sum[kCarried];
+      int from[kCarried];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      sum[r] = b ? load(b + column) : Four<T>{};
-      from[r] = x + static_cast<std::size_t>(row0 + r < rows ? row0 + r : rows - 1) * in;
-    }
-    for (int k = 0; k < in; k += 4) {
-      const T* wk = w + static_cast<std::size_t>(k) * out + column;
-      const Four<T> w0 = load(wk), w1 = load(wk + out), w2 = load(wk + 2 * out), w3 = load(wk + 3 * out);
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const Four<T> xk = load(from[r] + k);
-        sum[r] = sum[r] + xk.v[0] * w0 + xk.v[1] * w1 + xk.v[2] * w2 + xk.v[3] * w3;
+      for (int r = 0; r < kCarried; ++r) {
+        sum[r] = b ? load(b + column) : Four<T>{};
+        from[r] = (row0 + r < rows ? row0 + r : rows - 1) * in;
       }
-    }
+      multiply(x, from, w + column, in, out, sum);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r)
-      if (row0 + r < rows) write(row0 + r, column, sum[r]);
-  }
+      for (int r = 0; r < kCarried; ++r)
+        if (row0 + r < rows) write(row0 + r, column, sum[r]);
+    }
+  });
 }
 
 // The same in what precision the block is to have.
@@ -126,35 +145,31 @@ template <class T, class Write> __device__ inline void mix(const Block<T>& block
       }
       return;
     }
-  const auto groups = [&](int part) { return part < R ? (atoms * tensor::size(part) + kRows - 1) / kRows : 0; };  // of rows
-  const int until1 = groups(0), until2 = until1 + groups(1), until3 = until2 + groups(2);
-  for (int task = threadIdx.x; task < until3 * quads; task += blockDim.x) {
-    const int group = task / quads, column = task % quads * 4, part = group < until1 ? 0 : group < until2 ? 1 : 2;
-    const int size = tensor::size(part), rows = atoms * size, row0 = (group - (part == 0 ? 0 : part == 1 ? until1 : until2)) * kRows;
-    const T* w = (part == 0 ? mixers.part[0] : part == 1 ? mixers.part[1] : mixers.part[2]) + column;  // no array in local memory
-    Four<T> sum[kRows];
-    int from[kRows];
+  const auto groups = [&](int part, int at_a_time) { return part < R ? (atoms * tensor::size(part) + at_a_time - 1) / at_a_time : 0; };
+  const auto tasks = [&](int at_a_time) { return (groups(0, at_a_time) + groups(1, at_a_time) + groups(2, at_a_time)) * quads; };
+  with_rows(tasks, [&](auto carried) {
+    constexpr int kCarried = decltype(carried)::value;
+    const int until1 = groups(0, kCarried), until2 = until1 + groups(1, kCarried);
+    for (int task = threadIdx.x; task < tasks(kCarried); task += blockDim.x) {
+      const int group = task / quads, column = task % quads * 4, part = group < until1 ? 0 : group < until2 ? 1 : 2;
+      const int size = tensor::size(part), rows = atoms * size, row0 = (group - (part == 0 ? 0 : part == 1 ? until1 : until2)) * kCarried;
+      const T* w = part == 0 ? mixers.part[0] : part == 1 ? mixers.part[1] : mixers.part[2];  // no array in local memory
+      Four<T> sum[kCarried];
+      int from[kCarried];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int row = row0 + r < rows ? row0 + r : rows - 1;
-      sum[r] = Four<T>{};
-      from[r] = (row / size * C + tensor::first(part) + row % size) * F;
-    }
-    for (int k = 0; k < F; k += 4) {
-      const T* wk = w + static_cast<std::size_t>(k) * F;
-      const Four<T> w0 = load(wk), w1 = load(wk + F), w2 = load(wk + 2 * F), w3 = load(wk + 3 * F);
+      for (int r = 0; r < kCarried; ++r) {
+        const int row = row0 + r < rows ? row0 + r : rows - 1;
+        sum[r] = Four<T>{};
+        from[r] = (row / size * C + tensor::first(part) + row % size) * F;
+      }
+      multiply(x, from, w + column, F, F, sum);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const Four<T> xk = load(x + from[r] + k);
-        sum[r] = sum[r] + xk.v[0] * w0 + xk.v[1] * w1 + xk.v[2] * w2 + xk.v[3] * w3;
+      for (int r = 0; r < kCarried; ++r) {
+        const int row = row0 + r;
+        if (row < rows) write(row / size, tensor::first(part) + row % size, column, sum[r]);
       }
     }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int row = row0 + r;
-      if (row < rows) write(row / size, tensor::first(part) + row % size, column, sum[r]);
-    }
-  }
+  });
 }
 
 // LayerNorm of one row by one warp; statistics in double. normal: [n], the row before weight and bias; returns 1 / sigma. y may be x.
