@@ -134,7 +134,7 @@ def stage_floors(atoms, pairs, F, L, hidden):
             L * dense + max(L - 1, 0) * leave_layer[0] + (L > 0) * leave_embedding[0],
             4 * L * features + max(L - 1, 0) * leave_layer[1] + (L > 0) * leave_embedding[1],
         ),
-        "embedding_gather_reverse": (of["embedding_gather_reverse"][0], of["embedding_gather_reverse"][1] + (2 + 3) * slope),
+        "embedding_gather_reverse": (of["embedding_gather_reverse"][0], of["embedding_gather_reverse"][1] + (1 + (L > 0) + 3) * slope),
     }
 
 

@@ -28,12 +28,14 @@ void check(cudaError_t status, const char* what) {
   throw Error(std::string("the CUDA device has a problem with ") + what + ": " + cudaGetErrorString(status));
 }
 
-int multiprocessors() {
-  int device = 0, count = 0;
+static int of_device(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
   check(cudaGetDevice(&device), "its number");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "its properties");
-  return count;
+  check(cudaDeviceGetAttribute(&value, attribute, device), "its properties");
+  return value;
 }
+int multiprocessors() { return of_device(cudaDevAttrMultiProcessorCount); }
+int block_memory() { return of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
 namespace {
 

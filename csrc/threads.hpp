@@ -57,11 +57,13 @@ class Pool {
       context_ = context;
       call_ = call;
       grain_ = grain;
-      const long pieces = (items + grain - 1) / grain, teams = static_cast<long>(shares_.size());
-      for (long k = 0; k < teams; ++k) {
+      const long pieces = (static_cast<long>(items) + grain - 1) / grain, teams = static_cast<long>(shares_.size());
+      long begin = 0;
+      for (long k = 0; k < teams; ++k) {  // the caller has a piece, however few there are
         Share& share = shares_[static_cast<std::size_t>(k)];
-        share.end = k + 1 < teams ? static_cast<int>(pieces * (k + 1) / teams) * grain : items;
-        share.next.store(static_cast<int>(pieces * k / teams) * grain, std::memory_order_relaxed);
+        const long end = (pieces * (k + 1) + teams - 1) / teams * grain;
+        share.next.store(begin, std::memory_order_relaxed);
+        begin = share.end = end < items ? end : items;
       }
       gate_.store(kOpen, std::memory_order_release);
       {
@@ -69,14 +71,11 @@ class Pool {
         round_.fetch_add(1, std::memory_order_release);
       }
       wake_.notify_all();
+      struct Closing {
+        Team& team;
+        ~Closing() { team.close(); }
+      } closing{*this};
       work(0);
-      if (gate_.fetch_and(~kOpen, std::memory_order_acq_rel) == kOpen) return;
-      for (int spin = 0; spin < kSpins; ++spin) {
-        if (gate_.load(std::memory_order_acquire) == 0) return;
-        pause();
-      }
-      std::unique_lock<std::mutex> lock(mutex_);
-      done_.wait(lock, [&] { return gate_.load(std::memory_order_acquire) == 0; });
     }
 
     const pid_t process = getpid();
@@ -89,6 +88,15 @@ class Pool {
 #if defined(__x86_64__)
       __builtin_ia32_pause();
 #endif
+    }
+    void close() {
+      if (gate_.fetch_and(~kOpen, std::memory_order_acq_rel) == kOpen) return;
+      for (int spin = 0; spin < kSpins; ++spin) {
+        if (gate_.load(std::memory_order_acquire) == 0) return;
+        pause();
+      }
+      std::unique_lock<std::mutex> lock(mutex_);
+      done_.wait(lock, [&] { return gate_.load(std::memory_order_acquire) == 0; });
     }
     void serve(int worker) {
       for (long seen = 0;;) {
@@ -113,24 +121,23 @@ class Pool {
     void work(int worker) {
       for (std::size_t k = 0; k < shares_.size(); ++k) {
         Share& share = shares_[(static_cast<std::size_t>(worker) + k) % shares_.size()];
-        for (;;) {
-          const int begin = share.next.fetch_add(grain_, std::memory_order_relaxed);
-          if (begin >= share.end) break;
-          call_(context_, begin, begin + grain_ < share.end ? begin + grain_ : share.end, worker);
+        while (share.next.load(std::memory_order_relaxed) < share.end) {
+          const long begin = share.next.fetch_add(grain_, std::memory_order_relaxed), end = begin + grain_ < share.end ? begin + grain_ : share.end;
+          if (begin < end) call_(context_, static_cast<int>(begin), static_cast<int>(end), worker);
         }
       }
     }
 
     struct alignas(64) Share {
-      std::atomic<int> next{0};
-      int end = 0;
+      std::atomic<long> next{0};
+      long end = 0;
     };
     std::vector<Share> shares_;
     std::mutex mutex_;
     std::condition_variable wake_, done_;
-    std::atomic<long> round_{0};
-    std::atomic<int> gate_{0};  // kOpen, and how many workers are inside
-    const void* context_ = nullptr;
+    alignas(64) std::atomic<long> round_{0};
+    alignas(64) std::atomic<int> gate_{0};  // kOpen, and how many workers are inside
+    alignas(64) const void* context_ = nullptr;
     Call call_ = nullptr;
     int grain_ = 1;
     bool stop_ = false;

@@ -102,6 +102,20 @@ def test_rows_get_the_room_they_need(model_file):
         check(cuda, cpu, atoms)
 
 
+@pytest.mark.parametrize("channels, precision", [(64, "double"), (96, "single")])
+def test_many_rows_a_thread_and_few(tmp_path, channels, precision):
+    """Alone, a molecule's blocks have few atoms, in a batch as many as fit: the same bits, and the CPU's numbers."""
+    rng, structures = np.random.default_rng(0), [ethanol() for _ in range(8)]
+    for atoms in structures:
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+    given = [(a.positions, a.numbers, a.cell.array, a.pbc) for a in structures]
+    cuda, cpu = engines(write(random_model(1, channels, 1, 4.5, 2, 12), tmp_path / "m.pt"), precision)
+    for one, got, atoms in zip(given, cuda.compute_batch(given, **OPTIONS), structures, strict=True):
+        alone = cuda.compute(*one, **OPTIONS)
+        assert all(np.array_equal(got[key], alone[key]) for key in alone)
+        check(cuda, cpu, atoms, atol=1e-10 if precision == "double" else 1e-4)
+
+
 def test_the_same_bits_every_time(model_file):
     cuda, _ = engines(model_file, "single")
     atoms = random_cell(2, atoms=30)

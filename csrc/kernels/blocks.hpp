@@ -11,7 +11,7 @@ namespace cuda {
 
 constexpr int kThreads = 256;
 constexpr int kRows = 8;       // rows of a matrix product that one thread carries, for four columns …
-constexpr int kFewRows = 4;    // … and where that would leave most threads of a block without work, as in small molecules
+constexpr int kFewRows = 4;    // … and where a block's threads are enough for these, as in small molecules
 constexpr int kBlockAtoms = 16;                   // at most
 constexpr std::size_t kBlockMemory = 76 * 1024;   // bytes of shared memory: two blocks of a multiprocessor
 
@@ -95,7 +95,7 @@ template <int ROWS, class T> __device__ inline void multiply(const T* x, const i
 
 // with_rows(tasks, body): body with how many rows a thread carries, where tasks(rows) threads have work.
 template <class Tasks, class Body> __device__ inline void with_rows(const Tasks& tasks, const Body& body) {
-  if (2 * tasks(kRows) > kThreads) body(std::integral_constant<int, kRows>());
+  if (tasks(kFewRows) > kThreads && tasks(kFewRows) > tasks(kRows)) body(std::integral_constant<int, kRows>());
   else body(std::integral_constant<int, kFewRows>());
 }
 

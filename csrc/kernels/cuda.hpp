@@ -85,11 +85,13 @@ template <class Body> inline void with_rank(int rank, const Body& body) {
 // Throws an Error that names what failed.
 void check(cudaError_t status, const char* what);
 int multiprocessors();  // of the current device
+int block_memory();     // bytes of shared memory that one of its blocks can have
 
-// kernel<<<grid, threads, bytes, stream>>>(arguments), with its shared memory allowed beyond 48 KiB.
+// kernel<<<grid, threads, bytes, stream>>>(arguments). Beyond 48 KiB a kernel is allowed all the shared memory there is: what it is allowed is the
+// process's, and other threads may launch it with more or less.
 template <class... P, class... A> inline void launch(void (*kernel)(P...), dim3 grid, int threads, std::size_t bytes, cudaStream_t stream, A... arguments) {
   if (grid.x == 0) return;
-  if (bytes > 48 * 1024) check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), "shared memory");
+  if (bytes > 48 * 1024) check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, block_memory()), "shared memory");
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));

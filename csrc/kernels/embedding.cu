@@ -149,7 +149,7 @@ void embedding_gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const 
 }
 template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T* mixed, T* kept, T* y, int rows, cudaStream_t stream) {
   const Mixing<T> enter{y ? Mixers<T>(w, w.layers[0].mix_in) : Mixers<T>(), y};
-  over_atoms(embedding_mix_kernel<T>, w, (w.C + 3) * w.F, rows, stream, Mixers<T>(w, w.embedding_mix), enter, w.embedding_norm, w.gate[0], w.gate[1], raw, x, mixed, kept);
+  over_atoms(embedding_mix_kernel<T>, w, std::max((w.C + 3) * w.F, enter.numbers(w)), rows, stream, Mixers<T>(w, w.embedding_mix), enter, w.embedding_norm, w.gate[0], w.gate[1], raw, x, mixed, kept);
 }
 
 #define MFMD_INSTANTIATE(T)                                                                                             \

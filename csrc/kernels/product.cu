@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <class T> void product(const Weights<T>& w, int l, const T* x, const T* y, const T* m, T* dx, T* next, T* next_y, int rows, cudaStream_t stream) {
   const Mixing<T> enter{next_y ? Mixers<T>(w, w.layers[l + 1].mix_in) : Mixers<T>(), next_y};
   with_rank(w.rank, [&](auto rank) {
-    over_atoms(product_kernel<decltype(rank)::value, T>, w, 2 * w.C * w.F, rows, stream, Mixers<T>(w, w.layers[l].mix_out), enter, x, y, m, dx, next);
+    over_atoms(product_kernel<decltype(rank)::value, T>, w, std::max(2 * w.C * w.F, enter.numbers(w)), rows, stream, Mixers<T>(w, w.layers[l].mix_out), enter, x, y, m, dx, next);
   });
 }
 template void product<float>(const Weights<float>&, int, const float*, const float*, const float*, float*, float*, float*, int, cudaStream_t);
