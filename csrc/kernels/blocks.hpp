@@ -41,6 +41,13 @@ inline void over_atoms(void (*kernel)(P...), const Weights<T>& w, int numbers, i
   launch(kernel, dim3(static_cast<unsigned>((rows + atoms - 1) / atoms)), kThreads, atoms * bytes, stream, block, rows, arguments...);
 }
 
+// body with the rank of the block's features as a constant. It is for what is done element by element: products of matrices are compiled once for all.
+template <class T, class Body> __device__ inline void of_rank(const Block<T>& block, const Body& body) {
+  if (block.R == 1) body(Rank<0>());
+  else if (block.R == 2) body(Rank<1>());
+  else body(Rank<2>());
+}
+
 // y = x w + b by the tensor cores, a tile of 16 x 16 a warp: x(row) is a row in shared memory; write(row, column, four values). `in` and `out` are
 // multiples of 16. A lane reads four numbers of x side by side, so that what a tile calls its k is another order of the same sum.
 template <class Row, class Write>

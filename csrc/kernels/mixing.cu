@@ -37,9 +37,11 @@ __global__ void __launch_bounds__(kThreads, 2) mixing_reverse_kernel(Block<T> bl
 }  // namespace
 
 template <class T> void mixing_reverse(const Weights<T>& w, int l, const T* x, const T* ay, T* ax, const Leaving<T>& to, int rows, cudaStream_t stream) {
-  with_leaving(w, to, [&](const auto& leave) {
+  const auto run = [&](const auto& leave) {
     over_atoms(mixing_reverse_kernel<T, std::decay_t<decltype(leave)>>, w, std::max(2 * w.C * w.F, leave.numbers(w)), rows, stream, Mixers<T>(w, w.layers[l].mix_in, true), leave, x, ay, ax);
-  });
+  };
+  if (to.l < 0) run(embedding_mix_reverse(w, to));
+  else run(product_reverse(w, to));
 }
 template void mixing_reverse<float>(const Weights<float>&, int, const float*, const float*, float*, const Leaving<float>&, int, cudaStream_t);
 template void mixing_reverse<double>(const Weights<double>&, int, const double*, const double*, double*, const Leaving<double>&, int, cudaStream_t);

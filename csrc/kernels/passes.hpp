@@ -54,58 +54,64 @@ template <class T> struct Mixing {
   }
 };
 
-// Adjoints of messages (am) and of what they were made of (ay) from that of the layer's result.
-template <int RANK, class T> struct ProductReverse {
+// Adjoints of messages (am) and of what they were made of (ay) from that of the layer's result, where am is not null.
+template <class T> struct ProductReverse {
   Mixers<T> mixers;
   const T *y, *m, *dx;
   T *am, *ay;
   static int numbers(const Weights<T>& w) { return 2 * w.C * w.F; }
 
   __device__ void operator()(const Block<T>& block, int rows, const T* ax) const {
+    if (!am) return;
     __syncthreads();
-    constexpr int C = tensor::components(RANK);
-    const int F = block.F, begin = block.begin(), atoms = block.count(rows);
+    const int C = block.C, F = block.F, begin = block.begin(), atoms = block.count(rows);
     T *adx = shared<T>(), *ap = adx + block.atoms * C * F;
-    for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-      const int a = item / F, f = item % F;
-      const std::size_t row = block.at(begin + a, f);
-      T adjoint[C], d[C], through[C];
-      read<C>(ax + row, adjoint);
-      read<C>(dx + row, d);
-      tensor::transpose<RANK>(d);
-      tensor::anticommutator<RANK, T>(adjoint, d, through);
+    of_rank(block, [&](auto rank) {
+      constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
+      for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
+        const int a = item / F, f = item % F;
+        const std::size_t row = block.at(begin + a, f);
+        T adjoint[C], d[C], through[C];
+        read<C>(ax + row, adjoint);
+        read<C>(dx + row, d);
+        tensor::transpose<RANK>(d);
+        tensor::anticommutator<RANK, T>(adjoint, d, through);
 #pragma unroll
-      for (int k = 0; k < C; ++k) adx[(a * C + k) * F + f] = adjoint[k] + through[k];
-    }
+        for (int k = 0; k < C; ++k) adx[(a * C + k) * F + f] = adjoint[k] + through[k];
+      }
+    });
     __syncthreads();
     mix(block, mixers, adx, atoms, [&](int a, int k, int f, const Four<T>& v) { store(ap + (a * C + k) * F + f, v); });
     __syncthreads();
-    for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-      const int a = item / F, f = item % F;
-      const std::size_t row = block.at(begin + a, f);
-      T vm[C], vy[C], p[C], back[C], out[C];
-      read<C>(m + row, vm);
-      read<C>(y + row, vy);
-      tensor::anticommutator<RANK, T>(vm, vy, p);
-      const T inverse = T(1) / norm1<C>(p);
-      T dot = T(0);
+    of_rank(block, [&](auto rank) {
+      constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
+      for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
+        const int a = item / F, f = item % F;
+        const std::size_t row = block.at(begin + a, f);
+        T vm[C], vy[C], p[C], back[C], out[C];
+        read<C>(m + row, vm);
+        read<C>(y + row, vy);
+        tensor::anticommutator<RANK, T>(vm, vy, p);
+        const T inverse = T(1) / norm1<C>(p);
+        T dot = T(0);
 #pragma unroll
-      for (int k = 0; k < C; ++k) {
-        back[k] = ap[(a * C + k) * F + f];
-        dot += back[k] * p[k];
+        for (int k = 0; k < C; ++k) {
+          back[k] = ap[(a * C + k) * F + f];
+          dot += back[k] * p[k];
+        }
+        dot *= 2 * inverse * inverse;
+#pragma unroll
+        for (int k = 0; k < C; ++k) back[k] = back[k] * inverse - p[k] * dot;
+        tensor::transpose<RANK>(vy);
+        tensor::transpose<RANK>(vm);
+        tensor::anticommutator<RANK, T>(back, vy, out);
+#pragma unroll
+        for (int k = 0; k < C; ++k) am[row + k * kSlab] = out[k];
+        tensor::anticommutator<RANK, T>(back, vm, out);
+#pragma unroll
+        for (int k = 0; k < C; ++k) ay[row + k * kSlab] = out[k];
       }
-      dot *= 2 * inverse * inverse;
-#pragma unroll
-      for (int k = 0; k < C; ++k) back[k] = back[k] * inverse - p[k] * dot;
-      tensor::transpose<RANK>(vy);
-      tensor::transpose<RANK>(vm);
-      tensor::anticommutator<RANK, T>(back, vy, out);
-#pragma unroll
-      for (int k = 0; k < C; ++k) am[row + k * kSlab] = out[k];
-      tensor::anticommutator<RANK, T>(back, vm, out);
-#pragma unroll
-      for (int k = 0; k < C; ++k) ay[row + k * kSlab] = out[k];
-    }
+    });
   }
 };
 
@@ -153,10 +159,11 @@ template <class T> struct EmbeddingMixReverse {
   }
 };
 
-// body(…) with what the reverse pass does next with the adjoint of a layer's result, or of the embedding's.
-template <class T, class Body> inline void with_leaving(const Weights<T>& w, const Leaving<T>& to, const Body& body) {
-  if (to.l < 0) return body(EmbeddingMixReverse<T>{Mixers<T>(w, w.embedding_mix, true), w.embedding_norm, w.gate[0], w.gate[1], to.raw, to.mixed, to.kept, to.am});
-  with_rank(w.rank, [&](auto rank) { body(ProductReverse<decltype(rank)::value, T>{Mixers<T>(w, w.layers[to.l].mix_out, true), to.y, to.m, to.dx, to.am, to.ay}); });
+template <class T> inline ProductReverse<T> product_reverse(const Weights<T>& w, const Leaving<T>& to) {
+  return {Mixers<T>(w, w.layers[to.l].mix_out, true), to.y, to.m, to.dx, to.am, to.ay};
+}
+template <class T> inline EmbeddingMixReverse<T> embedding_mix_reverse(const Weights<T>& w, const Leaving<T>& to) {
+  return {Mixers<T>(w, w.embedding_mix, true), w.embedding_norm, w.gate[0], w.gate[1], to.raw, to.mixed, to.kept, to.am};
 }
 
 }  // namespace cuda

@@ -6,41 +6,46 @@ namespace cuda {
 
 namespace {
 
-template <int RANK, class T>
+template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     product_kernel(Block<T> block, int rows, Mixers<T> mixers, Mixing<T> enter, const T* x, const T* y, const T* m, T* dx, T* next) {
-  constexpr int C = tensor::components(RANK);
-  const int F = block.F, begin = block.begin(), atoms = block.count(rows);
+  const int C = block.C, F = block.F, begin = block.begin(), atoms = block.count(rows);
   T *scaled = shared<T>(), *mixed = scaled + block.atoms * C * F;
-  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-    const int a = item / F, f = item % F;
-    const std::size_t row = block.at(begin + a, f);
-    T vm[C], vy[C], p[C];
-    read<C>(m + row, vm);
-    read<C>(y + row, vy);
-    tensor::anticommutator<RANK, T>(vm, vy, p);
-    const T inverse = T(1) / norm1<C>(p);
+  of_rank(block, [&](auto rank) {
+    constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
+    for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
+      const int a = item / F, f = item % F;
+      const std::size_t row = block.at(begin + a, f);
+      T vm[C], vy[C], p[C];
+      read<C>(m + row, vm);
+      read<C>(y + row, vy);
+      tensor::anticommutator<RANK, T>(vm, vy, p);
+      const T inverse = T(1) / norm1<C>(p);
 #pragma unroll
-    for (int k = 0; k < C; ++k) scaled[(a * C + k) * F + f] = p[k] * inverse;
-  }
+      for (int k = 0; k < C; ++k) scaled[(a * C + k) * F + f] = p[k] * inverse;
+    }
+  });
   __syncthreads();
   mix(block, mixers, scaled, atoms, [&](int a, int k, int f, const Four<T>& v) { store(mixed + (a * C + k) * F + f, v); });
   __syncthreads();
-  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-    const int a = item / F, f = item % F;
-    const std::size_t row = block.at(begin + a, f);
-    T vx[C], d[C], square[C];
-    read<C>(x + row, vx);
+  of_rank(block, [&](auto rank) {
+    constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
+    for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
+      const int a = item / F, f = item % F;
+      const std::size_t row = block.at(begin + a, f);
+      T vx[C], d[C], square[C];
+      read<C>(x + row, vx);
 #pragma unroll
-    for (int k = 0; k < C; ++k) d[k] = mixed[(a * C + k) * F + f];
-    tensor::anticommutator<RANK, T>(d, d, square);
-    const T inverse = T(1) / norm1<C>(vx);
+      for (int k = 0; k < C; ++k) d[k] = mixed[(a * C + k) * F + f];
+      tensor::anticommutator<RANK, T>(d, d, square);
+      const T inverse = T(1) / norm1<C>(vx);
 #pragma unroll
-    for (int k = 0; k < C; ++k) {
-      dx[row + k * kSlab] = d[k];
-      next[row + k * kSlab] = vx[k] * inverse + d[k] + T(0.5) * square[k];
+      for (int k = 0; k < C; ++k) {
+        dx[row + k * kSlab] = d[k];
+        next[row + k * kSlab] = vx[k] * inverse + d[k] + T(0.5) * square[k];
+      }
     }
-  }
+  });
   enter(block, rows, next);
 }
 
@@ -48,9 +53,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 template <class T> void product(const Weights<T>& w, int l, const T* x, const T* y, const T* m, T* dx, T* next, T* next_y, int rows, cudaStream_t stream) {
   const Mixing<T> enter{next_y ? Mixers<T>(w, w.layers[l + 1].mix_in) : Mixers<T>(), next_y};
-  with_rank(w.rank, [&](auto rank) {
-    over_atoms(product_kernel<decltype(rank)::value, T>, w, std::max(2 * w.C * w.F, enter.numbers(w)), rows, stream, Mixers<T>(w, w.layers[l].mix_out), enter, x, y, m, dx, next);
-  });
+  over_atoms(product_kernel<T>, w, std::max(2 * w.C * w.F, enter.numbers(w)), rows, stream, Mixers<T>(w, w.layers[l].mix_out), enter, x, y, m, dx, next);
 }
 template void product<float>(const Weights<float>&, int, const float*, const float*, const float*, float*, float*, float*, int, cudaStream_t);
 template void product<double>(const Weights<double>&, int, const double*, const double*, const double*, double*, double*, double*, int, cudaStream_t);

@@ -6,8 +6,8 @@ namespace cuda {
 
 namespace {
 
-template <class T, class Leave>
-__global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, int rows, Norm<T> norm, Dense<T> linear, Leave leave, const HeadWeights<T>* heads, const int* slot,
+template <class T>
+__global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, int rows, Norm<T> norm, Dense<T> linear, ProductReverse<T> leave, const HeadWeights<T>* heads, const int* slot,
                                                         const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features) {
   const int F = block.F, R = block.R, RF = R * F, begin = block.begin(), atoms = block.count(rows), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   T* next = shared<T>();
@@ -86,15 +86,19 @@ __global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, in
   leave(block, rows, ax);
 }
 
+// Of a model without layers.
+template <class T> __global__ void __launch_bounds__(kThreads, 2) embedding_mix_reverse_kernel(Block<T> block, int rows, EmbeddingMixReverse<T> leave, const T* ax) { leave(block, rows, ax); }
+
 }  // namespace
 
 template <class T>
 void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features, const Leaving<T>& to, int rows, cudaStream_t stream) {
   const int numbers = (2 * w.R + 3) * w.F + 2 * widest + 4;
-  with_leaving(w, to, [&](const auto& leave) {
-    over_atoms(readout_kernel<T, std::decay_t<decltype(leave)>>, w, std::max(numbers, ax ? leave.numbers(w) : 0), rows, stream, w.readout_norm, w.readout, leave, w.heads, slot, x, seeds, n_seeds,
-               widest, ax, features);
-  });
+  const ProductReverse<T> leave = to.l < 0 ? ProductReverse<T>{} : product_reverse(w, to);
+  over_atoms(readout_kernel<T>, w, std::max(numbers, ax ? leave.numbers(w) : 0), rows, stream, w.readout_norm, w.readout, leave, w.heads, slot, x, seeds, n_seeds, widest, ax, features);
+  if (!ax || to.l >= 0) return;
+  const EmbeddingMixReverse<T> last = embedding_mix_reverse(w, to);
+  over_atoms(embedding_mix_reverse_kernel<T>, w, last.numbers(w), rows, stream, last, ax);
 }
 template void readout<float>(const Weights<float>&, const int*, const float*, const Seed<float>*, int, int, float*, float*, const Leaving<float>&, int, cudaStream_t);
 template void readout<double>(const Weights<double>&, const int*, const double*, const Seed<double>*, int, int, double*, double*, const Leaving<double>&, int, cudaStream_t);
