@@ -87,7 +87,7 @@ __device__ inline void tiles(int rows, int in, int out, const float* w, const fl
 // sum[r] += x[from[r] …] w, for four columns of w, [in][out]; k runs upwards however many rows there are, so that a sum has the same bits. With few
 // rows nothing else hides how long weights take to arrive, and several are on their way at a time.
 template <int ROWS, class T> __device__ inline void multiply(const T* x, const int (&from)[ROWS], const T* w, int in, int out, Four<T> (&sum)[ROWS]) {
-  constexpr int kAhead = ROWS < kRows ? (sizeof(T) == 4 ? 4 : 1) : 1;
+  [[maybe_unused]] constexpr int kAhead = ROWS < kRows ? (sizeof(T) == 4 ? 4 : 1) : 1;
 #pragma unroll kAhead
   for (int k = 0; k < in; k += 4) {
     const T* wk = w + static_cast<std::size_t>(k) * out;

@@ -64,8 +64,8 @@ template <class T> struct ProductReverse {
   __device__ void operator()(const Block<T>& block, int rows, const T* ax) const {
     if (!am) return;
     __syncthreads();
-    const int C = block.C, F = block.F, begin = block.begin(), atoms = block.count(rows);
-    T *adx = shared<T>(), *ap = adx + block.atoms * C * F;
+    const int F = block.F, begin = block.begin(), atoms = block.count(rows);
+    T *adx = shared<T>(), *ap = adx + block.atoms * block.C * F;
     of_rank(block, [&](auto rank) {
       constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
       for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
@@ -81,7 +81,7 @@ template <class T> struct ProductReverse {
       }
     });
     __syncthreads();
-    mix(block, mixers, adx, atoms, [&](int a, int k, int f, const Four<T>& v) { store(ap + (a * C + k) * F + f, v); });
+    mix(block, mixers, adx, atoms, [&](int a, int k, int f, const Four<T>& v) { store(ap + (a * block.C + k) * F + f, v); });
     __syncthreads();
     of_rank(block, [&](auto rank) {
       constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);

@@ -9,8 +9,8 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     product_kernel(Block<T> block, int rows, Mixers<T> mixers, Mixing<T> enter, const T* x, const T* y, const T* m, T* dx, T* next) {
-  const int C = block.C, F = block.F, begin = block.begin(), atoms = block.count(rows);
-  T *scaled = shared<T>(), *mixed = scaled + block.atoms * C * F;
+  const int F = block.F, begin = block.begin(), atoms = block.count(rows);
+  T *scaled = shared<T>(), *mixed = scaled + block.atoms * block.C * F;
   of_rank(block, [&](auto rank) {
     constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
     for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   });
   __syncthreads();
-  mix(block, mixers, scaled, atoms, [&](int a, int k, int f, const Four<T>& v) { store(mixed + (a * C + k) * F + f, v); });
+  mix(block, mixers, scaled, atoms, [&](int a, int k, int f, const Four<T>& v) { store(mixed + (a * block.C + k) * F + f, v); });
   __syncthreads();
   of_rank(block, [&](auto rank) {
     constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
