@@ -22,6 +22,18 @@ template <class T> struct Block {
   __device__ int count(int rows) const { return rows - begin() < atoms ? rows - begin() : atoms; }
   // Where channel f of component 0 of a row's features lies; the other components follow at steps of 16.
   __device__ std::size_t at(int row, int f) const { return (static_cast<std::size_t>(row) * F + f / kSlab * kSlab) * C + f % kSlab; }
+  // body(a, f, row) for every channel f of the block's atoms, a counted from its first; row: where component 0 lies.
+  template <class Body> __device__ void each_channel(int rows, const Body& body) const {
+    const int until = count(rows) * F;
+    for (int item = threadIdx.x; item < until; item += blockDim.x) body(item / F, item % F, at(begin() + item / F, item % F));
+  }
+  // The same with the rank as a constant: body(rank, a, f, row). It is for what is done element by element: products of matrices are compiled once for all.
+  template <class Body> __device__ void each_channel_of_rank(int rows, const Body& body) const {
+    const auto of = [&](auto rank) { each_channel(rows, [&](int a, int f, std::size_t row) { body(rank, a, f, row); }); };
+    if (R == 1) of(Rank<0>());
+    else if (R == 2) of(Rank<1>());
+    else of(Rank<2>());
+  }
 };
 template <class T> struct Mixers {  // a matrix [F][F] for each part, or its transpose
   const T* part[kMaxParts] = {};
@@ -39,13 +51,6 @@ inline void over_atoms(void (*kernel)(P...), const Weights<T>& w, int numbers, i
   while (atoms > 1 && (atoms * bytes > kBlockMemory || (rows + atoms - 1) / atoms < multiprocessors())) atoms /= 2;
   const Block<T> block{w.R, w.C, w.F, atoms, w.tf32};
   launch(kernel, dim3(static_cast<unsigned>((rows + atoms - 1) / atoms)), kThreads, atoms * bytes, stream, block, rows, arguments...);
-}
-
-// body with the rank of the block's features as a constant. It is for what is done element by element: products of matrices are compiled once for all.
-template <class T, class Body> __device__ inline void of_rank(const Block<T>& block, const Body& body) {
-  if (block.R == 1) body(Rank<0>());
-  else if (block.R == 2) body(Rank<1>());
-  else body(Rank<2>());
 }
 
 // y = x w + b by the tensor cores, a tile of 16 x 16 a warp: x(row) is a row in shared memory; write(row, column, four values). `in` and `out` are
@@ -85,9 +90,9 @@ __device__ inline void tiles(int rows, int in, int out, const float* w, const fl
 }
 
 // sum[r] += x[from[r] …] w, for four columns of w, [in][out]; k runs upwards however many rows there are, so that a sum has the same bits. With few
-// rows nothing else hides how long weights take to arrive, and several are on their way at a time.
+// rows nothing else hides how long weights take to arrive, and several of a float's are on their way at a time.
 template <int ROWS, class T> __device__ inline void multiply(const T* x, const int (&from)[ROWS], const T* w, int in, int out, Four<T> (&sum)[ROWS]) {
-  [[maybe_unused]] constexpr int kAhead = ROWS < kRows ? (sizeof(T) == 4 ? 4 : 1) : 1;
+  [[maybe_unused]] constexpr int kAhead = ROWS == kFewRows && std::is_same_v<T, float> ? 4 : 1;
 #pragma unroll kAhead
   for (int k = 0; k < in; k += 4) {
     const T* wk = w + static_cast<std::size_t>(k) * out;

@@ -96,16 +96,15 @@ __global__ void __launch_bounds__(kThreads, 2)
     embedding_mix_kernel(Block<T> block, int rows, Mixers<T> mixers, Mixing<T> enter, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, T* x, T* mixed, T* kept) {
   const int F = block.F, C = block.C, begin = block.begin(), atoms = block.count(rows);
   T *in = shared<T>(), *scaled = in + block.atoms * C * F, *hidden = scaled + block.atoms * F;
-  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-    const int a = item / F, f = item % F;
+  block.each_channel(rows, [&](int a, int f, std::size_t row) {
     T sum = T(0);
     for (int k = 0; k < C; ++k) {
-      const T v = raw[block.at(begin + a, f) + k * kSlab];
+      const T v = raw[row + k * kSlab];
       in[(a * C + k) * F + f] = v;
       sum += v * v;
     }
-    scaled[item] = sum;
-  }
+    scaled[a * F + f] = sum;
+  });
   __syncthreads();
   for (int a = threadIdx.x / 32; a < atoms; a += kThreads / 32) {
     const Gates<T> g(block, kept, begin + a);

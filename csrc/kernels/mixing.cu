@@ -8,20 +8,17 @@ namespace {
 
 template <class T, class Leave>
 __global__ void __launch_bounds__(kThreads, 2) mixing_reverse_kernel(Block<T> block, int rows, Mixers<T> mixers, Leave leave, const T* x, const T* ay, T* ax) {
-  const int F = block.F, C = block.C;
-  const int begin = block.begin(), atoms = block.count(rows);
+  const int F = block.F, C = block.C, atoms = block.count(rows);
   T *in = shared<T>(), *out = in + block.atoms * C * F;
-  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-    const int a = item / F, f = item % F;
-    for (int k = 0; k < C; ++k) in[(a * C + k) * F + f] = ay[block.at(begin + a, f) + k * kSlab];
-  }
+  block.each_channel(rows, [&](int a, int f, std::size_t row) {
+    for (int k = 0; k < C; ++k) in[(a * C + k) * F + f] = ay[row + k * kSlab];
+  });
   __syncthreads();
   mix(block, mixers, in, atoms, [&](int a, int k, int f, const Four<T>& v) { store(out + (a * C + k) * F + f, v); });
   __syncthreads();
-  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-    const int a = item / F, f = item % F;
-    const T* xi = x + block.at(begin + a, f);
-    T* axi = ax + block.at(begin + a, f);
+  block.each_channel(rows, [&](int a, int f, std::size_t row) {
+    const T* xi = x + row;
+    T* axi = ax + row;
     T norm = T(1), dot = T(0), adjoint[kMaxComponents];
     for (int k = 0; k < C; ++k) {
       adjoint[k] = axi[k * kSlab] + out[(a * C + k) * F + f];
@@ -30,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, 2) mixing_reverse_kernel(Block<T> bl
     }
     const T inverse = T(1) / norm, back = 2 * dot * inverse * inverse;
     for (int k = 0; k < C; ++k) axi[k * kSlab] = adjoint[k] * inverse - xi[k * kSlab] * back;
-  }
+  });
   leave(block, rows, ax);
 }
 

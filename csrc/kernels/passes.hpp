@@ -39,16 +39,14 @@ template <class T> struct Mixing {
   __device__ void operator()(const Block<T>& block, int rows, const T* x) const {
     if (!y) return;
     __syncthreads();
-    const int F = block.F, C = block.C;
-    const int begin = block.begin(), atoms = block.count(rows);
+    const int F = block.F, C = block.C, begin = block.begin(), atoms = block.count(rows);
     T* scaled = shared<T>();
-    for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-      const int a = item / F, f = item % F;
-      const T* xi = x + block.at(begin + a, f);
+    block.each_channel(rows, [&](int a, int f, std::size_t row) {
+      const T* xi = x + row;
       T norm = T(1);
       for (int k = 0; k < C; ++k) norm += xi[k * kSlab] * xi[k * kSlab];
       for (int k = 0; k < C; ++k) scaled[(a * C + k) * F + f] = xi[k * kSlab] / norm;
-    }
+    });
     __syncthreads();
     mix(block, mixers, scaled, atoms, [&](int a, int k, int f, const Four<T>& v) { store(y + block.at(begin + a, f) + k * kSlab, v); });
   }
@@ -64,53 +62,45 @@ template <class T> struct ProductReverse {
   __device__ void operator()(const Block<T>& block, int rows, const T* ax) const {
     if (!am) return;
     __syncthreads();
-    const int F = block.F, begin = block.begin(), atoms = block.count(rows);
+    const int F = block.F, atoms = block.count(rows);
     T *adx = shared<T>(), *ap = adx + block.atoms * block.C * F;
-    of_rank(block, [&](auto rank) {
+    block.each_channel_of_rank(rows, [&](auto rank, int a, int f, std::size_t row) {
       constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
-      for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-        const int a = item / F, f = item % F;
-        const std::size_t row = block.at(begin + a, f);
-        T adjoint[C], d[C], through[C];
-        read<C>(ax + row, adjoint);
-        read<C>(dx + row, d);
-        tensor::transpose<RANK>(d);
-        tensor::anticommutator<RANK, T>(adjoint, d, through);
+      T adjoint[C], d[C], through[C];
+      read<C>(ax + row, adjoint);
+      read<C>(dx + row, d);
+      tensor::transpose<RANK>(d);
+      tensor::anticommutator<RANK, T>(adjoint, d, through);
 #pragma unroll
-        for (int k = 0; k < C; ++k) adx[(a * C + k) * F + f] = adjoint[k] + through[k];
-      }
+      for (int k = 0; k < C; ++k) adx[(a * C + k) * F + f] = adjoint[k] + through[k];
     });
     __syncthreads();
     mix(block, mixers, adx, atoms, [&](int a, int k, int f, const Four<T>& v) { store(ap + (a * block.C + k) * F + f, v); });
     __syncthreads();
-    of_rank(block, [&](auto rank) {
+    block.each_channel_of_rank(rows, [&](auto rank, int a, int f, std::size_t row) {
       constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
-      for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-        const int a = item / F, f = item % F;
-        const std::size_t row = block.at(begin + a, f);
-        T vm[C], vy[C], p[C], back[C], out[C];
-        read<C>(m + row, vm);
-        read<C>(y + row, vy);
-        tensor::anticommutator<RANK, T>(vm, vy, p);
-        const T inverse = T(1) / norm1<C>(p);
-        T dot = T(0);
+      T vm[C], vy[C], p[C], back[C], out[C];
+      read<C>(m + row, vm);
+      read<C>(y + row, vy);
+      tensor::anticommutator<RANK, T>(vm, vy, p);
+      const T inverse = T(1) / norm1<C>(p);
+      T dot = T(0);
 #pragma unroll
-        for (int k = 0; k < C; ++k) {
-          back[k] = ap[(a * C + k) * F + f];
-          dot += back[k] * p[k];
-        }
-        dot *= 2 * inverse * inverse;
-#pragma unroll
-        for (int k = 0; k < C; ++k) back[k] = back[k] * inverse - p[k] * dot;
-        tensor::transpose<RANK>(vy);
-        tensor::transpose<RANK>(vm);
-        tensor::anticommutator<RANK, T>(back, vy, out);
-#pragma unroll
-        for (int k = 0; k < C; ++k) am[row + k * kSlab] = out[k];
-        tensor::anticommutator<RANK, T>(back, vm, out);
-#pragma unroll
-        for (int k = 0; k < C; ++k) ay[row + k * kSlab] = out[k];
+      for (int k = 0; k < C; ++k) {
+        back[k] = ap[(a * C + k) * F + f];
+        dot += back[k] * p[k];
       }
+      dot *= 2 * inverse * inverse;
+#pragma unroll
+      for (int k = 0; k < C; ++k) back[k] = back[k] * inverse - p[k] * dot;
+      tensor::transpose<RANK>(vy);
+      tensor::transpose<RANK>(vm);
+      tensor::anticommutator<RANK, T>(back, vy, out);
+#pragma unroll
+      for (int k = 0; k < C; ++k) am[row + k * kSlab] = out[k];
+      tensor::anticommutator<RANK, T>(back, vm, out);
+#pragma unroll
+      for (int k = 0; k < C; ++k) ay[row + k * kSlab] = out[k];
     });
   }
 };
@@ -129,10 +119,8 @@ template <class T> struct EmbeddingMixReverse {
     const int F = block.F, C = block.C, R = block.R, begin = block.begin(), atoms = block.count(rows);
     T *amixed = shared<T>(), *agate = amixed + block.atoms * C * F, *ahidden = agate + block.atoms * R * F, *anorm = ahidden + block.atoms * 2 * F;
     const auto gates = [&](int a) { return Gates<T>(block, const_cast<T*>(kept), begin + a); };
-    for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-      const int a = item / F, f = item % F;
+    block.each_channel(rows, [&](int a, int f, std::size_t row) {
       const Gates<T> g = gates(a);
-      const std::size_t row = block.at(begin + a, f);
       for (int part = 0; part < R; ++part) {
         T sum = T(0);
         for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
@@ -142,7 +130,7 @@ template <class T> struct EmbeddingMixReverse {
         }
         agate[(a * R + part) * F + f] = sum * g.slope2[part * F + f];
       }
-    }
+    });
     __syncthreads();
     dense(block, agate, gate1.wt, static_cast<const T*>(nullptr), atoms, R * F, 2 * F,
           [&](int a, int f, const Four<T>& v) { store(ahidden + a * 2 * F + f, v * load(gates(a).slope1 + f)); });

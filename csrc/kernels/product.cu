@@ -9,41 +9,33 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     product_kernel(Block<T> block, int rows, Mixers<T> mixers, Mixing<T> enter, const T* x, const T* y, const T* m, T* dx, T* next) {
-  const int F = block.F, begin = block.begin(), atoms = block.count(rows);
+  const int F = block.F, atoms = block.count(rows);
   T *scaled = shared<T>(), *mixed = scaled + block.atoms * block.C * F;
-  of_rank(block, [&](auto rank) {
+  block.each_channel_of_rank(rows, [&](auto rank, int a, int f, std::size_t row) {
     constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
-    for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-      const int a = item / F, f = item % F;
-      const std::size_t row = block.at(begin + a, f);
-      T vm[C], vy[C], p[C];
-      read<C>(m + row, vm);
-      read<C>(y + row, vy);
-      tensor::anticommutator<RANK, T>(vm, vy, p);
-      const T inverse = T(1) / norm1<C>(p);
+    T vm[C], vy[C], p[C];
+    read<C>(m + row, vm);
+    read<C>(y + row, vy);
+    tensor::anticommutator<RANK, T>(vm, vy, p);
+    const T inverse = T(1) / norm1<C>(p);
 #pragma unroll
-      for (int k = 0; k < C; ++k) scaled[(a * C + k) * F + f] = p[k] * inverse;
-    }
+    for (int k = 0; k < C; ++k) scaled[(a * C + k) * F + f] = p[k] * inverse;
   });
   __syncthreads();
   mix(block, mixers, scaled, atoms, [&](int a, int k, int f, const Four<T>& v) { store(mixed + (a * block.C + k) * F + f, v); });
   __syncthreads();
-  of_rank(block, [&](auto rank) {
+  block.each_channel_of_rank(rows, [&](auto rank, int a, int f, std::size_t row) {
     constexpr int RANK = decltype(rank)::value, C = tensor::components(RANK);
-    for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-      const int a = item / F, f = item % F;
-      const std::size_t row = block.at(begin + a, f);
-      T vx[C], d[C], square[C];
-      read<C>(x + row, vx);
+    T vx[C], d[C], square[C];
+    read<C>(x + row, vx);
 #pragma unroll
-      for (int k = 0; k < C; ++k) d[k] = mixed[(a * C + k) * F + f];
-      tensor::anticommutator<RANK, T>(d, d, square);
-      const T inverse = T(1) / norm1<C>(vx);
+    for (int k = 0; k < C; ++k) d[k] = mixed[(a * C + k) * F + f];
+    tensor::anticommutator<RANK, T>(d, d, square);
+    const T inverse = T(1) / norm1<C>(vx);
 #pragma unroll
-      for (int k = 0; k < C; ++k) {
-        dx[row + k * kSlab] = d[k];
-        next[row + k * kSlab] = vx[k] * inverse + d[k] + T(0.5) * square[k];
-      }
+    for (int k = 0; k < C; ++k) {
+      dx[row + k * kSlab] = d[k];
+      next[row + k * kSlab] = vx[k] * inverse + d[k] + T(0.5) * square[k];
     }
   });
   enter(block, rows, next);

@@ -13,16 +13,15 @@ __global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, in
   T* next = shared<T>();
   const auto take = [&](int width) { T* p = next; next += block.atoms * width; return p; };
   T *normal = take(RF), *scaled = take(RF), *slope = take(F), *feature = take(F), *az = take(F), *hidden = take(widest), *ahidden = take(widest), *inverse = take(4);
-  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-    const int a = item / F, f = item % F;
-    const T* xi = x + block.at(begin + a, f);
+  block.each_channel(rows, [&](int a, int f, std::size_t row) {
+    const T* xi = x + row;
     for (int part = 0; part < R; ++part) {
       T sum = T(0);
       for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) sum += xi[k * kSlab] * xi[k * kSlab];
       scaled[a * RF + part * F + f] = sum;
     }
-    az[item] = T(0);
-  }
+    az[a * F + f] = T(0);
+  });
   __syncthreads();
   for (int a = warp; a < atoms; a += kThreads / 32) {
     const T i = layer_norm(norm, scaled + a * RF, RF, normal + a * RF, scaled + a * RF);
@@ -77,12 +76,10 @@ __global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, in
   __syncthreads();
   for (int a = warp; a < atoms; a += kThreads / 32) layer_norm_reverse(norm, normal + a * RF, inverse[a], scaled + a * RF, RF, scaled + a * RF);
   __syncthreads();
-  for (int item = threadIdx.x; item < atoms * F; item += blockDim.x) {
-    const int a = item / F, f = item % F;
-    const std::size_t row = block.at(begin + a, f);
+  block.each_channel(rows, [&](int a, int f, std::size_t row) {
     for (int part = 0; part < R; ++part)
       for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) ax[row + k * kSlab] = 2 * x[row + k * kSlab] * scaled[a * RF + part * F + f];
-  }
+  });
   leave(block, rows, ax);
 }
 
