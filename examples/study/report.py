@@ -269,10 +269,11 @@ def main():
     spent = sum(run["cpu_seconds"] for runs in RUNS.values() for run in runs) / 3600
     dates = sorted({run["date"] for runs in RUNS.values() for run in runs})
     count = sum(len(runs) for runs in RUNS.values())
+    resumed = sum(run.get("resumed", False) for runs in RUNS.values() for run in runs)
     say("# Both papers' claims on real labels", "")
     say(
         f"Written by `python examples/study/report.py` from {count} runs of `python examples/study/study.py` (seeds {', '.join(map(str, seeds))}; "
-        f"{spent:.1f} CPU-hours, {RUNS['gfn2'][0]['machine']}, {dates[0]} to {dates[-1]}; every run's JSON is in examples/study/results). "
+        f"{spent:.1f} CPU-hours, of {resumed} runs that were resumed the last part alone; {RUNS['gfn2'][0]['machine']}, {dates[0]} to {dates[-1]}; every run's JSON is in examples/study/results). "
         "Mean ± standard deviation over the seeds, which also choose the labels kept; a dash is a run not done yet. Data: examples/data; backbone: medium. "
         "The test set chooses nothing: epochs are chosen on the validation set, everything else was fixed before.",
         "",

@@ -45,6 +45,7 @@ class Study:
     def _train(self, name):
         levels, stages, after, more = self.known[name]
         folder, result = self.out / name, self._result(name)
+        resumed = folder.exists()
         if after is not None:
             if not (self.out / after / "model.pt").exists():  # its result came with the repository
                 self._train(after)
@@ -64,7 +65,7 @@ class Study:
         tables = train.run(config, Console(quiet=True))
         if result.exists():
             return
-        spent = {"seconds": time.time() - start, "cpu_seconds": time.process_time() - cpu}
+        spent = {"seconds": time.time() - start, "cpu_seconds": time.process_time() - cpu, "resumed": resumed}  # of its last part
         frames = [s for s in data.read_file(files["test"], config.data, config.levels) if set(s.labels) & set(levels)]
         points, bars = evaluation.compare(folder / "model.pt", frames)
         rows = {"/".join(key): row for key, row in evaluation.errors(points).items()}
