@@ -17,20 +17,21 @@ template <class T, bool PINNED> class Memory {
   Memory& operator=(const Memory&) = delete;
   ~Memory() { release(); }
 
-  // Room for `size` elements; what it held is lost when it grows. True where it did.
-  bool resize(std::size_t size) {
-    if (size <= capacity_ && data_) return false;
+  bool holds(std::size_t size) const { return data_ && size <= capacity_; }
+  // Room for `size` elements; what it held is lost.
+  void resize(std::size_t size) {
     release();
-    const std::size_t wanted = size + size / 8 + 1;
+    const std::size_t wanted = size + (size * sizeof(T) < kSpare ? size / 8 + 1 : 0);
     void* p = nullptr;
     check(PINNED ? cudaMallocHost(&p, wanted * sizeof(T)) : cudaMalloc(&p, wanted * sizeof(T)), "memory for a structure of this size");
     data_ = static_cast<T*>(p);
     capacity_ = wanted;
-    return true;
   }
   T* get() const { return data_; }
 
  private:
+  static constexpr std::size_t kSpare = std::size_t{1} << 24;  // bytes up to which there is an eighth more, for structures of about the same size
+
   void release() {
     if (data_) static_cast<void>(PINNED ? cudaFreeHost(data_) : cudaFree(data_));
     data_ = nullptr;

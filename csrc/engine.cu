@@ -310,7 +310,9 @@ template <class T> class Evaluation final : public Workspace::Data {
   std::size_t systems() const { return periodic_.size(); }
 
   template <class U> bool renew(U& memory, std::size_t size) {
-    if (!memory.resize(size)) return false;
+    if (memory.holds(size)) return false;
+    own_.wait();  // a step that has not ended uses what is given up here
+    memory.resize(size);
     ++generation_;
     return true;
   }

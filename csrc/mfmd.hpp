@@ -159,7 +159,7 @@ class Workspace {
   // The same in order of a CUDA stream, without waiting for it: nothing of it is done when this returns. Only the first call for structures of other
   // numbers waits, to see how much room they need; later on, where there is not enough, or a structure cannot be evaluated, the results are not numbers,
   // and the next call makes room or throws. May be recorded in a CUDA graph after such a first call: then it returns true, and the workspace belongs to
-  // the graph, which has its addresses.
+  // the graph, which has its addresses. What was asked for before must have ended by the time that the graph runs.
   bool enqueue(const DeviceStructures& structures, const Request& request, const DeviceResults& results);
   std::int64_t rebuilds() const;  // neighbour lists built so far, but for those of enqueue
   std::size_t ghost_width() const;  // bytes of the rows of fill_ghosts

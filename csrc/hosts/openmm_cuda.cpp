@@ -12,6 +12,7 @@
 
 #include <cmath>
 #include <sstream>
+#include <utility>
 
 namespace mfmd::openmm {
 
@@ -101,6 +102,7 @@ class CudaKernel final : public Kernel {
     Request request;
     request.terms = terms_of(context, force_);
     request.forces = forces;
+    const bool again = std::exchange(again_, false);
     try {
       workspace_->enqueue(s, request, {address(energies_), forces ? address(forces_) : nullptr, nullptr});
     } catch (const Error& error) {
@@ -111,12 +113,11 @@ class CudaKernel final : public Kernel {
     std::vector<double> energies;
     energies_.download(energies);
     if (!std::isfinite(energies[0])) {
-      if (again_) throw OpenMMException("mfmd: the energy is not finite; the structure is far outside what the model was trained on");
+      if (again) throw OpenMMException("mfmd: the energy is not finite; the structure is far outside what the model was trained on");
       again_ = true;
       cu_.setForcesValid(false);
       return 0.0;
     }
-    again_ = false;
     if (forces) give_->execute(cu_.getNumAtoms());
     for (std::size_t t = 0; t < force_.terms.size(); ++t)
       if (const WeightedHead& term = force_.terms[t]; !term.parameter.empty())

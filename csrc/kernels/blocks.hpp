@@ -59,6 +59,7 @@ template <class Row, class Write>
 __device__ inline void tiles(int rows, int in, int out, const float* w, const float* b, const Row& x, const Write& write) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, columns = out / 16, tasks = (rows + 15) / 16 * columns;
   for (int task = threadIdx.x / 32; task < tasks; task += blockDim.x / 32) {
+    __syncwarp();  // only some of its lanes may have written
     const int row0 = task / columns * 16, column0 = task % columns * 16, low = row0 + g, high = low + 8;
     const float *x_low = x(low < rows ? low : rows - 1), *x_high = x(high < rows ? high : rows - 1);
     float c[2][4] = {};

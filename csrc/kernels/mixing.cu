@@ -8,25 +8,27 @@ namespace {
 
 template <class T, class Leave>
 __global__ void __launch_bounds__(kThreads, 2) mixing_reverse_kernel(Block<T> block, int rows, Mixers<T> mixers, Leave leave, const T* x, const T* ay, T* ax) {
-  const int F = block.F, C = block.C, atoms = block.count(rows);
-  T *in = shared<T>(), *out = in + block.atoms * C * F;
+  const int F = block.F, atoms = block.count(rows);
+  T *in = shared<T>(), *out = in + block.atoms * block.C * F;
   block.each_channel(rows, [&](int a, int f, std::size_t row) {
-    for (int k = 0; k < C; ++k) in[(a * C + k) * F + f] = ay[row + k * kSlab];
+    for (int k = 0; k < block.C; ++k) in[(a * block.C + k) * F + f] = ay[row + k * kSlab];
   });
   __syncthreads();
-  mix(block, mixers, in, atoms, [&](int a, int k, int f, const Four<T>& v) { store(out + (a * C + k) * F + f, v); });
+  mix(block, mixers, in, atoms, [&](int a, int k, int f, const Four<T>& v) { store(out + (a * block.C + k) * F + f, v); });
   __syncthreads();
-  block.each_channel(rows, [&](int a, int f, std::size_t row) {
-    const T* xi = x + row;
-    T* axi = ax + row;
-    T norm = T(1), dot = T(0), adjoint[kMaxComponents];
+  block.each_channel_of_rank(rows, [&](auto rank, int a, int f, std::size_t row) {
+    constexpr int C = tensor::components(decltype(rank)::value);
+    T vx[C], adjoint[C], dot = T(0);
+    read<C>(x + row, vx);
+    read<C>(ax + row, adjoint);
+#pragma unroll
     for (int k = 0; k < C; ++k) {
-      adjoint[k] = axi[k * kSlab] + out[(a * C + k) * F + f];
-      norm += xi[k * kSlab] * xi[k * kSlab];
-      dot += xi[k * kSlab] * adjoint[k];
+      adjoint[k] += out[(a * C + k) * F + f];
+      dot += vx[k] * adjoint[k];
     }
-    const T inverse = T(1) / norm, back = 2 * dot * inverse * inverse;
-    for (int k = 0; k < C; ++k) axi[k * kSlab] = adjoint[k] * inverse - xi[k * kSlab] * back;
+    const T inverse = T(1) / norm1<C>(vx), back = 2 * dot * inverse * inverse;
+#pragma unroll
+    for (int k = 0; k < C; ++k) ax[row + k * kSlab] = adjoint[k] * inverse - vx[k] * back;
   });
   leave(block, rows, ax);
 }

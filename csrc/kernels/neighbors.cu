@@ -121,22 +121,13 @@ __global__ void scan(List l) {
   }
 }
 
+// Which atom of a bin comes first, the threads decide. It shows in no result: neighbours are sorted by atoms, and sums over rows go by atoms.
 __global__ void fill(List l) {
   const int i = thread();
-  if (i < l.atoms && building(l)) l.order[atomicAdd(l.cursor + l.home[i], 1)] = i;
-}
-
-// Atoms of a bin in ascending order: which thread came first shows nowhere.
-__global__ void sort(List l) {
-  const int b = thread();
-  if (b >= l.bins || !building(l)) return;
-  for (int q = l.start[b]; q < l.start[b + 1]; ++q) {
-    const int i = l.order[q];
-    int to = q;
-    for (; to > l.start[b] && l.order[to - 1] > i; --to) l.order[to] = l.order[to - 1];
-    l.order[to] = i;
-  }
-  for (int q = l.start[b]; q < l.start[b + 1]; ++q) l.row_of[l.order[q]] = q;
+  if (i >= l.atoms || !building(l)) return;
+  const int row = atomicAdd(l.cursor + l.home[i], 1);
+  l.order[row] = i;
+  l.row_of[i] = row;
 }
 
 // One warp a row: everything within reach, as it is found in the bins around, then sorted by rank.
@@ -243,7 +234,6 @@ void neighbors(const List& l, cudaStream_t stream) {
   if (l.bins) {
     launch(scan, dim3(1), kScan, kScan * sizeof(int), stream, l);
     launch(fill, blocks(l.atoms), kBlock, 0, stream, l);
-    launch(sort, blocks(l.bins), kBlock, 0, stream, l);
   }
   launch(rows, of_rows, kBlock, 0, stream, l);
   launch(compact, of_rows, kBlock, 0, stream, l);
