@@ -7,6 +7,7 @@ import sys
 import warnings
 
 from mfmd import Error, __version__
+from mfmd.hosts.build import HOSTS
 
 
 def _guard(action):
@@ -105,7 +106,7 @@ def main():
     md.add_argument("--threads", type=int, help="at most; by default every core")
     md.add_argument("--seed", type=int, help="by default 1")
     build = commands.add_parser("build-host", help="compile a host anew, after an upgrade of torch, OpenMM or LAMMPS")
-    build.add_argument("host", choices=["torch", "openmm", "lammps"])
+    build.add_argument("host", choices=list(HOSTS))
     arguments = parser.parse_args()
     actions = {"label": _label, "info": _info, "export": _export, "eval": _eval, "md": _md, "build-host": _build_host}
     _guard(lambda: actions[arguments.command](arguments))
