@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Calculator": ("mfmd.hosts.ase", "Calculator"),
+    "engine": ("mfmd.engine", None),
     "openmm": ("mfmd.hosts.openmm", None),
     "torchsim": ("mfmd.hosts.torchsim", None),
     "md": ("mfmd.md", None),

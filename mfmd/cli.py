@@ -19,7 +19,7 @@ def _guard(action):
         raise SystemExit(1) from None
     except ModuleNotFoundError as error:
         print(
-            f"error: {error}; install what this command needs, such as mfmd[train], mfmd[label], mfmd[cluster] or mfmd[torchforce]",
+            f"error: {error}; install what this command needs, such as mfmd[train], mfmd[openmm], mfmd[label], mfmd[cluster] or mfmd[torchforce]",
             file=sys.stderr,
         )
         raise SystemExit(1) from None
@@ -31,7 +31,7 @@ def train():
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=10 or resume=true")
     parser.add_argument("--show-plan", action="store_true", help="print the stages of the config and stop")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     # Without it MKL's sums depend on where memory happens to lie, and a resumed run would not be the uninterrupted one to the last bit.
     os.environ.setdefault("MKL_CBWR", "AUTO")
 
@@ -75,8 +75,8 @@ def main():
         "files", nargs="+", help="labelled structures in any format that mfmd-train reads; keys of the labels as in the training run"
     )
     evaluate.add_argument("--by", default="molecule", help="info key that groups the structures")
-    evaluate.add_argument("--energy-unit", default="eV", help="of the files")
-    evaluate.add_argument("--length-unit", default="Å", help="of the files")
+    evaluate.add_argument("--energy-unit", help="of the files; by default as in the training run")
+    evaluate.add_argument("--length-unit", help="of the files; by default as in the training run")
     evaluate.add_argument("--precision", choices=["single", "double"], default="single")
     md = commands.add_parser(  # what is not given is as mfmd.md.Settings has it
         "md",
@@ -107,7 +107,11 @@ def main():
     md.add_argument("--seed", type=int, help="by default 1")
     build = commands.add_parser("build-host", help="compile a host anew, after an upgrade of torch, OpenMM or LAMMPS")
     build.add_argument("host", choices=list(HOSTS))
-    arguments = parser.parse_args()
+    arguments, more = parser.parse_known_args()
+    if more and (arguments.command != "label" or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:  # overrides behind an option, which argparse does not look for there
+        arguments.overrides += more
     actions = {"label": _label, "info": _info, "export": _export, "eval": _eval, "md": _md, "build-host": _build_host}
     _guard(lambda: actions[arguments.command](arguments))
 
@@ -162,19 +166,24 @@ def _eval(arguments):
     from mfmd.engine import load_model
 
     model = load_model(arguments.model)
-    trained = json.loads(model.metadata).get("provenance", {}).get("config", {}).get("levels", {})
+    header = json.loads(model.metadata)
+    trained = {"levels": {}, "data": {}} | header.get("provenance", {}).get("config", {})
+    units = {key: getattr(arguments, key) or trained["data"].get(key) for key in ("energy_unit", "length_unit")}
     config = plan.parse(
         {
-            "out": ".", "data": {"train": arguments.files, "energy_unit": arguments.energy_unit, "length_unit": arguments.length_unit},
-            "levels": {name: {kind: trained.get(name, {}).get(kind, "") for kind in data.KINDS} for name in model.levels},
+            "out": ".", "data": {"train": arguments.files} | {key: unit for key, unit in units.items() if unit},
+            "levels": {name: {kind: trained["levels"].get(name, {}).get(kind, "") for kind in data.KINDS} for name in model.levels},
         },
         "the command line",
     )  # fmt: skip
     structures = [s for path in config.data.train for s in data.read_file(path, config.data, config.levels)]
+    data.check_units(structures, model.levels, evaluation.isolated_atoms(header), config.data, "the model", "--energy-unit")
     points, bars = evaluation.compare(model, structures, arguments.by, arguments.precision)
     if not points:
         keys = ", ".join(level.energy for level in config.levels.values())
-        raise data.DataError(f"{', '.join(arguments.files)}: no label of the model's levels (looked for {keys} and the like)")
+        raise data.DataError(
+            f"{', '.join(arguments.files)}: no label of the model's levels for elements that these were trained on (looked for {keys} and the like)"
+        )
     report.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
 
 

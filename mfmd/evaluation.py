@@ -50,6 +50,15 @@ def compare(model, structures, by="molecule", precision="single"):
     return joined, {k: (np.array(a), np.array(b)) for k, (a, b) in bars.items()}
 
 
+def isolated_atoms(header):
+    """{level: {Z: eV}} of a model file's header: E0, of a relative level with that of the levels below."""
+    out = {}
+    for level in header["levels"]:  # parents before those relative to them
+        below = out.get(level["delta_of"], {})
+        out[level["name"]] = {int(z): e0 + below.get(int(z), 0.0) for z, e0 in level["e0"].items()}
+    return out
+
+
 def errors(points):
     """{(level, group, kind): {"count", "mae", "rmse"}}; with a group "all" for each level and kind."""
     together = {}

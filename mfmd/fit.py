@@ -108,7 +108,7 @@ def regress(a, y, variance, block, penalised):
     return theta / spread, noise * back.T @ back, noise, errors / root, np.sqrt(noise * factors) / root
 
 
-def closed_form(model, level, structures, collate, forces=True):
+def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
     """Solve the linear head of a level in place, with its E0 and error bars.
 
     Parameters
@@ -117,7 +117,7 @@ def closed_form(model, level, structures, collate, forces=True):
     structures : training structures; the level's energies are learned, and its forces where it has them. Of a relative head the target is
         label − label where a structure has both, else label − the parent's prediction
     collate : structures -> data.Batch
-    forces : False leaves force labels out
+    forces : False leaves force labels out; fit_e0 : False leaves E0 as it is
 
     Returns
     -------
@@ -155,17 +155,20 @@ def closed_form(model, level, structures, collate, forces=True):
         is_force += [False] + [True] * (rows - 1)
     a, y, block, is_force = np.concatenate(a), np.concatenate(y), np.array(block), np.array(is_force)
     penalised = np.tile(np.arange(phi.shape[1] // len(elements)) < head.weight.shape[1], len(elements))
+    fitted = np.flatnonzero(penalised | fit_e0)
     ratio = 100.0  # variance of a force component over that of an energy an atom, Å⁻²; then as leave-one-out errors say
     for _ in range(3 if with_forces else 1):
         variance = np.where(is_force, ratio, sizes[block])
-        theta, covariance, noise, errors, bars = regress(a, y, variance, block, penalised)
+        theta, covariance, noise, errors, bars = regress(a[:, fitted], y, variance, block, penalised[fitted])
         if with_forces:
             ratio = float(np.mean(errors[is_force] ** 2) / np.mean(errors[~is_force] ** 2 / sizes))
-    blocks = theta.reshape(len(elements), -1)
+    weights, factor = np.zeros(len(penalised)), np.zeros((len(penalised), len(penalised)))
+    weights[fitted], factor[np.ix_(fitted, fitted)] = theta, np.linalg.cholesky(covariance)
+    blocks = weights.reshape(len(elements), -1)
     with torch.no_grad():
         head.weight[elements] = torch.as_tensor(blocks[:, :-1], dtype=head.weight.dtype)
         head.e0[elements] += torch.as_tensor(blocks[:, -1])
-        head.factor.copy_(torch.as_tensor(np.linalg.cholesky(covariance)))
+        head.factor.copy_(torch.as_tensor(factor))
         head.isolated.copy_(torch.as_tensor(alone))
         head.noise.fill_(noise)
     errors, bars = errors[~is_force], bars[~is_force]
@@ -191,7 +194,7 @@ def _rest(model, parent, s, collate, forces):
 # ------------------------------------------------------------------------------------------------ Gauss-Newton
 
 
-def gauss_newton(model, level, structures, collate):
+def gauss_newton(model, level, structures, collate, fit_e0=True):
     """Fit the weight matrices of the backbone and of a level's head, and its E0, in place to the level's energies.
 
     Minimised is sum_s (E_s − E(θ)_s)² / atoms_s + penalty · sum_w (θ_w − start_w)² / width_w², with width_w the root mean square of the
@@ -202,7 +205,7 @@ def gauss_newton(model, level, structures, collate):
     ----------
     model : mfmd.model.Model with a trained head of `level`
     structures : training structures; only the level's energies are learned
-    collate : structures -> data.Batch
+    collate : structures -> data.Batch; fit_e0 : False leaves E0 as it is
 
     Returns
     -------
@@ -237,7 +240,7 @@ def gauss_newton(model, level, structures, collate):
                 p.copy_(begin.double() + part)
         left = root * (target - _energies(model, labelled, level, collate))
         a = root[:, None] * counts
-        e0 = np.linalg.solve(a.T @ a + penalty / E0_WIDTH**2 * np.eye(len(elements)), a.T @ left)
+        e0 = fit_e0 * np.linalg.solve(a.T @ a + penalty / E0_WIDTH**2 * np.eye(len(elements)), a.T @ left)
         left -= a @ e0
         distance = sum((part / w).square().sum().item() for part, w in zip(moved, width, strict=True)) + float(e0 @ e0) / E0_WIDTH**2
         return e0, left / root, left @ left + penalty * distance
@@ -246,7 +249,7 @@ def gauss_newton(model, level, structures, collate):
     e0, left, _ = best(moved, penalty=1e-12)
     while steps < STEPS:
         gradients = _gradients(model, labelled, level, collate, weights)
-        linear, kernel = left + counts @ e0, E0_WIDTH**2 * counts @ counts.T
+        linear, kernel = left + counts @ e0, fit_e0 * E0_WIDTH**2 * counts @ counts.T
         for gradient, part, w in zip(gradients, moved, width, strict=True):
             linear = linear + (gradient.double() @ part.flatten()).numpy()
             scaled = gradient.double() * w

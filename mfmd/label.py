@@ -367,6 +367,24 @@ def chosen(structures, level, seed):
     return {others[k] for k in order[:n]} | {a.info["id"] for a in structures if a.info["split"] == "test"}
 
 
+def _check_same(config):
+    """Labels and trajectories in `out` are those of one config; what may change are structures, levels beside those there are, keep and workers."""
+    path, now = config.out / "config.json", config.model_dump(mode="json")
+    then = json.loads(path.read_text()) if path.exists() else now
+    pairs = [(key, then[key], now[key]) for key in ("seed", "sampling")]
+    for name, level in now["levels"].items():
+        before = then["levels"].get(name, level)
+        pairs += [(f"levels.{name}.{key}", before.get(key, level[key]), level[key]) for key in level if key != "keep"]
+    for key, old, new in pairs:
+        if old != new:
+            raise LabelError(
+                f"{key}: the labels in {config.out} began with {old}, and now it is {new}; to change it, name another folder with out=…"
+            )
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(now | {"levels": then["levels"] | now["levels"]}, indent=1))
+    os.replace(partial, path)
+
+
 def run(config, retry=False, scheduler=None):
     """Sample, label, write: the whole of `mfmd label`. The same command goes on where a run has ended.
 
@@ -381,7 +399,8 @@ def run(config, retry=False, scheduler=None):
 
     Raises
     ------
-    LabelError : a structure that is no file and no molecule, a trajectory that failed, structures with one id
+    LabelError : a structure that is no file and no molecule, a trajectory that failed, structures with one id, labels in `out` that another
+        method or sampling has made
     ModuleNotFoundError : a package of the extra `label` is missing
     """
     methods = [m.method for level in config.levels.values() for m in (level, *level.corrections)]
@@ -389,6 +408,7 @@ def run(config, retry=False, scheduler=None):
         if needed:
             importlib.import_module(package)  # a package that is missing ends the run, not each label by itself
     config.out.mkdir(parents=True, exist_ok=True)
+    _check_same(config)
 
     def computed(tasks):
         return on_cluster(tasks, scheduler) if scheduler else in_parallel(tasks, config.workers)

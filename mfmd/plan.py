@@ -86,7 +86,7 @@ class Backbone(Section):
     @classmethod
     def _of_size(cls, value):
         value = {"size": value} if isinstance(value, str) else value
-        return {**SIZES.get(value.get("size", "medium"), {}), **value} if isinstance(value, dict) else value
+        return {**SIZES.get(value.get("size"), SIZES["medium"]), **value} if isinstance(value, dict) else value
 
 
 class Train(Section):
@@ -129,7 +129,7 @@ def _chain(levels, train, *, frozen=False, low_forces=False, replay=False, newto
         relative = isinstance(levels[high], dict) and levels[high].get("delta_of") is not None
         learned = _labels(high, ["forces", "stress"] if low_forces else [])
         if replay:
-            learned = {names[0]: {"energy_weight": 0.1, "forces_weight": 0.1}, **learned}
+            learned = {names[0]: {f"{kind}_weight": 0.1 for kind in ("energy", "forces", "stress")}, **learned}
         stages.append(
             {
                 "name": high,
@@ -154,9 +154,10 @@ def _auto(levels, train):
     average is taught to one; beside it a fine-tune by gradient and a head in closed form."""
     *lower, high = levels
     declared = {name: level.get("delta_of") if isinstance(level, dict) else None for name, level in levels.items()}
+    sampled = {name: isinstance(level, dict) and "sampling" in level for name, level in levels.items()}
     together = {
         "start": "new",
-        "levels": {name: {"sampling": 1.0 if name == lower[0] else 3.0} for name in lower},
+        "levels": {name: {} if name == lower[0] or sampled[name] else {"sampling": 3.0} for name in lower},
         "heads": {name: f"delta {below}" for below, name in itertools.pairwise(lower) if not declared[name]},
     }
     slow = {"learning_rate": 0.1 * train.learning_rate}
@@ -460,7 +461,7 @@ def load(path, overrides=(), schema=Config):
             key, sign, _ = override.partition("=")
             if not sign or not key:
                 raise ConfigError(f"{override!r} is not an override; write key=value, such as train.epochs=10")
-            OmegaConf.update(tree, key, OmegaConf.select(OmegaConf.from_dotlist([override]), key))
+            OmegaConf.update(tree, _numbered(tree, key), OmegaConf.select(OmegaConf.from_dotlist([override]), key))
         tree = OmegaConf.to_container(tree, resolve=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
@@ -469,17 +470,36 @@ def load(path, overrides=(), schema=Config):
     return parse(tree, path, schema)
 
 
+def _numbered(tree, key):
+    """The key of an override, in which a stage may be named."""
+    section, _, rest = key.partition(".")
+    name, _, rest = rest.partition(".")
+    if section != "stages" or not OmegaConf.is_list(tree.get("stages")) or name.isdigit():
+        return key
+    names = [stage.get("name") if OmegaConf.is_dict(stage) else stage for stage in tree.stages]
+    if name not in names:
+        raise ConfigError(f"{key}: there is no stage {name!r} in the config; there are {', '.join(map(str, names))}")
+    return ".".join(part for part in (section, str(names.index(name)), rest) if part)
+
+
 def parse(tree, origin, schema=Config):
     """The Config (or another schema) of nested dicts; `origin` names them in messages. ConfigError as in `load`."""
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("; ".join(f"{origin}: {_sentence(e, schema)}" for e in error.errors())) from None
+        found = error.errors()
+        common = [e["loc"][1:] for e in found if e["loc"][:1] == ("train",)]  # what every stage has taken over
+        found = [e for e in found if e["loc"][:1] != ("stages",) or e["loc"][3:] not in common]
+        raise ConfigError("; ".join(f"{origin}: {_sentence(e, schema)}" for e in found)) from None
 
 
 def _sentence(error, schema):
     """One pydantic error: the key, what was found, what is allowed."""
-    where = [str(part) for part in error["loc"] if str(part) not in ("list[path]", "constrained-float", "float", "[key]")]
+    where = [
+        str(part)
+        for part in error["loc"]
+        if "[" not in str(part) and str(part) not in ("constrained-float", "constrained-int", "float", "int")
+    ]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
         allowed = _keys(where[:-1], schema)
@@ -489,7 +509,7 @@ def _sentence(error, schema):
     if error["type"] == "missing":
         return f"{key}: this key is required"
     if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
+        return ".".join([*where, str(error["ctx"]["error"])])
     return f"{key}: found {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

@@ -14,6 +14,7 @@ UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "st
 def print_counts(console, splits, config):
     """How many labels each level has in each split, and which the stages learn."""
     from mfmd.data import KINDS, count_labels
+    from mfmd.plan import LEARNED
 
     table = Table(title="Labels: energies / forces / stresses")
     table.add_column("level")
@@ -30,7 +31,7 @@ def print_counts(console, splits, config):
             used = [
                 f"{counts['train'][level][kind]} {words[kind]}"
                 for kind in KINDS
-                if getattr(own, f"{kind}_weight") and counts["train"][level][kind]
+                if kind in LEARNED[stage.fit] and getattr(own, f"{kind}_weight") and counts["train"][level][kind]
             ]
             learned.append(f"{level} ({', '.join(used)})")
         console.print(

@@ -550,14 +550,15 @@ def _run(config, console, out, splits):
 def _solve(model, stage, structures, config, console):
     """A stage whose fit is no gradient's, by one process."""
     level = next(iter(stage.levels))
+    fit_e0 = config.levels[level].e0 == "fit"
     if stage.fit == "closed form":
-        found = fit.closed_form(model, level, structures, _collate(config, [level]), forces=stage.levels[level].forces_weight > 0)
+        found = fit.closed_form(model, level, structures, _collate(config, [level]), stage.levels[level].forces_weight > 0, fit_e0)
         console.print(
             f"closed form from {found['structures']} energies and the forces of {found['forces']} structures: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
             f"{100 * found['loo_coverage']:.0f} % of these errors within their error bars"
         )
     else:
-        found = fit.gauss_newton(model, level, structures, _collate(config, [level]))
+        found = fit.gauss_newton(model, level, structures, _collate(config, [level]), fit_e0)
         console.print(
             f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
         )

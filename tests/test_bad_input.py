@@ -159,8 +159,17 @@ def test_training_refuses_overrides_and_files(run, tmp_path, monkeypatch, capsys
         pass
 
     assert "is not an override" in run(nothing, "train.epochs")
-    assert "train.epochs: found 0" in run(nothing, "train.epochs=0")
+    assert run(nothing, "train.epochs=0").count("train.epochs: found 0") == 1  # though every stage has it
+    assert run(nothing, "train.epoch=5").count("unknown key; did you mean epochs?") == 1
+    assert "data.val: found 0" in run(nothing, "data.val=0")
+    assert "backbone.size: found 'huge'" in run(nothing, "backbone=huge") and "required" not in run(nothing, "backbone=huge")
     assert "no such config file" in command(cli.train, [tmp_path / "none.yaml"], monkeypatch, capsys)
+    assert "no such config file" in command(cli.main, ["label", tmp_path / "none.yaml", "--retry", "workers=1"], monkeypatch, capsys)
+    demo = DATA.parent / "demo.yaml"
+    assert "no stage 'top' in the config; there are gfn2" in command(cli.train, [demo, "stages.top.train.epochs=7"], monkeypatch, capsys)
+    monkeypatch.setattr(sys, "argv", ["mfmd-train", str(demo), "--show-plan", "stages.dft.train.epochs=7"])
+    cli.train()
+    assert capsys.readouterr().out.count(" 7 epochs") == 1
     (tmp_path / "bad.yaml").write_text("out: [unclosed\n")
     assert "not a readable YAML config" in command(cli.train, [tmp_path / "bad.yaml"], monkeypatch, capsys)
     (tmp_path / "list.yaml").write_text("- 1\n- 2\n")

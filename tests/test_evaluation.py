@@ -46,7 +46,11 @@ def test_errors_per_level_group_and_label(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["mfmd", "eval", str(path), str(tmp_path / "bare.xyz")])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "no label of the model's levels (looked for energy_low" in capsys.readouterr().err
+    assert "for elements that these were trained on (looked for energy_low" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["mfmd", "eval", str(path), str(tmp_path / "labels.xyz"), "--energy-unit", "Hartree"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "which no molecule is; --energy-unit is Hartree" in capsys.readouterr().err
 
 
 def test_calibration():

@@ -253,14 +253,34 @@ def test_gauss_newton_finds_a_model_nearby(monkeypatch):
         fit.gauss_newton(model, "low", structures, collate(model))
 
 
+@pytest.fixture
+def few(tmp_path):
+    """The config of a run on a few structures with cctz energies."""
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("water", "methanol") and "energy_cctz" in a.info]
+    ase.io.write(tmp_path / "small.xyz", frames, format="extxyz")
+    return small_config(tmp_path)
+
+
 @pytest.mark.usefixtures("single")
-def test_a_run_with_deltas(tmp_path):
+@pytest.mark.parametrize("strategy", ["delta", "chain-newton"])
+def test_isolated_atoms_keep_their_energies(few, tmp_path, strategy):
+    """Where E0 is that of isolated atoms, no fit moves it."""
+    from mfmd import plan, train
+
+    train.run(plan.load(few, [f"strategy={strategy}", *(f"levels.{level}.e0=atoms" for level in ("gfn2", "dft", "cctz"))]))
+    engine = Engine(tmp_path / "run" / "model.pt", "double")
+    atoms = data.read_atoms(DATA / "atoms.json", engine.levels)
+    for level in engine.levels:
+        for z in (1, 6, 8):
+            assert engine.compute(np.zeros((1, 3)), [z], terms=[(level, 1.0)])["energy"] == pytest.approx(atoms[level][z], abs=1e-6)
+
+
+@pytest.mark.usefixtures("single")
+def test_a_run_with_deltas(few, tmp_path):
     """The strategy `delta`: higher levels in closed form; the model file has every level and error bars."""
     from mfmd import plan, train
 
-    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("water", "methanol") and "energy_cctz" in a.info]
-    ase.io.write(tmp_path / "small.xyz", frames, format="extxyz")
-    path = small_config(tmp_path)
+    path = few
     config = plan.load(path, ["strategy=delta"])
     assert config.stages[2].heads == {"cctz": "delta dft"} and "closed form" in "\n".join(plan.describe(config))
     tables = train.run(config)

@@ -106,6 +106,14 @@ def test_sampled_labelled_resumed(tmp_path):
     rows = [{(r["id"], r["level"]): r["energy"] for r in map(json.loads, text.splitlines())} for text in (journal, again)]
     assert rows[0].keys() == rows[1].keys()
     assert all(rows[0][k] == pytest.approx(rows[1][k], abs=1e-6) for k in rows[0])
+    # More of it may be asked for, but nothing that would mix.
+    assert label.run(plan.parse(c.model_dump() | {"workers": 1}, "config.yaml", label.Config)) == {"gfn2": (14, 0), "hf": (8, 0)}
+    for change, words in (
+        ({"seed": 7}, "seed: the labels in .* began with 0, and now it is 7"),
+        ({"levels": {"hf": {"method": "hf", "basis": "6-31g"}}}, "levels.hf.basis: .* and now it is 6-31g"),
+    ):
+        with pytest.raises(label.LabelError, match=words):
+            label.run(plan.parse(c.model_dump() | change, "config.yaml", label.Config))
     # And mfmd-train reads it.
     pytest.importorskip("lightning")
     from mfmd import data

@@ -96,6 +96,8 @@ class Evaluated:
     def __init__(self, model, topology, atoms, terms, parameters, precision, threads):
         if precision not in ("single", "double"):
             raise InputError(f"precision is {precision!r}; it must be 'single' or 'double'")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; it must be at least 1")
         if missing := {name for _, _, name in terms if name} - set(parameters):
             raise InputError(f"terms have the parameter {', '.join(sorted(missing))}, for which `parameters` gives no default")
         self.model, self.terms, self.precision, self.threads = model, terms, precision, threads
