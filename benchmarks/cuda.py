@@ -1,14 +1,17 @@
 """Energies and forces on a CUDA device: what `benchmarks/inference.py --device cuda` runs.
 
 Medians over replays of a CUDA graph, timed with events; positions and results stay on the device. The answer is compared with the CPU engine's
-before anything is timed, and torchmd-net's TensorNet, with the same weights, runs in the same process, by graph where it can be recorded.
+before anything is timed, and torchmd-net's TensorNet, with the same weights, runs in the same process, by graph where it can be recorded; MACE,
+with random weights, in one of its own, where mace-torch is there (`make peers`, or in this environment).
 "floor": the larger of the arithmetic (over the card's own fp32 sgemm) and the traffic (each stored tensor read and written once, over the card's own
 copy) is that share of the time. TF32 is timed beside single precision, and how far its forces are off. `--stages` has a table of the stages instead.
 """
 
 import gc
+import importlib.util
 import re
 import statistics
+import sys
 import warnings
 from time import monotonic
 
@@ -170,8 +173,17 @@ def print_stages(path, names, seconds, sizes, flops, bandwidth):
         print(f"| all | {sum(times.values()):.4g}, a replay {1e3 * elapsed(graph.replay, seconds):.4g} | | | | |", flush=True)
 
 
-def row(model, head, path, name, atoms, seconds, peers, sizes, flops, bandwidth):
-    """Of the table, but for name and atoms."""
+def mace_peers():
+    """MACE in a process of its own, or None where it is not installed."""
+    python = inference.ROOT / ".venv-peers" / "bin" / "python"
+    if python.exists() or importlib.util.find_spec("mace"):
+        return inference.Peers(str(python) if python.exists() else sys.executable, "cuda")
+    warnings.warn("mace-torch is not installed; torchmd-net is the only peer", stacklevel=1)
+    return None
+
+
+def row(model, head, path, name, atoms, seconds, peers, mace, sizes, flops, bandwidth):
+    """Of the table, but for name and atoms. mace: its times in seconds, of which None is one that does not fit."""
     free = torch.cuda.mem_get_info()[0]
     run = OnDevice(path, atoms)
     run()
@@ -193,6 +205,7 @@ def row(model, head, path, name, atoms, seconds, peers, sizes, flops, bandwidth)
     error = np.abs(rounded.forces.cpu().numpy() - forces).max() / np.abs(forces).max()
     peer = peer_time(model, head, atoms, forces, seconds) if peers and len(atoms) <= 25000 else None
     beside = [f"{peer[0]:.3g} ({peer[1]})", f"{peer[0] / time:.1f}"] if peer else ["", ""]
+    beside += [f"{1e3 * other:.3g} ({1e3 * other / time:.1f} ×)" if other else "" for other in mace]
     return [
         f"{time:.4g}", f"{1e3 * time / len(atoms):.3g}", f"{arithmetic / time / 1e9:.1f}", f"{traffic / time / 1e9:.2f}", f"{100 * floor / time:.0f} %",
         f"{0.5e-6 * 86400e3 / time:.3g}", f"{gigabytes:.1f}", f"{elapsed(recorded(rounded).replay, seconds):.4g}", f"{error:.0e}", *beside,
@@ -210,6 +223,8 @@ def main(model, path, names, seconds, peers, stages):
         "system", "atoms", "ms", "µs/atom", "TFLOP/s", "TB/s", "floor", "ns/day at 0.5 fs", "GB", "TF32, ms", "its forces are off by, of the largest",
         "torchmd-net, ms", "ratio",
     ]  # fmt: skip
+    others = mace_peers() if peers else None
+    columns += [f"{peer}, ms" for peer in others.names] if others else []
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     head = model.heads["low"].float()
     for name in names:
@@ -217,7 +232,8 @@ def main(model, path, names, seconds, peers, stages):
         gc.collect()  # a million atoms fit once
         torch.cuda.empty_cache()
         try:
-            cells = row(model, head, path, name, atoms, seconds, peers, sizes, flops, bandwidth)
+            mace = [others.time(peer, atoms, 1, seconds) if len(atoms) <= 25000 else None for peer in others.names] if others else []
+            cells = row(model, head, path, name, atoms, seconds, peers, mace, sizes, flops, bandwidth)
         except Error as error:
             if "memory" not in str(error):
                 raise

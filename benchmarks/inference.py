@@ -222,12 +222,13 @@ def print_stages(path, model, names, peak, seconds):
 class Peers:
     """The models of benchmarks/peers.py, in a process of their environment."""
 
-    def __init__(self, python):
-        command = [python, str(ROOT / "benchmarks" / "peers.py")]
+    def __init__(self, python, device="cpu"):
+        command = [python, str(ROOT / "benchmarks" / "peers.py"), device]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.names = json.loads(self.process.stdout.readline())
 
     def time(self, peer, atoms, threads, seconds):
+        """Of an evaluation, s; None where it has not the memory."""
         request = {
             "peer": peer, "threads": threads, "seconds": seconds, "numbers": atoms.numbers.tolist(),
             "positions": atoms.positions.tolist(), "cell": atoms.cell.array.tolist(), "periodic": bool(atoms.pbc.all()),

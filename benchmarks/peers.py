@@ -1,8 +1,8 @@
 """Peers that live in an environment of their own (`make peers`): energies and forces timed on request.
 
-Run by benchmarks/inference.py as `.venv-peers/bin/python benchmarks/peers.py`: each line on standard input is a request
-{"peer", "threads", "seconds", "numbers", "positions", "cell", "periodic"}, each line on standard output the median time in seconds.
-Weights are random: only the time is asked for. The neighbour lists of MACE are made beforehand and not timed.
+Run by benchmarks/inference.py as `.venv-peers/bin/python benchmarks/peers.py cpu|cuda`: each line on standard input is a request
+{"peer", "threads", "seconds", "numbers", "positions", "cell", "periodic"}, each line on standard output the median time in seconds, or null
+where the device has not the memory. Weights are random: only the time is asked for. The neighbour lists of MACE are made beforehand and not timed.
 """
 
 import json
@@ -10,9 +10,9 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
+from time import perf_counter
 
 warnings.filterwarnings("ignore")
 os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # e3nn 0.4 reads its own constants the old way
@@ -22,7 +22,6 @@ os.dup2(2, 1)  # what the packages print goes to standard error
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from ase import Atoms  # noqa: E402
-from calorine.calculators import CPUNEP  # noqa: E402
 from e3nn import o3  # noqa: E402
 from mace import data, modules  # noqa: E402
 from mace.tools import torch_geometric, utils  # noqa: E402
@@ -31,7 +30,7 @@ ELEMENTS = {1: "H", 6: "C", 7: "N", 8: "O"}
 torch.set_default_dtype(torch.float32)
 
 
-def mace(irreps, cutoff):
+def mace(irreps, cutoff, device):
     """A function of ase.Atoms that returns a function without arguments: one evaluation."""
     block = modules.interaction_classes
     model = modules.ScaleShiftMACE(
@@ -41,18 +40,26 @@ def mace(irreps, cutoff):
         gate=torch.nn.functional.silu, num_elements=len(ELEMENTS), atomic_numbers=list(ELEMENTS), atomic_energies=np.zeros(len(ELEMENTS)),
         avg_num_neighbors=40.0, atomic_inter_scale=1.0, atomic_inter_shift=0.0,
     )  # fmt: skip
-    table = utils.AtomicNumberTable(list(ELEMENTS))
+    model, table = model.to(device), utils.AtomicNumberTable(list(ELEMENTS))
 
     def prepare(atoms):
         one = data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=cutoff)
-        batch = next(iter(torch_geometric.dataloader.DataLoader([one], batch_size=1))).to_dict()
-        return lambda: model(batch, compute_force=True)["forces"]
+        batch = next(iter(torch_geometric.dataloader.DataLoader([one], batch_size=1))).to(device).to_dict()
+
+        def evaluate():
+            model(batch, compute_force=True)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return evaluate
 
     return prepare
 
 
 def nep(folder, n=4, basis=8, l3=4, neurons=30):
     """NEP4 (Song et al. 2024) as calorine runs it, with a usual size."""
+    from calorine.calculators import CPUNEP
+
     types = len(ELEMENTS)
     descriptors = (n + 1) + (n + 1) * (l3 + 1)
     parameters = types * (descriptors + 2) * neurons + 1 + types**2 * 2 * (n + 1) * (basis + 1)
@@ -81,22 +88,36 @@ def nep(folder, n=4, basis=8, l3=4, neurons=30):
     return prepare
 
 
+def median_time(evaluate, seconds):
+    evaluate()
+    times = []
+    while not times or sum(times) < seconds:
+        start = perf_counter()
+        evaluate()
+        times.append(perf_counter() - start)
+    return statistics.median(times)
+
+
 def main():
+    device = sys.argv[1]
     with tempfile.TemporaryDirectory() as folder:
-        models = {"MACE 96x0e, 4.5 Å": mace("96x0e", 4.5), "MACE 128x0e+128x1o, 5 Å": mace("128x0e+128x1o", 5.0), "NEP4, 6 Å": nep(folder)}
+        models = {
+            f"MACE {irreps}, {cutoff:g} Å": mace(irreps, cutoff, device) for irreps, cutoff in (("96x0e", 4.5), ("128x0e+128x1o", 5.0))
+        }
+        if device == "cpu":
+            models["NEP4, 6 Å"] = nep(folder)
         os.write(OUT, (json.dumps(list(models)) + "\n").encode())
         for line in sys.stdin:
             request = json.loads(line)
             torch.set_num_threads(request["threads"])
             atoms = Atoms(request["numbers"], request["positions"], cell=request["cell"], pbc=request["periodic"])
-            evaluate = models[request["peer"]](atoms)
-            evaluate()
-            times = []
-            while not times or sum(times) < request["seconds"]:
-                start = time.perf_counter()
-                evaluate()
-                times.append(time.perf_counter() - start)
-            os.write(OUT, (json.dumps(statistics.median(times)) + "\n").encode())
+            try:
+                time = median_time(models[request["peer"]](atoms), request["seconds"])
+            except torch.cuda.OutOfMemoryError:
+                time = None
+            if device == "cuda":
+                torch.cuda.empty_cache()  # the card is others' too
+            os.write(OUT, (json.dumps(time) + "\n").encode())
 
 
 if __name__ == "__main__":
