@@ -274,7 +274,7 @@ def main():
     say(
         f"Written by `python examples/study/report.py` from {count} runs of `python examples/study/study.py` (seeds {', '.join(map(str, seeds))}; "
         f"{spent:.1f} CPU-hours, of {resumed} runs that were resumed the last part alone; {RUNS['gfn2'][0]['machine']}, {dates[0]} to {dates[-1]}; every run's JSON is in examples/study/results). "
-        "Mean ± standard deviation over the seeds, which also choose the labels kept; a dash is a run not done yet. Data: examples/data; backbone: medium. "
+        "Mean ± standard deviation over the seeds, which also choose the labels kept; a dash is a run that the study does not have, or a label that the test frames do not have. Data: examples/data; backbone: medium. "
         "The test set chooses nothing: epochs are chosen on the validation set, everything else was fixed before.",
         "",
         "Paper 1: Understanding multi-fidelity training of machine-learned force-fields (arXiv 2506.14963). Paper 2: Low-level forces and "
