@@ -234,8 +234,8 @@ def main(model, path, names, seconds, peers, stages):
         try:
             mace = [others.time(peer, atoms, 1, seconds) if len(atoms) <= 25000 else None for peer in others.names] if others else []
             cells = row(model, head, path, name, atoms, seconds, peers, mace, sizes, flops, bandwidth)
-        except Error as error:
-            if "memory" not in str(error):
+        except (Error, torch.cuda.OutOfMemoryError) as error:
+            if "out of memory" not in str(error):
                 raise
             cells = ["does not fit"]
         print(f"| {' | '.join(map(str, [name, len(atoms), *cells]))} |", flush=True)

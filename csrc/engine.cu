@@ -322,6 +322,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     const std::int64_t before = generation_;
     const std::vector<std::int64_t> before_sizes = std::move(rows_);
     rows_.clear();  // until all is done
+    if (reverse(request)) reverse_rows_.clear();
     const std::size_t n = static_cast<std::size_t>(atoms_), row = static_cast<std::size_t>(w_.C * w_.F), pairs = n * static_cast<std::size_t>(capacity_);
     const std::size_t slabs = static_cast<std::size_t>(w_.F / kSlab), reach = n * static_cast<std::size_t>(reach_capacity_), bins = static_cast<std::size_t>(bins_);
     renew(grids_, systems()), renew(built_, 3 * n), renew(home_, n), renew(wrap_, 3 * n), renew(start_, bins + 1), renew(cursor_, bins);

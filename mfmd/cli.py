@@ -162,13 +162,13 @@ def _info(arguments):
 def _eval(arguments):
     from rich.console import Console
 
-    from mfmd import data, evaluation, plan, report
+    from mfmd import data, evaluation, plan, readers, report
     from mfmd.engine import load_model
 
     model = load_model(arguments.model)
-    header = json.loads(model.metadata)
-    trained = {"levels": {}, "data": {}} | header.get("provenance", {}).get("config", {})
-    units = {key: getattr(arguments, key) or trained["data"].get(key) for key in ("energy_unit", "length_unit")}
+    trained = {"levels": {}, "data": {}} | json.loads(model.metadata).get("provenance", {}).get("config", {})
+    theirs = any(readers.format_of(path) == "multifidelity" for path in arguments.files)  # whose labels name their units
+    units = {key: getattr(arguments, key) or (None if theirs else trained["data"].get(key)) for key in ("energy_unit", "length_unit")}
     config = plan.parse(
         {
             "out": ".", "data": {"train": arguments.files} | {key: unit for key, unit in units.items() if unit},
@@ -177,13 +177,17 @@ def _eval(arguments):
         "the command line",
     )  # fmt: skip
     structures = [s for path in config.data.train for s in data.read_file(path, config.data, config.levels)]
-    data.check_units(structures, model.levels, evaluation.isolated_atoms(header), config.data, "the model", "--energy-unit")
     points, bars = evaluation.compare(model, structures, arguments.by, arguments.precision)
     if not points:
         keys = ", ".join(level.energy for level in config.levels.values())
         raise data.DataError(
             f"{', '.join(arguments.files)}: no label of the model's levels for elements that these were trained on (looked for {keys} and the like)"
         )
+    for level, ratio in evaluation.ratios(points).items():
+        if not 1 / 3 < ratio < 3:
+            warnings.warn(
+                f"energies of level {level} are {ratio:.3g} times the model's; --energy-unit is {config.data.energy_unit}", stacklevel=1
+            )
     report.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
 
 

@@ -279,14 +279,14 @@ def fit_reference_energies(structures, energies, elements, level, given):
     return dict(zip(elements, (start + change).tolist(), strict=True)), bool(rank == len(elements))
 
 
-def check_units(structures, levels, given, config, giver="data.atoms", key="data.energy_unit"):
+def check_units(structures, levels, given, config):
     """Refuse energies that cannot be in the declared unit; of very many structures a sample says so.
 
     Three tests, each with a wide margin (the units in use differ by a factor of 23 or more): energies per atom against
-    the isolated atoms that `giver` gives; the spread of energies within a composition against the forces (a length, some 0.1 Å for
+    the given isolated atoms; the spread of energies within a composition against the forces (a length, some 0.1 Å for
     thermal structures); and the spread of one level against another's over the same structures.
     """
-    hint = f"{key} is {config.energy_unit}; it may be one of {', '.join(units.ENERGY)}"
+    hint = f"data.energy_unit is {config.energy_unit}; it may be one of {', '.join(units.ENERGY)}"
     structures = structures[:: 1 + len(structures) // MOST_CHECKED]
     spread = {}
     for level in levels:
@@ -300,7 +300,7 @@ def check_units(structures, levels, given, config, giver="data.atoms", key="data
                 if not -25.0 < binding < 5.0:
                     raise DataError(
                         f"{s.source}: the energy of level {level} is {binding:+.1f} eV an atom away from that of the isolated atoms "
-                        f"in {giver}, which no molecule is; {hint}"
+                        f"in data.atoms, which no molecule is; {hint}"
                     )
         deviations = {}
         for group in groups.values():

@@ -50,13 +50,13 @@ def compare(model, structures, by="molecule", precision="single"):
     return joined, {k: (np.array(a), np.array(b)) for k, (a, b) in bars.items()}
 
 
-def isolated_atoms(header):
-    """{level: {Z: eV}} of a model file's header: E0, of a relative level with that of the levels below."""
-    out = {}
-    for level in header["levels"]:  # parents before those relative to them
-        below = out.get(level["delta_of"], {})
-        out[level["name"]] = {int(z): e0 + below.get(int(z), 0.0) for z, e0 in level["e0"].items()}
-    return out
+def ratios(points):
+    """{level: sum of the energies' sizes over that of the predictions'}, which is far from one where a unit is not what it is taken for."""
+    sums = {}
+    for (level, _, kind), (label, prediction) in points.items():
+        if kind == "energy":
+            sums[level] = sums.get(level, 0.0) + np.array([np.abs(label).sum(), np.abs(prediction).sum()])
+    return {level: label / prediction for level, (label, prediction) in sums.items() if prediction > 0}
 
 
 def errors(points):

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import re
+import warnings
 import zlib
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -367,21 +368,31 @@ def chosen(structures, level, seed):
     return {others[k] for k in order[:n]} | {a.info["id"] for a in structures if a.info["split"] == "test"}
 
 
-def _check_same(config):
-    """Labels and trajectories in `out` are those of one config; what may change are structures, levels beside those there are, keep and workers."""
+def _check_same(config, journal):
+    """Refuse to mix: labels of a level that there are, and trajectories, were made as the config says now."""
     path, now = config.out / "config.json", config.model_dump(mode="json")
+    labelled = {level for (_, level), row in journal.labels.items() if "error" not in row}
+    sampled = any((config.out / "trajectories").glob("*.xyz"))
+    if not path.exists() and (labelled or sampled):
+        warnings.warn(f"{config.out}: how the labels there were made is not recorded; taken is that the config says it", stacklevel=2)
     then = json.loads(path.read_text()) if path.exists() else now
-    pairs = [(key, then[key], now[key]) for key in ("seed", "sampling")]
-    for name, level in now["levels"].items():
-        before = then["levels"].get(name, level)
-        pairs += [(f"levels.{name}.{key}", before.get(key, level[key]), level[key]) for key in level if key != "keep"]
+    pairs = []
+    for name in labelled & now["levels"].keys() & then["levels"].keys():
+        old, new = then["levels"][name], now["levels"][name]
+        pairs += [(f"levels.{name}.{key}", old[key], new[key]) for key in new if key not in ("keep", "forces") and key in old]
+    if sampled:
+        old, new = (c["sampling"] or {} for c in (then, now))
+        pairs += [("seed", then["seed"], now["seed"])]
+        pairs += [(f"sampling.{key}", old[key], new[key]) for key in new if key != "temperatures" and key in old]
     for key, old, new in pairs:
         if old != new:
             raise LabelError(
-                f"{key}: the labels in {config.out} began with {old}, and now it is {new}; to change it, name another folder with out=…"
+                f"{key}: what there is in {config.out} was made with {old}, and now it is {new}; name another folder with out=…"
             )
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(now | {"levels": then["levels"] | now["levels"]}, indent=1))
+    partial.write_text(
+        json.dumps(now | {"levels": then["levels"] | now["levels"], "sampling": now["sampling"] or then["sampling"]}, indent=1)
+    )
     os.replace(partial, path)
 
 
@@ -399,8 +410,8 @@ def run(config, retry=False, scheduler=None):
 
     Raises
     ------
-    LabelError : a structure that is no file and no molecule, a trajectory that failed, structures with one id, labels in `out` that another
-        method or sampling has made
+    LabelError : a structure that is no file and no molecule, a trajectory that failed, structures with one id, labels or trajectories in
+        `out` that were made otherwise
     ModuleNotFoundError : a package of the extra `label` is missing
     """
     methods = [m.method for level in config.levels.values() for m in (level, *level.corrections)]
@@ -408,7 +419,8 @@ def run(config, retry=False, scheduler=None):
         if needed:
             importlib.import_module(package)  # a package that is missing ends the run, not each label by itself
     config.out.mkdir(parents=True, exist_ok=True)
-    _check_same(config)
+    journal = Journal(config.out / "labels.jsonl")
+    _check_same(config, journal)
 
     def computed(tasks):
         return on_cluster(tasks, scheduler) if scheduler else in_parallel(tasks, config.workers)
@@ -416,24 +428,30 @@ def run(config, retry=False, scheduler=None):
     structures = read_structures(config)
     if config.sampling is not None:
         (config.out / "trajectories").mkdir(exist_ok=True)
-        wanted = list(_trajectories(config))
-        tasks = [(t[0], _simulate, (config.sampling, *t)) for t in wanted if not t[0].exists()]
+        trajectories = list(_trajectories(config))
+        tasks = [(t[0], _simulate, (config.sampling, *t)) for t in trajectories if not t[0].exists()]
         for path, _, error in track(computed(tasks), "sampling", len(tasks)):
             if error is not None:
                 raise LabelError(f"{path}: the trajectory failed ({error}); lower sampling.timestep or the temperature")
-        structures = [a for path, *_ in wanted for a in ase.io.read(path, ":")]
+        structures = [a for path, *_ in trajectories for a in ase.io.read(path, ":")]
     by_id = {a.info["id"]: a for a in structures}
     if len(by_id) < len(structures):
         raise LabelError("structures: two of them have the same info key id")
-    journal, tasks = Journal(config.out / "labels.jsonl"), []
+
+    def wanted(key, forces=False):
+        row = journal.labels.get(key)
+        return row is None or (retry if "error" in row else forces and "forces" not in row)
+
+    tasks = []
     for name, level in config.levels.items():
         for symbol in sorted({s for a in structures for s in a.get_chemical_symbols()}):
-            tasks.append(((ISOLATED + symbol, name), isolated, (level, symbol)))
+            if wanted((ISOLATED + symbol, name)):
+                tasks.append(((ISOLATED + symbol, name), isolated, (level, symbol)))
         for key in sorted(chosen(structures, level, config.seed)):
             atoms = by_id[key]
             forces = level.forces == "all" or (level.forces == "test" and atoms.info["split"] == "test")
-            tasks.append(((key, name), label, (level, atoms, forces)))
-    tasks = [t for t in tasks if t[0] not in journal.labels or (retry and "error" in journal.labels[t[0]])]
+            if wanted((key, name), forces):
+                tasks.append(((key, name), label, (level, atoms, forces)))
     for (key, name), found, error in track(computed(tasks), "labelling", len(tasks)):
         journal.add(key, name, found, error)
     return write(config, structures, journal)

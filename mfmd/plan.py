@@ -86,7 +86,10 @@ class Backbone(Section):
     @classmethod
     def _of_size(cls, value):
         value = {"size": value} if isinstance(value, str) else value
-        return {**SIZES.get(value.get("size"), SIZES["medium"]), **value} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        size = value.get("size", "medium")
+        return {**SIZES[size if isinstance(size, str) and size in SIZES else "medium"], **value}  # an unknown one is refused by its type
 
 
 class Train(Section):
@@ -129,7 +132,9 @@ def _chain(levels, train, *, frozen=False, low_forces=False, replay=False, newto
         relative = isinstance(levels[high], dict) and levels[high].get("delta_of") is not None
         learned = _labels(high, ["forces", "stress"] if low_forces else [])
         if replay:
-            learned = {names[0]: {f"{kind}_weight": 0.1 for kind in ("energy", "forces", "stress")}, **learned}
+            first = levels[names[0]] if isinstance(levels[names[0]], dict) else {}
+            weights = {key: first.get(key, 1.0) for key in (f"{kind}_weight" for kind in LEARNED["gradient"])}
+            learned = {names[0]: {key: 0.1 * w for key, w in weights.items() if isinstance(w, (int, float))}, **learned}
         stages.append(
             {
                 "name": high,
@@ -474,7 +479,7 @@ def _numbered(tree, key):
     """The key of an override, in which a stage may be named."""
     section, _, rest = key.partition(".")
     name, _, rest = rest.partition(".")
-    if section != "stages" or not OmegaConf.is_list(tree.get("stages")) or name.isdigit():
+    if section != "stages" or not name or name.isdigit() or not OmegaConf.is_list(tree.get("stages")):
         return key
     names = [stage.get("name") if OmegaConf.is_dict(stage) else stage for stage in tree.stages]
     if name not in names:
@@ -488,8 +493,8 @@ def parse(tree, origin, schema=Config):
         return schema.model_validate(tree)
     except ValidationError as error:
         found = error.errors()
-        common = [e["loc"][1:] for e in found if e["loc"][:1] == ("train",)]  # what every stage has taken over
-        found = [e for e in found if e["loc"][:1] != ("stages",) or e["loc"][3:] not in common]
+        common = [(e["loc"], e["input"]) for e in found if e["loc"][:1] == ("train",)]  # what every stage has taken over
+        found = [e for e in found if e["loc"][:1] != ("stages",) or (e["loc"][2:], e["input"]) not in common]
         raise ConfigError("; ".join(f"{origin}: {_sentence(e, schema)}" for e in found)) from None
 
 

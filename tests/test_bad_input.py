@@ -378,3 +378,5 @@ def test_openmm_refuses(model_file):
     topology = backends.topology(atoms_with(numbers=26))
     with pytest.raises(mfmd.Error, match="no head `ccsd`"):
         mfmd.openmm.create_force(model_file, topology, head="ccsd", host="python")
+    with pytest.raises(mfmd.Error, match="threads is 0; it must be at least 1"):
+        mfmd.openmm.create_force(model_file, topology, threads=0)

@@ -109,7 +109,8 @@ def test_sampled_labelled_resumed(tmp_path):
     # More of it may be asked for, but nothing that would mix.
     assert label.run(plan.parse(c.model_dump() | {"workers": 1}, "config.yaml", label.Config)) == {"gfn2": (14, 0), "hf": (8, 0)}
     for change, words in (
-        ({"seed": 7}, "seed: the labels in .* began with 0, and now it is 7"),
+        ({"seed": 7}, "seed: what there is in .* was made with 0, and now it is 7"),
+        ({"sampling": c.sampling.model_dump() | {"interval": 30.0}}, "sampling.interval: .* and now it is 30.0"),
         ({"levels": {"hf": {"method": "hf", "basis": "6-31g"}}}, "levels.hf.basis: .* and now it is 6-31g"),
     ):
         with pytest.raises(label.LabelError, match=words):

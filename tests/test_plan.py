@@ -59,7 +59,11 @@ def test_every_strategy_has_its_stages(load):
     assert [s.start for s in chain] == ["new", "gfn2", "dft"] and chain[2].heads == {"cctz": "dft"}
     assert chain[1].train.learning_rate == pytest.approx(0.5 * chain[0].train.learning_rate)
     assert load("strategy=finetune-readout").stages[1].backbone_rate == 0
-    assert list(load("strategy=replay").stages[1].levels) == ["gfn2", "cctz"]
+    replay = load("strategy=replay", "levels.gfn2.forces_weight=5", "levels.gfn2.stress_weight=0").stages[1].levels
+    assert list(replay) == ["gfn2", "cctz"]
+    assert (replay["gfn2"].energy_weight, replay["gfn2"].forces_weight, replay["gfn2"].stress_weight) == (0.1, 0.5, 0.0)
+    assert [load("strategy=auto", *more).stages[0].levels["dft"].sampling for more in ([], ["levels.dft.sampling=7"])] == [3.0, 7.0]
+    assert len(load(override([{"name": "one", "levels": {"dft": None}}])).stages) == 1
     energies = load("strategy=low-forces-high-energies").stages
     assert energies[0].levels["gfn2"].forces_weight == 1 and energies[1].levels["dft"].forces_weight == 0
     # A level declared relative stays so in a chain; the monitor holds for the stage that learns its level.
