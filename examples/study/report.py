@@ -39,11 +39,15 @@ def values(name, level, kind, group="all"):
     return [1e3 * run["test"][key]["mae"] for run in RUNS.get(name, []) if key in run["test"]]
 
 
-def cell(name, level, kind, group="all"):
-    found = values(name, level, kind, group)
+def over_seeds(found, digits=1):
+    """Mean and standard deviation as text."""
     if not found:
         return "–"
-    return f"{statistics.mean(found):.1f}" + (f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else "")
+    return f"{statistics.mean(found):.{digits}f}" + (f" ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else "")
+
+
+def cell(name, level, kind, group="all"):
+    return over_seeds(values(name, level, kind, group))
 
 
 def mean(name, level, kind):
@@ -231,6 +235,25 @@ def levels():
     )
 
 
+def error_bars():
+    say("## Error bars of heads in closed form", "")
+    say(
+        "Of delta heads at cctz: how many of the test energies lie within one predicted standard deviation (68 % is right), what their likelihood gains on average over that of "
+        "the best single sigma, and CPU-seconds of the whole run, reading and test included:",
+        "",
+    )
+    rows = []
+    for n in ENERGIES:
+        row = [str(n)]
+        for name in (f"closed-{n}", f"chain-closed-{n}"):
+            bars = [run["calibration"]["cctz"] for run in RUNS.get(name, [])]
+            row += [over_seeds([100 * b["coverage"] for b in bars], 0), over_seeds([b["gain"] for b in bars], 2)]
+            row += [over_seeds([run["cpu_seconds"] for run in RUNS.get(name, [])], 0)]
+        rows.append(row)
+    two, three = "gfn2 → cctz", "gfn2 → dft → cctz"
+    table(["cctz energies", f"{two}: within, %", "gain", "s", f"{three}: within, %", "gain", "s"], rows)
+
+
 def own():
     if "own-auto" not in RUNS:
         return
@@ -288,6 +311,7 @@ def main():
     without_forces()
     replacement()
     levels()
+    error_bars()
     own()
     molecules()
     (DOCS / "study.md").write_text("\n".join(LINES).rstrip() + "\n")
