@@ -132,7 +132,7 @@ def water_model(tmp_path_factory):
     config = {
         "out": str(folder / "run"), "levels": {"gfn2": {}}, "data": {"train": str(folder / "water.xyz"), "val": 0.1, "atoms": str(DATA / "atoms.json")},
         "backbone": {"channels": 16, "layers": 1, "cutoff": 4.0, "radial_functions": 12},
-        "train": {"epochs": 20, "batch_size": 2, "learning_rate": 3e-3, "monitor": "gfn2.forces"},
+        "train": {"epochs": 12, "batch_size": 2, "learning_rate": 3e-3, "monitor": "gfn2.forces"},
     }  # fmt: skip
     before = torch.get_default_dtype()
     train.run(plan.parse(config, "the test"))
