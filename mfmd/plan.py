@@ -108,7 +108,7 @@ class Train(Section):
 
 # ------------------------------------------------------------------------------------------------ strategies
 #
-# A strategy maps the levels of a config, cheapest first, and its section `train` to stages as a config would list them.
+# A strategy maps the levels of a config, cheapest first, each with its keys, and its section `train` to stages as a config would list them.
 
 COMMITTEE = 4  # models whose mean prediction `auto` teaches to one
 
@@ -129,11 +129,10 @@ def _chain(levels, train, *, frozen=False, low_forces=False, replay=False, newto
     names = list(levels)
     stages = [{"name": names[0], "levels": {names[0]: {}}}]
     for low, high in itertools.pairwise(names):
-        relative = isinstance(levels[high], dict) and levels[high].get("delta_of") is not None
+        relative = levels[high].get("delta_of") is not None
         learned = _labels(high, ["forces", "stress"] if low_forces else [])
         if replay:
-            first = levels[names[0]] if isinstance(levels[names[0]], dict) else {}
-            weights = {key: first.get(key, 1.0) for key in (f"{kind}_weight" for kind in LEARNED["gradient"])}
+            weights = {key: levels[names[0]].get(key, 1.0) for key in (f"{kind}_weight" for kind in LEARNED["gradient"])}
             learned = {names[0]: {key: 0.1 * w for key, w in weights.items() if isinstance(w, (int, float))}, **learned}
         stages.append(
             {
@@ -158,11 +157,10 @@ def _auto(levels, train):
     """All levels but the last together, then the last in several ways: what several such models, each with the last level by Gauss-Newton, give on
     average is taught to one; beside it a fine-tune by gradient and a head in closed form."""
     *lower, high = levels
-    declared = {name: level.get("delta_of") if isinstance(level, dict) else None for name, level in levels.items()}
-    sampled = {name: isinstance(level, dict) and "sampling" in level for name, level in levels.items()}
+    declared = {name: level.get("delta_of") for name, level in levels.items()}
     together = {
         "start": "new",
-        "levels": {name: {} if name == lower[0] or sampled[name] else {"sampling": 3.0} for name in lower},
+        "levels": {name: {} if name == lower[0] or "sampling" in levels[name] else {"sampling": 3.0} for name in lower},
         "heads": {name: f"delta {below}" for below, name in itertools.pairwise(lower) if not declared[name]},
     }
     slow = {"learning_rate": 0.1 * train.learning_rate}
@@ -287,7 +285,7 @@ class Config(Section):
             strategy = strategy or "multihead"
             if strategy not in STRATEGIES:
                 return value  # refused by its type
-            levels = value["levels"]
+            levels = {name: level if isinstance(level, dict) else {} for name, level in value["levels"].items()}
             if len(levels) < 2 and (strategy not in ("single", "multihead") or not levels):
                 raise ValueError(f"levels: {strategy} goes from level to level, and there is {', '.join(map(str, levels)) or 'none'}")
             stages = STRATEGIES[strategy](levels, _common(value))

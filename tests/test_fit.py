@@ -280,11 +280,10 @@ def test_a_run_with_deltas(few, tmp_path):
     """The strategy `delta`: higher levels in closed form; the model file has every level and error bars."""
     from mfmd import plan, train
 
-    path = few
-    config = plan.load(path, ["strategy=delta"])
+    config = plan.load(few, ["strategy=delta"])
     assert config.stages[2].heads == {"cctz": "delta dft"} and "closed form" in "\n".join(plan.describe(config))
     tables = train.run(config)
-    again = train.run(plan.load(path, ["strategy=delta", "resume=true"]))
+    again = train.run(plan.load(few, ["strategy=delta", "resume=true"]))
     assert again == tables
     engine = Engine(tmp_path / "run" / "model.pt")
     assert engine.levels == ["gfn2", "dft", "cctz"]
