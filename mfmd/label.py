@@ -26,7 +26,7 @@ from rich.progress import track
 
 from mfmd import Error, units
 from mfmd.engine import charge_or_spin
-from mfmd.plan import NotNegative, Positive, Section
+from mfmd.plan import NotNegative, Positive, Section, write_json
 
 HARTREE, BOHR = units.ENERGY["Hartree"], units.LENGTH["Bohr"]  # eV, Å
 XTB = ("GFN1-xTB", "GFN2-xTB")
@@ -389,11 +389,7 @@ def _check_same(config, journal):
             raise LabelError(
                 f"{key}: what there is in {config.out} was made with {old}, and now it is {new}; name another folder with out=…"
             )
-    partial = path.with_suffix(".partial")
-    partial.write_text(
-        json.dumps(now | {"levels": then["levels"] | now["levels"], "sampling": now["sampling"] or then["sampling"]}, indent=1)
-    )
-    os.replace(partial, path)
+    write_json(path, now | {"levels": then["levels"] | now["levels"], "sampling": now["sampling"] or then["sampling"]})
 
 
 def run(config, retry=False, scheduler=None):

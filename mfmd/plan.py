@@ -5,6 +5,8 @@ Every key is listed here, with its unit and its default; a key that is not is an
 
 import difflib
 import itertools
+import json
+import os
 import typing
 from pathlib import Path
 from typing import Annotated, Literal
@@ -471,6 +473,13 @@ def load(path, overrides=(), schema=Config):
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not a readable YAML config ({' '.join(str(error).split())})") from None
     return parse(tree, path, schema)
+
+
+def write_json(path, content):
+    """Write what a run began with, all of it or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    os.replace(partial, path)
 
 
 def _numbered(tree, key):

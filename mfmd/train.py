@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 import mfmd
 from mfmd import Error, data, export, fit, report
 from mfmd.model import TABLE, LinearHead, MLPHead, Model, TensorNet
-from mfmd.plan import ConfigError
+from mfmd.plan import ConfigError, write_json
 from mfmd.readers import torchmdnet
 
 DTYPE = {"single": torch.float32, "double": torch.float64}
@@ -474,7 +474,7 @@ def _run(config, console, out, splits):
             raise ConfigError(f"stages.{stage.name}.train.monitor: {stage.train.monitor} has no label in the validation set")
     out.mkdir(parents=True, exist_ok=True)
     if writing:
-        _write_json(out / "plan.json", config.model_dump(mode="json"))
+        write_json(out / "plan.json", config.model_dump(mode="json"))
     models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
     for number, stage in enumerate(config.stages):
         folder = out / stage.name
@@ -606,12 +606,6 @@ def _load_stage(model, path):
         raise ConfigError(
             f"{path}: not the end of this stage ({str(error).splitlines()[0]}); delete the stage's folder to train it again"
         ) from None
-
-
-def _write_json(path, content):
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False))
-    os.replace(partial, path)
 
 
 def only(model, levels):
