@@ -15,7 +15,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from test_label import LEVELS
 
-from mfmd import label
+from mfmd.labelling import methods, workers
+from mfmd.structures.record import SPLITS
 
 
 def main():
@@ -23,14 +24,14 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    frames = {a.info["id"]: a for split in label.SPLITS for a in ase.io.read(f"examples/data/{split}.xyz", ":")}
+    frames = {a.info["id"]: a for split in SPLITS for a in ase.io.read(f"examples/data/{split}.xyz", ":")}
     tasks = []
     for name, level in LEVELS.items():
         labelled = sorted(key for key, a in frames.items() if f"energy_{name}" in a.info)
         for key in np.random.default_rng(args.seed).choice(labelled, round(len(labelled) / 10), replace=False):
-            tasks.append(((key, name), label.label, (level, frames[key], name == "gfn2")))
+            tasks.append(((key, name), methods.label, (level, frames[key], name == "gfn2")))
     worst = {}
-    for (key, name), found, error in label.in_parallel(tasks, args.workers):
+    for (key, name), found, error in workers.in_parallel(tasks, args.workers):
         if error is not None:
             sys.exit(f"error: {key}, {name}: {error}")
         difference = [abs(found["energy"] - frames[key].info[f"energy_{name}"])]

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from inference import ROOT, evaluation, median, system
 
-from mfmd import plan, train
 from mfmd.engine import Engine
-from mfmd.plan import SIZES
+from mfmd.training import plan
+from mfmd.training.run import train
+from mfmd.training.schema import SIZES
 
 CONFIG = """
 seed: 1
@@ -39,7 +40,7 @@ def main():
             args.out.mkdir(parents=True, exist_ok=True)
             path = args.out / f"{size}.yaml"
             path.write_text(CONFIG.format(data=ROOT / "examples" / "data", size=size, epochs=args.epochs, out=args.out / size))
-            train.run(plan.load(path))
+            train(plan.load(path))
     print(f"\n{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {args.epochs} epochs; test errors in meV and meV/Å\n")
     print(
         "| size | channels, layers | gfn2 energy | gfn2 forces | dft energy | dft forces | cctz energy | cctz forces | ethanol, ms | water-648, ms |"

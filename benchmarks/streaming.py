@@ -26,17 +26,19 @@ import json, resource, statistics, sys, time
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]) * 2**20,) * 2)
 import numpy as np, torch
 torch.set_num_threads(1)
-from mfmd import data, packed, plan, train
+from mfmd.structures.packed import Packed
+from mfmd.training import batches, loop, plan, stages
+from mfmd.training.run import train
 config = plan.load(sys.argv[1])
-train.run(config)
+train(config)
 peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
-structures, stage = packed.Packed(config.out / "data" / "train.packed"), config.stages[0]
-training = train.Training(train.begin(config, stage, None, structures[:100]).train(), stage)
+structures, stage = Packed(config.out / "data" / "train.packed"), config.stages[0]
+training = loop.Training(stages.begin(config, stage, None, structures[:100]).train(), stage)
 training.log = lambda *_, **__: None
 load, learn = [], []
 for indices in np.random.default_rng(0).integers(0, len(structures), (20, 16)):
     start = time.perf_counter()
-    batch = data.collate([structures[k] for k in indices], ["gfn2"], config.backbone.cutoff, torch.get_default_dtype())
+    batch = batches.collate([structures[k] for k in indices], ["gfn2"], config.backbone.cutoff, torch.get_default_dtype())
     middle = time.perf_counter()
     training.training_step(batch, 0).backward()
     load.append(middle - start)

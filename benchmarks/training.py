@@ -21,7 +21,9 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
-from mfmd import data, plan, train
+from mfmd.structures import reading
+from mfmd.training import batches, energies, loop, plan, stages
+from mfmd.training.run import train
 
 warnings.filterwarnings("ignore")
 
@@ -105,21 +107,21 @@ def main():
         path = Path(out) / "config.yaml"
         path.write_text(CONFIG.format(out=out, channels=args.channels, layers=args.layers, batch=args.batch))
         config = plan.load(path)
-        splits = {k: [s for s in v if not s.pbc.any()] for k, v in data.read(config.data, config.levels).items()}
-        atoms = data.read_atoms(config.data.atoms, config.levels)["gfn2"]
-        energies = [s.labels["gfn2"].energy for s in splits["train"]]
-        e0, _ = data.fit_reference_energies(splits["train"], energies, data.subset_elements(splits["train"], "gfn2"), "gfn2", atoms)
+        splits = {k: [s for s in v if not s.pbc.any()] for k, v in reading.read(config.data, config.levels).items()}
+        atoms = energies.read_atoms(config.data.atoms, config.levels)["gfn2"]
+        totals = [s.labels["gfn2"].energy for s in splits["train"]]
+        e0, _ = energies.fit_reference_energies(splits["train"], totals, reading.subset_elements(splits["train"], "gfn2"), "gfn2", atoms)
 
         # One step, on the same batches, interleaved.
         torch.manual_seed(args.seed)
         module = peer_module(args)
-        ours = train.Training(train.begin(config, config.stages[0], None, splits["train"]).train(), config.stages[0])
+        ours = loop.Training(stages.begin(config, config.stages[0], None, splits["train"]).train(), config.stages[0])
         ours.log = lambda *_, **__: None
         order = np.random.default_rng(args.seed).permutation(len(splits["train"]))
         times = {"mfmd": [], "torchmd-net": []}
         for k in range(20):
             chosen = [splits["train"][n] for n in order[k * 64 : (k + 1) * 64]]
-            batch = data.collate(chosen, config.levels, 5.0, torch.float32)
+            batch = batches.collate(chosen, config.levels, 5.0, torch.float32)
             start = time.perf_counter()
             ours.training_step(batch, 0).backward()
             middle = time.perf_counter()
@@ -152,12 +154,12 @@ def main():
         seconds = []
         for epochs in (1, 3):
             start = time.perf_counter()
-            train.run(plan.load(path, [f"out={out}/probe-{epochs}", f"train.epochs={epochs}"]))
+            train(plan.load(path, [f"out={out}/probe-{epochs}", f"train.epochs={epochs}"]))
             seconds.append(time.perf_counter() - start)
         epoch = (seconds[1] - seconds[0]) / 2
         epochs = 1 + int((args.minutes * 60 - seconds[0]) / epoch)
         start = time.perf_counter()
-        tables = train.run(plan.load(path, [f"train.epochs={epochs}", f"seed={args.seed}"]))
+        tables = train(plan.load(path, [f"train.epochs={epochs}", f"seed={args.seed}"]))
         used = (time.perf_counter() - start) / 60
         row = tables["test"]["gfn2", "energy"], tables["test"]["gfn2", "forces"]
         print(

@@ -16,7 +16,11 @@ import openmm
 from openmm import app, unit
 
 import mfmd
-from mfmd import label, md, plan, train
+from mfmd import md
+from mfmd.config import parse
+from mfmd.labelling import campaign, schema
+from mfmd.training import plan
+from mfmd.training.run import train
 
 LEVELS = {"gfn1": {"method": "GFN1-xTB"}, "gfn2": {"method": "GFN2-xTB"}}
 
@@ -24,7 +28,7 @@ LEVELS = {"gfn1": {"method": "GFN1-xTB"}, "gfn2": {"method": "GFN2-xTB"}}
 def make_labels(structures, folder, **more):
     """train.xyz and so on in a folder; returns it."""
     config = {"out": str(folder), "structures": structures, "levels": LEVELS, "workers": 2, **more}
-    label.run(plan.parse(config, "the example", label.Config))
+    campaign.run(parse(config, "the example", schema.Config))
     return folder
 
 
@@ -36,7 +40,7 @@ def fit(folders, out, short):
         "data": {**files, "atoms": str(folders[0] / "atoms.json")}, "backbone": "small",
         "train": {"epochs": 3 if short else 60, "batch_size": 8, "monitor": "gfn1.forces"},
     }  # fmt: skip
-    train.run(plan.parse(config, "the example"))
+    train(plan.parse(config, "the example"))
     calculator, bars = mfmd.Calculator(out / "model.pt"), []
     for file in files["train"] + files["val"]:
         for atoms in ase.io.iread(file):

@@ -15,8 +15,10 @@ import openmm
 from openmm import unit
 
 import mfmd
-from mfmd import md, plan, train, units
+from mfmd import md, units
 from mfmd.engine import load_model
+from mfmd.training import plan
+from mfmd.training.run import train
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("model")
@@ -74,7 +76,7 @@ if not small.exists():
         "backbone": {"channels": 16, "layers": 2, "cutoff": 3.5, "radial_functions": 24},
         "train": {"epochs": 2 if arguments.short else 50, "batch_size": 1, "monitor": f"{head}.forces", "learning_rate": 3e-3},
     }  # fmt: skip
-    train.run(plan.parse(config, "the example"))
+    train(plan.parse(config, "the example"))
 
 integrators = {  # name: forces, integrator, its step in ps
     "large alone, 0.5 fs": ([(arguments.model, 1.0, 0)], openmm.VerletIntegrator(0.0005), 0.0005),

@@ -1,9 +1,15 @@
 """mfmd: train on many cheap and a few expensive quantum-chemistry labels, run molecular dynamics at the expensive level.
 
-The way of the data, and where each step lives:
+The way of the data, and where each step lives; each floor uses only those below it:
 
-    units  label  data, readers/  model  plan  train, fit  export   (labels and training)
-    engine  hosts/  md  report  cli                                 (inference; no torch)
+    cli                                                    the commands
+    md                                                     ready-made runs in OpenMM
+    hosts/            labelling/                           programs that call the engine; making labels
+    training/                                              plan, model, stages, export; the only wing that needs torch
+    foreign/          report    evaluation                 other packages' weights; tables and plots; errors of a model file
+    structures/                                            labelled structures: formats, checks, splits
+    config            engine                               YAML to checked configs; the compiled engine
+    units                                                  constants and conventions
 
 Importing this package imports none of them; the public names below load theirs on first use.
 """

@@ -36,15 +36,15 @@ def train():
     os.environ.setdefault("MKL_CBWR", "AUTO")
 
     def action():
-        from mfmd import plan
+        from mfmd.training import plan
 
         config = plan.load(arguments.config, arguments.overrides)
         if arguments.show_plan:
             print("\n".join(plan.describe(config)))
             return
-        from mfmd import train as training
+        from mfmd.training.run import train
 
-        training.run(config)
+        train(config)
 
     _guard(action)
 
@@ -117,10 +117,11 @@ def main():
 
 
 def _label(arguments):
-    from mfmd import label, plan
+    from mfmd.config import load
+    from mfmd.labelling import campaign, schema
 
-    config = plan.load(arguments.config, arguments.overrides, label.Config)
-    for level, (good, bad) in label.run(config, arguments.retry, arguments.scheduler).items():
+    config = load(arguments.config, schema.Config, arguments.overrides)
+    for level, (good, bad) in campaign.run(config, arguments.retry, arguments.scheduler).items():
         print(f"{level}: {good} labels{f', {bad} failed (see {config.out}/labels.jsonl; again with --retry)' if bad else ''}")
     print(f"structures for mfmd-train: {config.out}/")
 
@@ -162,25 +163,29 @@ def _info(arguments):
 def _eval(arguments):
     from rich.console import Console
 
-    from mfmd import data, evaluation, plan, readers, report
+    from mfmd import evaluation, report
     from mfmd.engine import load_model
+    from mfmd.structures.formats.registry import format_of
+    from mfmd.structures.reading import read_file
+    from mfmd.structures.record import KINDS, DataError
+    from mfmd.training import plan
 
     model = load_model(arguments.model)
     trained = {"levels": {}, "data": {}} | json.loads(model.metadata).get("provenance", {}).get("config", {})
-    theirs = any(readers.format_of(path) == "multifidelity" for path in arguments.files)  # whose labels name their units
+    theirs = any(format_of(path) == "multifidelity" for path in arguments.files)  # whose labels name their units
     units = {key: getattr(arguments, key) or (None if theirs else trained["data"].get(key)) for key in ("energy_unit", "length_unit")}
     config = plan.parse(
         {
             "out": ".", "data": {"train": arguments.files} | {key: unit for key, unit in units.items() if unit},
-            "levels": {name: {kind: trained["levels"].get(name, {}).get(kind, "") for kind in data.KINDS} for name in model.levels},
+            "levels": {name: {kind: trained["levels"].get(name, {}).get(kind, "") for kind in KINDS} for name in model.levels},
         },
         "the command line",
     )  # fmt: skip
-    structures = [s for path in config.data.train for s in data.read_file(path, config.data, config.levels)]
+    structures = [s for path in config.data.train for s in read_file(path, config.data, config.levels)]
     points, bars = evaluation.compare(model, structures, arguments.by, arguments.precision)
     if not points:
         keys = ", ".join(level.energy for level in config.levels.values())
-        raise data.DataError(
+        raise DataError(
             f"{', '.join(arguments.files)}: no label of the model's levels for elements that these were trained on (looked for {keys} and the like)"
         )
     for level, ratio in evaluation.ratios(points).items():

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from mfmd import data, units
+from mfmd import units
 from mfmd.engine import Engine
+from mfmd.structures.record import KINDS
 
 
 def compare(model, structures, by="molecule", precision="single"):
@@ -12,7 +13,7 @@ def compare(model, structures, by="molecule", precision="single"):
     Parameters
     ----------
     model : see mfmd.engine.load_model
-    structures : data.Structure records with labels of the model's levels
+    structures : structures.record.Structure with labels of the model's levels
     by : info key that groups the structures; those without it form the group ""
 
     Returns
@@ -36,7 +37,7 @@ def compare(model, structures, by="molecule", precision="single"):
             )
             if stress:
                 out["stress"] = -units.voigt(out["virial"]) / abs(np.linalg.det(s.cell))
-            for kind in data.KINDS:
+            for kind in KINDS:
                 value = getattr(label, kind)
                 if value is not None:
                     pair = points.setdefault((level, group, kind), ([], []))

@@ -28,8 +28,9 @@ from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import LBFGS
 
 from mfmd import Error, units
-from mfmd.engine import charge_or_spin, load_model
+from mfmd.engine import load_model
 from mfmd.hosts import openmm as host
+from mfmd.structures.charge import charge_or_spin
 
 ENSEMBLES = ("nve", "nvt", "npt")
 FORMATS = {"dcd": openmm.app.DCDReporter, "xtc": openmm.app.XTCReporter, "h5": openmm.app.DCDReporter}  # what is written along the way

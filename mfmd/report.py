@@ -7,38 +7,22 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from mfmd import units
+from mfmd.structures.reading import count_labels
+from mfmd.structures.record import KINDS
 
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
 
-def print_counts(console, splits, config):
-    """How many labels each level has in each split, and which the stages learn."""
-    from mfmd.data import KINDS, count_labels
-    from mfmd.plan import LEARNED
-
+def print_counts(console, splits, levels):
+    """How many labels each level has in each split."""
     table = Table(title="Labels: energies / forces / stresses")
     table.add_column("level")
     for name, structures in splits.items():
         table.add_column(f"{name} ({len(structures)} structures)", justify="right")
-    counts = {name: count_labels(structures, config.levels) for name, structures in splits.items()}
-    for level in config.levels:
+    counts = {name: count_labels(structures, levels) for name, structures in splits.items()}
+    for level in levels:
         table.add_row(level, *(" / ".join(str(counts[name][level][kind]) for kind in KINDS) for name in splits))
     console.print(table)
-    for stage in config.stages:
-        learned = []
-        for level, own in stage.levels.items():
-            words = {"energy": "energies", "forces": "forces", "stress": "stresses"}
-            used = [
-                f"{counts['train'][level][kind]} {words[kind]}"
-                for kind in KINDS
-                if kind in LEARNED[stage.fit] and getattr(own, f"{kind}_weight") and counts["train"][level][kind]
-            ]
-            learned.append(f"{level} ({', '.join(used)})")
-        console.print(
-            f"stage {stage.name} learns {', '.join(learned)}"
-            if not stage.teachers
-            else f"stage {stage.name} learns from {', '.join(stage.teachers)}"
-        )
 
 
 def print_errors(console, split, errors):
@@ -78,7 +62,7 @@ def write_errors(path, tables):
 
 
 def learning_curve(path, columns, levels):
-    """Validation MAE against epoch, energies and forces of every level; columns: train.read_metrics."""
+    """Validation MAE against epoch, energies and forces of every level; columns: loop.read_metrics."""
     fig = Figure(figsize=(9, 3.5), layout="constrained")
     axes = fig.subplots(1, 2)
     for ax, kind in zip(axes, ("energy_per_atom", "forces"), strict=True):

@@ -13,11 +13,12 @@ def reference(model, head):
     """The torch model, in its own precision. Returns a function of ase.Atoms -> energy, forces, virial."""
     import torch
 
-    from mfmd import data
+    from mfmd.structures.record import Structure
+    from mfmd.training import batches
 
     def compute(atoms):
-        s = data.Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "")
-        batch = data.collate([s], [], model.backbone.radial.cutoff, torch.float64)
+        s = Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "")
+        batch = batches.collate([s], [], model.backbone.radial.cutoff, torch.float64)
         p = model(batch, forces=[head], stress=[head])[head]
         s = p.stress[0].detach().numpy() * float(batch.volume[0])
         virial = -np.array([[s[0], s[5], s[4]], [s[5], s[1], s[3]], [s[4], s[3], s[2]]])

@@ -46,10 +46,10 @@ def device(request):
 
 
 def random_model(seed=0, channels=32, layers=2, cutoff=4.0, rank=2, radial_functions=16):
-    """A mfmd.model.Model in double with random weights and forces of a few eV/Å."""
+    """A mfmd.training.model.Model in double with random weights and forces of a few eV/Å."""
     import torch
 
-    from mfmd.model import TABLE, MLPHead, Model, TensorNet
+    from mfmd.training.model import TABLE, MLPHead, Model, TensorNet
 
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(seed)
@@ -62,7 +62,7 @@ def random_model(seed=0, channels=32, layers=2, cutoff=4.0, rank=2, radial_funct
 
 
 def write(model, path, elements=ELEMENTS):
-    from mfmd import export
+    from mfmd.training import export
 
     export.write_model(path, model, {level: list(elements) for level in model.heads}, {"made": "by the tests"})
     return path
@@ -139,7 +139,8 @@ def trained(tmp_path_factory):
     pytest.importorskip("lightning")
     import torch
 
-    from mfmd import plan, train
+    from mfmd.training import plan
+    from mfmd.training.run import train
 
     folder = tmp_path_factory.mktemp("trained")
     frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] == "ethanol"]
@@ -154,6 +155,6 @@ train: {{epochs: 25, batch_size: 8, monitor: gfn2.forces}}
 """
     )
     before = torch.get_default_dtype()
-    tables = train.run(plan.load(folder / "config.yaml"))
+    tables = train(plan.load(folder / "config.yaml"))
     torch.set_default_dtype(before)
     return folder / "run" / "model.pt", tables

@@ -293,8 +293,8 @@ def test_archive_is_one_source_of_weights(model_file):
 def test_export_refuses_tables_that_err_too_much(tmp_path):
     """A model a million times as steep as it should be."""
     pytest.importorskip("torch")
-    from mfmd import export
-    from mfmd.data import Structure
+    from mfmd.structures.record import Structure
+    from mfmd.training import export
 
     model, atoms = random_model(), ethanol()
     structures = [Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "ethanol")]

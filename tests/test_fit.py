@@ -12,9 +12,11 @@ import backends
 import torch
 
 import mfmd
-from mfmd import data, fit
 from mfmd.engine import Engine
-from mfmd.model import LinearHead, MLPHead
+from mfmd.structures import reading
+from mfmd.structures.record import Label, Structure
+from mfmd.training import batches, energies, fit
+from mfmd.training.model import LinearHead, MLPHead
 
 
 def problem(n=60, p=12, noise=0.02, seed=0):
@@ -74,11 +76,11 @@ def linear():
 
 
 def structure(atoms):
-    return data.Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "")
+    return Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "")
 
 
 def collate(model):
-    return lambda structures: data.collate(structures, [], model.backbone.radial.cutoff, torch.float64)
+    return lambda structures: batches.collate(structures, [], model.backbone.radial.cutoff, torch.float64)
 
 
 @pytest.mark.parametrize("head", ["middle", "high"])
@@ -149,13 +151,15 @@ def test_engine_computes_ensembles(head, precision, ensemble, tmp_path):
 @pytest.mark.usefixtures("single")
 def test_a_run_with_ensembles(tmp_path):
     """Members differ, their spread is calibrated on the validation set, and the ASE calculator gives it."""
-    from mfmd import evaluation, plan, train
+    from mfmd import evaluation
+    from mfmd.training import plan
+    from mfmd.training.run import train
 
     frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("water", "methanol") and "energy_cctz" in a.info]
     ase.io.write(tmp_path / "small.xyz", frames, format="extxyz")
     config = plan.load(small_config(tmp_path), ["strategy=chain", "heads_per_level=4", "train.epochs=10"])
-    train.run(config)
-    _, bars = evaluation.compare(config.out / "model.pt", data.read(config.data, config.levels)["val"])
+    train(config)
+    _, bars = evaluation.compare(config.out / "model.pt", reading.read(config.data, config.levels)["val"])
     assert evaluation.calibration(*bars["cctz"])["coverage"] == pytest.approx(0.68, abs=0.1)
     assert np.std(bars["cctz"][1]) > 0
 
@@ -167,7 +171,7 @@ def test_closed_form_finds_the_head_that_made_the_labels(linear):
     model = copy.deepcopy(linear)
     for s in structures:
         p = model(collate(model)([s]))
-        s.labels = {level: data.Label(energy=p[level].energy.item()) for level in ("middle", "low")}
+        s.labels = {level: Label(energy=p[level].energy.item()) for level in ("middle", "low")}
     for delta_of in ({}, {"middle": "low"}):
         model = copy.deepcopy(linear)
         model.delta_of = delta_of
@@ -186,7 +190,7 @@ def test_forces_are_rows_of_the_regression(linear):
     structures, left = [structure(a) for a in frames], {}
     for s in structures:
         p = linear(collate(linear)([s]), forces=["middle"])["middle"]
-        s.labels = {"middle": data.Label(energy=p.energy.item(), forces=p.forces.detach().numpy())}
+        s.labels = {"middle": Label(energy=p.energy.item(), forces=p.forces.detach().numpy())}
     # -dphi/dR by finite differences.
     phi, _, slopes = fit.design(linear, structures[:2], list(ELEMENTS), collate(linear), True)
     moved = copy.deepcopy(structures[1])
@@ -211,7 +215,7 @@ def test_forces_are_rows_of_the_regression(linear):
 def test_too_few_energies_are_refused(linear):
     model = copy.deepcopy(linear)
     s = structure(ethanol())
-    s.labels = {"middle": data.Label(energy=-1.0)}
+    s.labels = {"middle": Label(energy=-1.0)}
     with pytest.raises(fit.FitError, match="levels.middle: .* ten energies"):
         fit.closed_form(model, "middle", [s] * 3, collate(model))
 
@@ -229,7 +233,7 @@ def test_gauss_newton_finds_a_model_nearby(monkeypatch):
     structures = [structure(random_cell(seed, atoms=4 + seed % 3)) for seed in range(150)]
     for s in structures:
         p = target(collate(target)([s]), forces=["low"])["low"]
-        s.labels = {"low": data.Label(energy=p.energy.item(), forces=p.forces.detach().numpy())}
+        s.labels = {"low": Label(energy=p.energy.item(), forces=p.forces.detach().numpy())}
 
     def errors():
         predictions = [(s, model(collate(model)([s]), forces=["low"])["low"]) for s in structures[120:]]
@@ -265,11 +269,12 @@ def few(tmp_path):
 @pytest.mark.parametrize("strategy", ["delta", "chain-newton"])
 def test_isolated_atoms_keep_their_energies(few, tmp_path, strategy):
     """Where E0 is that of isolated atoms, no fit moves it."""
-    from mfmd import plan, train
+    from mfmd.training import plan
+    from mfmd.training.run import train
 
-    train.run(plan.load(few, [f"strategy={strategy}", *(f"levels.{level}.e0=atoms" for level in ("gfn2", "dft", "cctz"))]))
+    train(plan.load(few, [f"strategy={strategy}", *(f"levels.{level}.e0=atoms" for level in ("gfn2", "dft", "cctz"))]))
     engine = Engine(tmp_path / "run" / "model.pt", "double")
-    atoms = data.read_atoms(DATA / "atoms.json", engine.levels)
+    atoms = energies.read_atoms(DATA / "atoms.json", engine.levels)
     for level in engine.levels:
         for z in (1, 6, 8):
             assert engine.compute(np.zeros((1, 3)), [z], terms=[(level, 1.0)])["energy"] == pytest.approx(atoms[level][z], abs=1e-6)
@@ -278,16 +283,17 @@ def test_isolated_atoms_keep_their_energies(few, tmp_path, strategy):
 @pytest.mark.usefixtures("single")
 def test_a_run_with_deltas(few, tmp_path):
     """The strategy `delta`: higher levels in closed form; the model file has every level and error bars."""
-    from mfmd import plan, train
+    from mfmd.training import plan
+    from mfmd.training.run import train
 
     config = plan.load(few, ["strategy=delta"])
     assert config.stages[2].heads == {"cctz": "delta dft"} and "closed form" in "\n".join(plan.describe(config))
-    tables = train.run(config)
-    again = train.run(plan.load(few, ["strategy=delta", "resume=true"]))
+    tables = train(config)
+    again = train(plan.load(few, ["strategy=delta", "resume=true"]))
     assert again == tables
     engine = Engine(tmp_path / "run" / "model.pt")
     assert engine.levels == ["gfn2", "dft", "cctz"]
-    s = data.read(config.data, config.levels)["val"][0]
+    s = reading.read(config.data, config.levels)["val"][0]
     out = engine.compute(s.positions, s.numbers, terms=[("cctz", 1.0)], error_bars=True)
     assert out["energy"] == pytest.approx(s.labels["cctz"].energy, abs=1.0)
     assert 0 < out["term_errors"][0] < 1.0

@@ -124,7 +124,8 @@ def water_model(tmp_path_factory):
     pytest.importorskip("lightning")
     import torch
 
-    from mfmd import plan, train
+    from mfmd.training import plan
+    from mfmd.training.run import train
 
     folder = tmp_path_factory.mktemp("water")
     frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.pbc.all()]
@@ -135,7 +136,7 @@ def water_model(tmp_path_factory):
         "train": {"epochs": 12, "batch_size": 2, "learning_rate": 3e-3, "monitor": "gfn2.forces"},
     }  # fmt: skip
     before = torch.get_default_dtype()
-    train.run(plan.parse(config, "the test"))
+    train(plan.parse(config, "the test"))
     torch.set_default_dtype(before)
     return folder / "run" / "model.pt"
 

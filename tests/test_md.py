@@ -303,7 +303,8 @@ def test_reporter_of_heads(trained, model_file, tmp_path):
     import openmm
 
     import mfmd
-    from mfmd import plan, train
+    from mfmd.training import plan
+    from mfmd.training.run import train
 
     atoms = ethanol()
     topology = backends.topology(atoms)
@@ -311,7 +312,7 @@ def test_reporter_of_heads(trained, model_file, tmp_path):
         mfmd.openmm.HeadReporter(tmp_path / "heads.csv", 5, model_file, topology, limit=1.0)
     c = plan.load(trained[0].parent.parent / "config.yaml", ["strategy=delta", "levels.dft.delta_of=null", "levels.cctz.delta_of=null",
                                                               f"out={tmp_path}/delta", "train.epochs=2"])  # fmt: skip
-    train.run(c)
+    train(c)
     model = tmp_path / "delta" / "model.pt"
     system = mfmd.openmm.create_system(model, topology, "gfn2", "native")
     simulation = openmm.app.Simulation(topology, system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatformByName("Reference"))

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 
 def features(backbone, atoms, weights):
     """Features, and the gradient of their weighted sum with respect to positions."""
-    from mfmd.data import Structure, half_pairs
+    from mfmd.structures.record import Structure
+    from mfmd.training.batches import half_pairs
 
     i, j, shifts = half_pairs(Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, ""), backbone.radial.cutoff)
     positions = torch.tensor(atoms.positions, requires_grad=True)
@@ -23,7 +24,7 @@ def test_equals_torchmdnet(layers, structure):
     pytest.importorskip("torchmdnet", reason="the oracle torchmd-net is not installed")
     from torchmdnet_oracle import peer_of
 
-    from mfmd.model import TensorNet
+    from mfmd.training.model import TensorNet
 
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(layers)
@@ -47,7 +48,7 @@ def test_equals_torchmdnet(layers, structure):
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_forces_can_be_trained(rank):
     """Second derivatives, through the compiled maps: gradient of a force loss against finite differences in a weight."""
-    from mfmd.model import TensorNet
+    from mfmd.training.model import TensorNet
 
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(3)
@@ -71,7 +72,8 @@ def test_forces_can_be_trained(rank):
 
 def test_batch_equals_its_parts(model):
     """Structures do not see each other: molecules and boxes in one batch give what each gives alone."""
-    from mfmd.data import Structure, collate
+    from mfmd.structures.record import Structure
+    from mfmd.training.batches import collate
 
     frames = [ethanol(), random_cell(2, small=True), random_cell(3)]
     structures = [Structure(a.numbers, a.positions, a.cell.array, a.pbc, {}, "") for a in frames]
@@ -102,15 +104,17 @@ def checkpoint(path, **changes):
 def test_torchmdnet_checkpoint_is_imported(tmp_path):
     """The imported backbone computes the features torchmd-net computes from the same checkpoint."""
     pytest.importorskip("torchmdnet")
-    from mfmd import plan
-    from mfmd.data import Structure, half_pairs
-    from mfmd.model import TensorNet
-    from mfmd.readers.torchmdnet import load_backbone
+    from mfmd.config import ConfigError
+    from mfmd.foreign.torchmdnet import load_backbone
+    from mfmd.structures.record import Structure
+    from mfmd.training import schema
+    from mfmd.training.batches import half_pairs
+    from mfmd.training.model import TensorNet
 
     torch.set_default_dtype(torch.float32)
     try:
         peer = checkpoint(tmp_path / "epoch=1.ckpt").eval()
-        sizes = plan.Backbone.model_validate({"channels": 32, "layers": 2, "cutoff": 4.5, "radial_functions": 12})
+        sizes = schema.Backbone.model_validate({"channels": 32, "layers": 2, "cutoff": 4.5, "radial_functions": 12})
         backbone = TensorNet(**sizes.model_dump(exclude={"size", "checkpoint"}))
         load_backbone(tmp_path / "epoch=1.ckpt", backbone, sizes)
         atoms = ethanol()
@@ -119,14 +123,14 @@ def test_torchmdnet_checkpoint_is_imported(tmp_path):
         ours = backbone(z, positions, torch.tensor(i).long(), torch.tensor(j).long(), torch.zeros(len(i), 3))
         theirs = peer(z, positions, torch.zeros(len(z), dtype=torch.long))[0]
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-        other = plan.Backbone.model_validate({"channels": 64})
-        with pytest.raises(plan.ConfigError, match="its sizes are channels: 32, layers: 2, cutoff: 4.5, radial_functions: 12"):
+        other = schema.Backbone.model_validate({"channels": 64})
+        with pytest.raises(ConfigError, match="its sizes are channels: 32, layers: 2, cutoff: 4.5, radial_functions: 12"):
             load_backbone(tmp_path / "epoch=1.ckpt", backbone, other)
         checkpoint(tmp_path / "so3.ckpt", equivariance_invariance_group="SO(3)")
-        with pytest.raises(plan.ConfigError, match=r"group is 'SO\(3\)'; only 'O\(3\)' can be imported"):
+        with pytest.raises(ConfigError, match=r"group is 'SO\(3\)'; only 'O\(3\)' can be imported"):
             load_backbone(tmp_path / "so3.ckpt", backbone, sizes)
         (tmp_path / "no.ckpt").write_text("weights")
-        with pytest.raises(plan.ConfigError, match="not a checkpoint of torchmd-net"):
+        with pytest.raises(ConfigError, match="not a checkpoint of torchmd-net"):
             load_backbone(tmp_path / "no.ckpt", backbone, sizes)
     finally:
         torch.set_default_dtype(torch.float64)
@@ -136,7 +140,7 @@ def test_compiled_functions_are_twice_differentiable():
     """Each against finite differences, in all of its arguments; one pair is an atom's own image."""
     from types import SimpleNamespace
 
-    from mfmd import model
+    from mfmd.training import model
 
     torch.manual_seed(0)
     i, j = torch.tensor([0, 0, 1, 2]), torch.tensor([1, 2, 2, 2])

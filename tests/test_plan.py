@@ -12,8 +12,12 @@ from conftest import DATA, small_config
 pytest.importorskip("lightning")
 import torch
 
-from mfmd import data, plan, train
-from mfmd.plan import ConfigError
+from mfmd.config import ConfigError
+from mfmd.structures import reading
+from mfmd.structures.record import DataError
+from mfmd.training import batches, loop, plan, stages
+from mfmd.training.run import train
+from mfmd.training.strategies import STRATEGIES
 
 STAGES = {
     "single": ["cctz"],
@@ -50,7 +54,7 @@ def override(stages):
 
 
 def test_every_strategy_has_its_stages(load):
-    assert set(STAGES) == set(plan.STRATEGIES)
+    assert set(STAGES) == set(STRATEGIES)
     for strategy, names in STAGES.items():
         c = load(f"strategy={strategy}")
         assert [s.name for s in c.stages] == names
@@ -80,12 +84,12 @@ def test_a_chain_is_trained_stage_by_stage(load, capsys):
     from mfmd.engine import load_model
 
     c = load("strategy=chain")
-    tables = train.run(c)
+    tables = train(c)
     assert load_model(c.out / "model.pt").levels == ["cctz"] and {level for level, _ in tables["val"]} == {"cctz"}
     assert "left out of the model file: gfn2, dft" in capsys.readouterr().out
     before = {s.name: (c.out / s.name / "stage.ckpt").read_bytes() for s in c.stages}
     (c.out / "cctz" / "stage.ckpt").unlink()
-    assert train.run(load("strategy=chain", "resume=true")) == tables
+    assert train(load("strategy=chain", "resume=true")) == tables
     assert (c.out / "dft" / "stage.ckpt").read_bytes() == before["dft"]
     one, other = (torch.load(c.out / "cctz" / name, weights_only=False) for name in ("stage.ckpt", "best.ckpt"))
     assert all(torch.equal(v, other["state_dict"][f"model.{k}"]) for k, v in one.items())
@@ -93,7 +97,7 @@ def test_a_chain_is_trained_stage_by_stage(load, capsys):
 
 def test_a_frozen_backbone_keeps_every_head(load):
     c = load("strategy=finetune-readout")
-    train.run(c)
+    train(c)
     first, last = (torch.load(c.out / name / "stage.ckpt") for name in ("gfn2", "cctz"))
     assert all(torch.equal(v, last[k]) for k, v in first.items())  # the backbone and the head of gfn2, bit for bit
     from mfmd.engine import load_model
@@ -103,26 +107,26 @@ def test_a_frozen_backbone_keeps_every_head(load):
 
 def beginning(c):
     """The model the first stage begins with, and the structures."""
-    s = data.read(c.data, c.levels)
+    s = reading.read(c.data, c.levels)
     torch.manual_seed(0)
-    return train.begin(c, c.stages[0], None, s["train"]), s
+    return stages.begin(c, c.stages[0], None, s["train"]), s
 
 
 def test_what_a_head_begins_as(load):
     """A copy predicts what its source does but for E0, which is fitted to what the source leaves over."""
     c = load("strategy=chain")
     start, s = beginning(c)
-    model = train.begin(c, c.stages[1], copy.deepcopy(start), s["train"])
-    train.check_beginning(model, start, c.stages[1], s["val"], c)
+    model = stages.begin(c, c.stages[1], copy.deepcopy(start), s["train"])
+    stages.check_beginning(model, start, c.stages[1], s["val"], c)
     errors = []
     for x in s["train"]:
         if "dft" in x.labels:
-            batch = data.collate([x], ["dft"], c.backbone.cutoff, torch.float32)
+            batch = batches.collate([x], ["dft"], c.backbone.cutoff, torch.float32)
             errors.append((model(batch)["dft"].energy - batch.energy["dft"]).item())
     assert abs(sum(errors)) / len(errors) < 0.05 and max(map(abs, errors)) < 5  # totals are thousands of eV
     # Relative to a level whose labels are there: E0 is the mean difference of the labels, whatever the parent's network says.
     c = load("strategy=chain", "levels.dft.delta_of=gfn2")
-    relative = train.begin(c, c.stages[1], copy.deepcopy(start), s["train"])
+    relative = stages.begin(c, c.stages[1], copy.deepcopy(start), s["train"])
     for x in (x for x in s["train"] if "dft" in x.labels and len(x.numbers) == 3):
         e0 = sum(float(relative.heads["dft"].e0[z]) for z in x.numbers)
         assert e0 == pytest.approx(x.labels["dft"].energy - x.labels["gfn2"].energy, abs=0.5)
@@ -140,7 +144,7 @@ def broken(name, model):
         elif name == "a head of the level before that changed":
             model.heads["gfn2"].hidden.bias.add_(0.1)
         elif name == "a head that is missing":
-            model = train.only(model, ["gfn2"])
+            model = stages.only(model, ["gfn2"])
     return model
 
 
@@ -154,33 +158,33 @@ def broken(name, model):
 def test_a_wrong_beginning_is_caught(mistake, load):
     c = load("strategy=chain")
     start, s = beginning(c)
-    model = broken(mistake, train.begin(c, c.stages[1], copy.deepcopy(start), s["train"]))
-    with pytest.raises(train.PlanError, match=r"stages.dft: (before its first update level|it has no head for dft)"):
-        train.check_beginning(model, start, c.stages[1], s["val"], c)
+    model = broken(mistake, stages.begin(c, c.stages[1], copy.deepcopy(start), s["train"]))
+    with pytest.raises(stages.PlanError, match=r"stages.dft: (before its first update level|it has no head for dft)"):
+        stages.check_beginning(model, start, c.stages[1], s["val"], c)
 
 
 def test_a_relative_head_that_does_not_start_at_zero_is_caught(load):
     c = load("strategy=chain", "levels.dft.delta_of=gfn2")
     start, s = beginning(c)
-    model = train.begin(c, c.stages[1], copy.deepcopy(start), s["train"])
+    model = stages.begin(c, c.stages[1], copy.deepcopy(start), s["train"])
     torch.nn.init.normal_(model.heads["dft"].out.weight)
-    with pytest.raises(train.PlanError, match="stages.dft: before its first update level dft"):
-        train.check_beginning(model, start, c.stages[1], s["val"], c)
+    with pytest.raises(stages.PlanError, match="stages.dft: before its first update level dft"):
+        stages.check_beginning(model, start, c.stages[1], s["val"], c)
 
 
 @pytest.mark.parametrize("name", ["backbone.embedding.elements.weight", "heads.gfn2.out.bias"])
 def test_a_frozen_weight_that_moved_is_caught(name, load, monkeypatch):
     c = load("strategy=finetune-readout")
-    optimise = train.optimise
+    optimise = loop.optimise
 
     def optimise_and_move(model, stage, *rest):
         optimise(model, stage, *rest)
         if stage.name == "cctz":
             model.state_dict()[name].add_(1e-7)
 
-    monkeypatch.setattr(train, "optimise", optimise_and_move)
-    with pytest.raises(train.PlanError, match=f"stages.cctz: {name} is frozen"):
-        train.run(c)
+    monkeypatch.setattr("mfmd.training.run.optimise", optimise_and_move)
+    with pytest.raises(stages.PlanError, match=f"stages.cctz: {name} is frozen"):
+        train(c)
 
 
 MISTAKES = {
@@ -257,13 +261,13 @@ def test_a_strategy_and_stages_exclude_each_other(load):
 
 def test_labels_that_are_not_kept(load):
     c = load("levels.cctz.keep=5", "levels.dft.keep=0.5")
-    s = data.read(c.data, c.levels)["train"]
-    whole = data.count_labels(s, c.levels)
-    data.keep_labels(s, c.levels, 0)
-    kept = data.count_labels(s, c.levels)
+    s = reading.read(c.data, c.levels)["train"]
+    whole = reading.count_labels(s, c.levels)
+    reading.keep_labels(s, c.levels, 0)
+    kept = reading.count_labels(s, c.levels)
     assert kept["cctz"]["energy"] == 5 and kept["dft"]["energy"] == round(0.5 * whole["dft"]["energy"]) and kept["gfn2"] == whole["gfn2"]
-    with pytest.raises(data.DataError, match="levels.cctz.keep: 5000 labels"):
-        data.keep_labels(data.read(c.data, c.levels)["train"], load("levels.cctz.keep=5000").levels, 0)
+    with pytest.raises(DataError, match="levels.cctz.keep: 5000 labels"):
+        reading.keep_labels(reading.read(c.data, c.levels)["train"], load("levels.cctz.keep=5000").levels, 0)
 
 
 def test_auto_takes_the_better_way_and_says_so(load, capsys):
@@ -271,7 +275,7 @@ def test_auto_takes_the_better_way_and_says_so(load, capsys):
     c = load("strategy=auto")
     assert c.choose == ["cctz", "cctz-gradient", "cctz-delta"]
     assert c.stages[8].teachers == ["cctz-1", "cctz-2", "cctz-3", "cctz-4"] and c.stages[2].start == "new"
-    train.run(c)
+    train(c)
     said = " ".join(capsys.readouterr().out.split())
     assert "chosen for cctz: cctz" in said and "validation energy MAE" in said
     assert "cctz learns what cctz-1, cctz-2, cctz-3, cctz-4 predict" in said
@@ -288,21 +292,21 @@ def test_what_teachers_teach(load):
     """Their mean energies and forces on every structure whose elements the level knows, labels or not."""
     c = load(override([{"name": "a", "levels": {"gfn2": {}, "dft": {}}}, {"name": "b", "start": "new", "levels": {"gfn2": {}, "dft": {}}},
                        {"name": "c", "start": "a", "levels": {"dft": {}}, "teachers": ["a", "b"]}]))  # fmt: skip
-    structures = data.read(c.data, c.levels)["train"]
+    structures = reading.read(c.data, c.levels)["train"]
     teachers = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        teachers.append(train.begin(c, c.stages[0], None, structures))
-    lessons = train.taught(teachers, "dft", structures, c)
+        teachers.append(stages.begin(c, c.stages[0], None, structures))
+    lessons = stages.taught(teachers, "dft", structures, c)
     assert len(lessons) == len(structures) > sum("dft" in s.labels for s in structures)
-    batch = data.collate(structures[:3], [], c.backbone.cutoff, torch.float32)
+    batch = batches.collate(structures[:3], [], c.backbone.cutoff, torch.float32)
     each = [t(batch, forces=["dft"])["dft"] for t in teachers]
     for k, energy in enumerate((each[0].energy + each[1].energy).tolist()):
         assert list(lessons[k].labels) == ["dft"] and lessons[k].labels["dft"].energy == pytest.approx(energy / 2, abs=1e-4)
     mean = (each[0].forces + each[1].forces).detach().numpy() / 2
     assert abs(lessons[0].labels["dft"].forces - mean[: len(structures[0].numbers)]).max() < 1e-4
     nitrogen = dataclasses.replace(structures[0], numbers=np.full(len(structures[0].numbers), 7), labels={})
-    assert len(train.taught(teachers, "dft", [nitrogen, *structures], c)) == len(structures)
+    assert len(stages.taught(teachers, "dft", [nitrogen, *structures], c)) == len(structures)
 
 
 def test_the_best_of_several_stages(load):
@@ -313,17 +317,17 @@ def test_the_best_of_several_stages(load):
     def errors(energy, forces=None):
         return {("dft", "energy"): {"mae": energy}} | ({} if forces is None else {("dft", "forces"): {"mae": forces}})
 
-    best = lambda a, b: train.best_of(["a", "b"], {"a": a, "b": b}, c, console)  # noqa: E731
+    best = lambda a, b: stages.best_of(["a", "b"], {"a": a, "b": b}, c, console)  # noqa: E731
     assert best(errors(1.0), errors(0.95)) == "a" and best(errors(1.0), errors(0.85)) == "b"
     assert best(errors(0.1, 1.0), errors(1.0, 0.5)) == "b"  # forces decide where there are any
-    assert train.best_of("new", {}, c, console) is None and train.best_of("a", {"a": {}}, c, console) == "a"
+    assert stages.best_of("new", {}, c, console) is None and stages.best_of("a", {"a": {}}, c, console) == "a"
     with pytest.raises(ConfigError, match="no level with validation labels in common"):
         best(errors(1.0), {})
 
 
 def test_a_damaged_stage_is_named(load):
     c = load("strategy=chain")
-    train.run(c)
+    train(c)
     (c.out / "gfn2" / "stage.ckpt").write_bytes((c.out / "gfn2" / "stage.ckpt").read_bytes()[:1000])
     with pytest.raises(ConfigError, match="gfn2/stage.ckpt: not the end of this stage .* delete the stage's folder"):
-        train.run(load("strategy=chain", "resume=true"))
+        train(load("strategy=chain", "resume=true"))

@@ -13,7 +13,7 @@ from conftest import DATA, ROOT, small_config
 
 pytest.importorskip("lightning")
 
-from mfmd import data, train
+from mfmd.training import batches, loop
 
 
 def run(folder, processes, *overrides):
@@ -52,7 +52,7 @@ def test_two_processes_are_one(structures, batch):
         out, done = run(structures, processes, *overrides)
         assert done.returncode == 0, done.stdout + done.stderr
         results.append(
-            (train.read_metrics(out / "all"), torch.load(out / "last" / "stage.ckpt"), (out / "errors.csv").read_text(), done.stdout)
+            (loop.read_metrics(out / "all"), torch.load(out / "last" / "stage.ckpt"), (out / "errors.csv").read_text(), done.stdout)
         )
     (one, weights, errors, said), (two, others, errors_of_two, said_by_two) = results
     assert set(one) == set(two) and len(one["train/loss"][1]) == 12
@@ -67,11 +67,11 @@ def test_two_processes_are_one(structures, batch):
 @pytest.mark.parametrize("number, size", [(20, 4), (21, 4), (22, 4), (2, 4), (7, 8)])
 def test_shares_of_batches(number, size):
     """Together the processes see what one does, in batches of the same structures; a last one of a single structure joins the one before."""
-    sampler = data.Sampler(np.ones(number), 3)
-    one = list(data.Batches(sampler, size))
+    sampler = batches.Sampler(np.ones(number), 3)
+    one = list(batches.Batches(sampler, size))
     assert [k for batch in one for k in batch] == list(sampler) and all(len(batch) == size for batch in one[:-1])
-    shares = [list(data.Batches(sampler, size, rank, 2)) for rank in (0, 1)]
-    assert len(shares[0]) == len(shares[1]) == len(data.Batches(sampler, size, 0, 2))
+    shares = [list(batches.Batches(sampler, size, rank, 2)) for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1]) == len(batches.Batches(sampler, size, 0, 2))
     both = [sorted(a + b) for a, b in zip(*shares, strict=True)]
     assert all(a and b for a, b in zip(*shares, strict=True))
     if number % size == 1:
@@ -85,7 +85,7 @@ def test_streamed_and_resumed(structures):
     assert done.returncode == 0, done.stdout + done.stderr
     out, done = run(structures, 2, "data.stream=true", "train.epochs=3", "resume=true")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(train.read_metrics(out / "multihead")["train/loss"][1]) == 2  # the stage had ended
+    assert len(loop.read_metrics(out / "multihead")["train/loss"][1]) == 2  # the stage had ended
 
 
 def test_too_many_processes(structures):

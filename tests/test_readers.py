@@ -13,11 +13,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from conftest import DATA
 
 pytest.importorskip("lightning")
-from mfmd import data, plan, units
+from mfmd import units
+from mfmd.structures import reading
+from mfmd.structures.record import DataError
+from mfmd.training import schema
 
 LEVELS = {
-    "gfn2": plan.Level(energy="energy_gfn2", forces="forces_gfn2", stress="-"),
-    "cctz": plan.Level(energy="energy_cctz", forces="-", stress="-"),
+    "gfn2": schema.Level(energy="energy_gfn2", forces="forces_gfn2", stress="-"),
+    "cctz": schema.Level(energy="energy_cctz", forces="-", stress="-"),
 }
 
 
@@ -39,7 +42,7 @@ def database(frames, path):
             plain.calc = SinglePointCalculator(plain, energy=a.info["energy_gfn2"])
             pairs = {"energy_cctz": a.info["energy_cctz"]} if "energy_cctz" in a.info else {}
             file.write(plain, data={"forces_gfn2": a.arrays["forces_gfn2"]}, molecule="formaldehyde", **pairs)
-    return {"gfn2": plan.Level(energy="energy", forces="forces_gfn2", stress="-"), "cctz": LEVELS["cctz"]}
+    return {"gfn2": schema.Level(energy="energy", forces="forces_gfn2", stress="-"), "cctz": LEVELS["cctz"]}
 
 
 def arrays(frames):
@@ -53,8 +56,8 @@ def arrays(frames):
 
 
 ARRAY_LEVELS = {
-    "gfn2": plan.Level(energy="xtb.energy", forces="xtb.forces", stress="-"),
-    "cctz": plan.Level(energy="ccsd(t)_cbs.energy", forces="-", stress="-"),
+    "gfn2": schema.Level(energy="xtb.energy", forces="xtb.forces", stress="-"),
+    "cctz": schema.Level(energy="ccsd(t)_cbs.energy", forces="-", stress="-"),
 }
 
 
@@ -125,8 +128,8 @@ def parquet(frames, path, encode=packed):
                 rows.append({**common, **row, "idx": len(rows)})
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path.parent / "metadata.parquet")
     return {
-        "gfn2": plan.Level(energy="xtb.energy", forces="xtb.forces", stress="-"),
-        "cctz": plan.Level(energy="cc.energy", forces="cc.forces", stress="-"),
+        "gfn2": schema.Level(energy="xtb.energy", forces="xtb.forces", stress="-"),
+        "cctz": schema.Level(energy="cc.energy", forces="cc.forces", stress="-"),
     }
 
 
@@ -136,8 +139,8 @@ FORMATS = {"a.extxyz": xyz, "a.db": database, "a.json": database, "a.npz": npz, 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_holds_the_same(name, frames, tmp_path):
     levels = FORMATS[name](frames, tmp_path / name)
-    config = plan.Data(train=[tmp_path / name])
-    found = list(data.read_file(tmp_path / name, config, levels))
+    config = schema.Data(train=[tmp_path / name])
+    found = list(reading.read_file(tmp_path / name, config, levels))
     assert len(found) == len(frames)
     for s, a in zip(found, frames, strict=True):
         np.testing.assert_array_equal(s.numbers, a.numbers)
@@ -153,14 +156,14 @@ def test_every_format_holds_the_same(name, frames, tmp_path):
 
 def test_units_of_the_file(frames, tmp_path):
     hdf5(frames, tmp_path / "a.h5")
-    config = plan.Data(train=[tmp_path / "a.h5"], energy_unit="Hartree")
-    s = next(data.read_file(tmp_path / "a.h5", config, ARRAY_LEVELS))
+    config = schema.Data(train=[tmp_path / "a.h5"], energy_unit="Hartree")
+    s = next(reading.read_file(tmp_path / "a.h5", config, ARRAY_LEVELS))
     assert s.labels["gfn2"].energy == pytest.approx(frames[0].info["energy_gfn2"] * units.ENERGY["Hartree"])
 
 
 def test_files_that_cannot_be_read(frames, tmp_path):
     def read(name):
-        return list(data.read_file(tmp_path / name, plan.Data(train=[tmp_path / name]), ARRAY_LEVELS))
+        return list(reading.read_file(tmp_path / name, schema.Data(train=[tmp_path / name]), ARRAY_LEVELS))
 
     for name, message in (
         ("a.npz", "cannot be read as .npz"),
@@ -168,20 +171,20 @@ def test_files_that_cannot_be_read(frames, tmp_path):
         ("a.db", "cannot be read as an ASE database"),
     ):
         (tmp_path / name).write_text("no such thing, whatever its name says")
-        with pytest.raises(data.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             read(name)
     (tmp_path / "a.csv").write_text("1,2")
-    with pytest.raises(data.DataError, match=r"the ending .csv stands for no format; there are .xyz"):
+    with pytest.raises(DataError, match=r"the ending .csv stands for no format; there are .xyz"):
         read("a.csv")
     np.savez(tmp_path / "b.npz", energies=np.zeros(3))
-    with pytest.raises(data.DataError, match="wanted are positions .* found energies"):
+    with pytest.raises(DataError, match="wanted are positions .* found energies"):
         read("b.npz")
     content = arrays(frames)
     np.savez(tmp_path / "c.npz", **{**content, "xtb.energy": content["xtb.energy"][:-1]})
-    with pytest.raises(data.DataError, match="xtb.energy has 39 entries for 40 structures"):
+    with pytest.raises(DataError, match="xtb.energy has 39 entries for 40 structures"):
         read("c.npz")
     np.savez(tmp_path / "d.npz", **{**content, "atomic_numbers": content["atomic_numbers"][:-1]})
-    with pytest.raises(data.DataError, match=r"\(3,\) atomic numbers for positions of shape \(40, 4, 3\)"):
+    with pytest.raises(DataError, match=r"\(3,\) atomic numbers for positions of shape \(40, 4, 3\)"):
         read("d.npz")
 
 
@@ -189,11 +192,11 @@ def test_files_that_cannot_be_read(frames, tmp_path):
 def test_records_of_the_multifidelity_set(frames, tmp_path, encode):
     """Whatever they are encoded in, all of it or what a split file lists."""
     levels = parquet(frames, tmp_path / "metadata.parquet", encode)
-    config = plan.Data(train=[])
-    whole = list(data.read_file(tmp_path / "metadata.parquet", config, levels))
+    config = schema.Data(train=[])
+    whole = list(reading.read_file(tmp_path / "metadata.parquet", config, levels))
     assert len(whole) == len(frames) and sum("cctz" in s.labels for s in whole) == sum("energy_cctz" in a.info for a in frames)
     (tmp_path / "xtb_train_a.json").write_text("[0, 4, 7]")
-    part = list(data.read_file(tmp_path / "xtb_train_a.json", config, levels))
+    part = list(reading.read_file(tmp_path / "xtb_train_a.json", config, levels))
     assert sum(len(s.labels) for s in part) == 3
     for s in part:
         a = frames[int(s.source.rpartition(" ")[2])]
@@ -204,23 +207,23 @@ def test_records_of_the_multifidelity_set(frames, tmp_path, encode):
 
 def test_a_multifidelity_set_that_cannot_be_read(frames, tmp_path):
     def read(name="metadata.parquet", **more):
-        return list(data.read_file(tmp_path / name, plan.Data(train=[], **more), levels))
+        return list(reading.read_file(tmp_path / name, schema.Data(train=[], **more), levels))
 
     levels = parquet(frames[:2], tmp_path / "metadata.parquet", pickle.dumps)
-    with pytest.raises(data.DataError, match="conformation 0, xtb: the record is a pickle, which may run anything"):
+    with pytest.raises(DataError, match="conformation 0, xtb: the record is a pickle, which may run anything"):
         read()
-    with pytest.raises(data.DataError, match="each label names its unit itself; leave out data.energy_unit"):
+    with pytest.raises(DataError, match="each label names its unit itself; leave out data.energy_unit"):
         read(energy_unit="Hartree")
     for name, content in (("cc_train_a.json", "[0, 99]"), ("cc_train_b.json", "{}}")):
         (tmp_path / name).write_text(content)
-        with pytest.raises(data.DataError, match=f"{name}: not a list of idx of .*metadata.parquet"):
+        with pytest.raises(DataError, match=f"{name}: not a list of idx of .*metadata.parquet"):
             read(name)
     parquet(frames[:2], tmp_path / "metadata.parquet", lambda record: packed({k: v for k, v in record.items() if k != "forces"}))
-    with pytest.raises(data.DataError, match=r"the record of idx 0 is not what its row says \(KeyError\('forces'\)\)"):
+    with pytest.raises(DataError, match=r"the record of idx 0 is not what its row says \(KeyError\('forces'\)\)"):
         read()
     (tmp_path / "data.lmdb").write_bytes(b"no such thing")
-    with pytest.raises(data.DataError, match=r"data.lmdb: cannot be read as LMDB"):
+    with pytest.raises(DataError, match=r"data.lmdb: cannot be read as LMDB"):
         read()
     (tmp_path / "metadata.parquet").write_bytes(b"no such thing")
-    with pytest.raises(data.DataError, match=r"metadata.parquet: cannot be read .* wanted are the columns formula"):
+    with pytest.raises(DataError, match=r"metadata.parquet: cannot be read .* wanted are the columns formula"):
         read()

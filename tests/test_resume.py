@@ -52,7 +52,7 @@ train: {{epochs: 30, batch_size: 4, learning_rate: 0.005}}
     for name, value in (("OMP_NUM_THREADS", "1"), ("MKL_CBWR", "AUTO")):
         monkeypatch.setenv(name, value)
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["mfmd.train"])
+    forks.set_forkserver_preload(["mfmd.training.run"])
 
     def start(out):
         process = forks.Process(target=run, args=(tmp_path / "config.yaml", tmp_path / out))

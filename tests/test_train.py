@@ -10,8 +10,12 @@ from conftest import DATA
 pytest.importorskip("lightning")
 import torch
 
-from mfmd import data, plan, train
+from mfmd.config import ConfigError
 from mfmd.engine import Engine, load_model
+from mfmd.structures import reading
+from mfmd.structures.record import DataError
+from mfmd.training import batches, loop, plan, stages
+from mfmd.training.run import train
 
 pytestmark = pytest.mark.usefixtures("single")
 
@@ -38,16 +42,16 @@ train: {{epochs: 10, batch_size: 4, learning_rate: 0.01, monitor: gfn2.forces}}
 @pytest.fixture
 def splits(config):
     c = plan.load(config)
-    return c, data.read(c.data, c.levels)
+    return c, reading.read(c.data, c.levels)
 
 
 def test_a_run_leaves_what_it_promises(config, tmp_path):
-    tables = train.run(plan.load(config))
+    tables = train(plan.load(config))
     out = tmp_path / "run"
     in_stage = [f"multihead/{name}" for name in ("log/version_0/metrics.csv", "learning_curve.png", "best.ckpt", "last.ckpt", "stage.ckpt")]
     for name in ["model.pt", "errors.csv", "parity_val.png", "plan.json", *in_stage]:
         assert (out / name).stat().st_size > 0
-    curve = train.read_metrics(out / "multihead")["val/gfn2.forces"][1]
+    curve = loop.read_metrics(out / "multihead")["val/gfn2.forces"][1]
     assert min(curve) < 0.9 * curve[0]
     # The model file carries the error of its radial tables and the run's own, and the engine has the same ones.
     header = json.loads(load_model(out / "model.pt").metadata)
@@ -55,7 +59,7 @@ def test_a_run_leaves_what_it_promises(config, tmp_path):
     assert header["provenance"]["errors"]["val"]["gfn2.forces"]["mae"] == tables["val"]["gfn2", "forces"]["mae"]
     c = plan.load(config)
     engine, errors = Engine(out / "model.pt", "double"), []
-    for s in data.read(c.data, c.levels)["val"]:
+    for s in reading.read(c.data, c.levels)["val"]:
         forces = engine.compute(s.positions, s.numbers, terms=[("gfn2", 1.0)])["forces"]
         errors.append(np.abs(forces - s.labels["gfn2"].forces).ravel())
     assert np.concatenate(errors).mean() == pytest.approx(tables["val"]["gfn2", "forces"]["mae"], rel=1e-4)
@@ -65,58 +69,58 @@ def test_resumed_equals_uninterrupted(config, monkeypatch):
     """A run that dies in its third epoch and is resumed ends with the weights of one that did not."""
     whole = plan.load(config, [f"out={config.parent}/whole"])
     half = plan.load(config, [f"out={config.parent}/half"])
-    train.run(whole)
+    train(whole)
 
     def die(self):
         if self.current_epoch == 2:
             raise RuntimeError("killed by the test")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Training, "on_train_epoch_end", die)
+        patch.setattr(loop.Training, "on_train_epoch_end", die)
         with pytest.raises(RuntimeError, match="killed by the test"):
-            train.run(half)
-    with pytest.raises(plan.ConfigError, match="resume=true"):
-        train.run(half)
+            train(half)
+    with pytest.raises(ConfigError, match="resume=true"):
+        train(half)
     for change in ("backbone.channels=32", "levels.cctz.delta_of=gfn2", "train.epochs=1"):
-        with pytest.raises(plan.ConfigError, match="began with|has done"):
-            train.run(plan.load(config, [f"out={half.out}", "resume=true", change]))
-    train.run(plan.load(config, [f"out={half.out}", "resume=true"]))
+        with pytest.raises(ConfigError, match="began with|has done"):
+            train(plan.load(config, [f"out={half.out}", "resume=true", change]))
+    train(plan.load(config, [f"out={half.out}", "resume=true"]))
     one, other = (torch.load(c.out / "multihead" / "stage.ckpt") for c in (whole, half))
     assert all(torch.equal(one[k], other[k]) for k in one)
-    curves = [train.read_metrics(c.out / "multihead")["val/gfn2.forces"] for c in (half, whole)]
+    curves = [loop.read_metrics(c.out / "multihead")["val/gfn2.forces"] for c in (half, whole)]
     assert curves[0] == curves[1]
 
 
 def means(*arguments, **options):
-    return {kind: total / count for kind, (total, count) in train.losses(*arguments, **options).items()}
+    return {kind: total / count for kind, (total, count) in loop.losses(*arguments, **options).items()}
 
 
 def test_missing_labels_have_no_share(splits):
     """The loss and its gradient do not change when a level without labels in the batch is there or not."""
     c, s = splits
     torch.manual_seed(0)
-    model = train.begin(c, c.stages[0], None, s["train"])
+    model = stages.begin(c, c.stages[0], None, s["train"])
     only_low = [x for x in s["train"] if list(x.labels) == ["gfn2"]][:3]
     both = [x for x in s["train"] if "dft" in x.labels][:2]
-    batch = data.collate(only_low + both, c.levels, c.backbone.cutoff, torch.float32)
+    batch = batches.collate(only_low + both, c.levels, c.backbone.cutoff, torch.float32)
     assert list(batch.forces) == ["gfn2", "dft"]
     p = model(batch, forces=list(batch.forces))
     loss = means(p, batch, "dft", 1.0)
-    alone = data.collate(both, c.levels, c.backbone.cutoff, torch.float32)
+    alone = batches.collate(both, c.levels, c.backbone.cutoff, torch.float32)
     wanted = means(model(alone, forces=["dft"]), alone, "dft", 1.0)
     assert loss["energy"].item() == pytest.approx(wanted["energy"].item(), rel=1e-5)
     assert loss["forces"].item() == pytest.approx(wanted["forces"].item(), rel=1e-5)
-    assert train.losses(p, data.collate(only_low, c.levels, c.backbone.cutoff, torch.float32), "cctz", 1.0) == {}
+    assert loop.losses(p, batches.collate(only_low, c.levels, c.backbone.cutoff, torch.float32), "cctz", 1.0) == {}
 
 
 def test_a_relative_level_learns_label_less_label(splits):
     """Where a structure has both labels, what the parent's head misses is no error of the difference; elsewhere it is."""
     c, s = splits
     torch.manual_seed(0)
-    model = train.begin(c, c.stages[0], None, s["train"])
+    model = stages.begin(c, c.stages[0], None, s["train"])
     model.heads["gfn2"].e0 += 0.3  # an error of the parent alone
     both = [x for x in s["train"] if "dft" in x.labels][:4]
-    batch = data.collate(both, c.levels, c.backbone.cutoff, torch.float32)
+    batch = batches.collate(both, c.levels, c.backbone.cutoff, torch.float32)
     p = model(batch, forces=["gfn2", "dft"])
     apart = means(p, batch, "dft", 1.0, parent="gfn2")
     energy = (p["dft"].energy - p["gfn2"].energy - batch.energy["dft"] + batch.energy["gfn2"]) / batch.sizes
@@ -132,17 +136,17 @@ def test_a_relative_level_learns_label_less_label(splits):
 
 def test_no_force_pass_without_force_labels(splits, monkeypatch):
     c, s = splits
-    model = train.begin(c, c.stages[0], None, s["train"])
+    model = stages.begin(c, c.stages[0], None, s["train"])
     for x in s["train"]:
         for label in x.labels.values():
             label.forces = None
-    batch = data.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32)
+    batch = batches.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32)
 
     def never(*_, **__):
         raise AssertionError("forces were differentiated for a batch that has none")
 
     monkeypatch.setattr(torch.autograd, "grad", never)
-    t = train.Training(model, c.stages[0])
+    t = loop.Training(model, c.stages[0])
     t.log = lambda *_, **__: None
     t.training_step(batch, 0).backward()
 
@@ -151,15 +155,15 @@ def test_a_batch_whose_labels_have_no_weight_is_passed_over(splits):
     c, s = splits
     for level in c.stages[0].levels.values():
         level.energy_weight = level.forces_weight = 0.0
-    t = train.Training(train.begin(c, c.stages[0], None, s["train"]), c.stages[0])
+    t = loop.Training(stages.begin(c, c.stages[0], None, s["train"]), c.stages[0])
     t.log = lambda *_, **__: None
-    assert t.training_step(data.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32), 0) is None
+    assert t.training_step(batches.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32), 0) is None
 
 
 def test_fresh_relative_heads_add_nothing(splits):
     c, s = splits
-    model = train.begin(c, c.stages[0], None, s["train"])
-    batch = data.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32)
+    model = stages.begin(c, c.stages[0], None, s["train"])
+    batch = batches.collate(s["train"][:4], c.levels, c.backbone.cutoff, torch.float32)
     p = model(batch)
     assert torch.equal(p["dft"].network_energy, p["gfn2"].network_energy)
     assert not torch.equal(p["dft"].energy, p["gfn2"].energy)  # reference energies are each level's own
@@ -167,7 +171,7 @@ def test_fresh_relative_heads_add_nothing(splits):
 
 def test_sampler_depends_on_seed_and_epoch_alone():
     weights = [1, 2, 0.5, 0.5, 3]
-    a, b = data.Sampler(weights, 1), data.Sampler(weights, 1)
+    a, b = batches.Sampler(weights, 1), batches.Sampler(weights, 1)
     list(a)
     a.set_epoch(5), b.set_epoch(5)
     assert list(a) == list(b) and len(list(a)) == len(a) == 7
@@ -184,9 +188,9 @@ def test_reference_energies(splits):
     for x in s["train"]:
         x.labels["gfn2"].energy = sum(atoms[int(z)] for z in x.numbers)
     energies = [x.labels["gfn2"].energy for x in s["train"]]
-    fitted, determined = data.fit_reference_energies(s["train"], energies, list(atoms), "gfn2", {})
+    fitted, determined = energies.fit_reference_energies(s["train"], energies, list(atoms), "gfn2", {})
     assert not determined  # CH2O and H2O do not tell C from H
-    fitted, _ = data.fit_reference_energies(s["train"], energies, list(atoms), "gfn2", atoms)
+    fitted, _ = energies.fit_reference_energies(s["train"], energies, list(atoms), "gfn2", atoms)
     assert fitted == pytest.approx(atoms)
 
 
@@ -199,16 +203,16 @@ def test_a_set_that_stays_on_disk_trains_to_the_same_weights(config, tmp_path):
     other.write_text("somebody's own file")
     for stream in (False, True, True):
         c = plan.load(config, [*more, f"data.stream={stream}", f"out={tmp_path}/stream-{stream}", "resume=true"])
-        train.run(c)
+        train(c)
         state = torch.load(c.out / "multihead" / "stage.ckpt", weights_only=True)
         weights.setdefault(stream, state)
         if stream and (c.out / "model.pt").exists():
             (c.out / "multihead" / "stage.ckpt").unlink()  # the second time it goes on from what is packed
     assert all(torch.equal(value, weights[True][name]) for name, value in weights[False].items())
     assert other.exists()
-    from mfmd.packed import Packed
+    from mfmd.structures.packed import Packed
 
-    whole = data.read(plan.load(config).data, plan.load(config).levels)
+    whole = reading.read(plan.load(config).data, plan.load(config).levels)
     packed = Packed(tmp_path / "stream-True" / "data" / "train.packed")
     assert len(packed) == len(whole["train"]) + len(whole["val"])  # a fraction is split off afterwards
     by_source = {s.source: s for s in whole["train"] + whole["val"]}
@@ -225,23 +229,23 @@ def test_a_set_that_stays_on_disk_trains_to_the_same_weights(config, tmp_path):
 
 def test_splits(config):
     c = plan.load(config, ["data.val=0.25", "data.test=0.25"])
-    s = data.read(c.data, c.levels)
+    s = reading.read(c.data, c.levels)
     assert len(s["val"]) == len(s["test"]) and len(s["train"]) == pytest.approx(2 * len(s["val"]), abs=2)
     names = [x.source for split in s.values() for x in split]
     assert len(set(names)) == len(names)
-    again = data.read(c.data, c.levels)
+    again = reading.read(c.data, c.levels)
     assert [x.source for x in again["val"]] == [x.source for x in s["val"]]
     frames = ase.io.read(config.parent / "small.xyz", ":")
     for k, a in enumerate(frames):
         a.info["split"] = "val" if k % 4 == 0 else "train"
     ase.io.write(config.parent / "keyed.xyz", frames, format="extxyz")
     c = plan.load(config, [f"data.train={config.parent}/keyed.xyz", "data.split_key=split", "data.val=null"])
-    assert all(x.info["split"] == "val" for x in data.read(c.data, c.levels)["val"])
-    with pytest.raises(plan.ConfigError, match="not fractions"):
+    assert all(x.info["split"] == "val" for x in reading.read(c.data, c.levels)["val"])
+    with pytest.raises(ConfigError, match="not fractions"):
         plan.load(config, ["data.split_key=split"])
     c = plan.load(config, ["data.train=[" + str(DATA / "val.xyz") + "]", "data.split_key=split", "data.val=[]"])
-    with pytest.raises(data.DataError, match="data.train: no structure"):
-        data.read(c.data, c.levels)
+    with pytest.raises(DataError, match="data.train: no structure"):
+        reading.read(c.data, c.levels)
 
 
 def test_units_are_converted(config, tmp_path):
@@ -259,9 +263,9 @@ def test_units_are_converted(config, tmp_path):
                 a.arrays[f"forces_{level}"] *= b / h
     ase.io.write(tmp_path / "atomic.xyz", frames, format="extxyz")
     c = plan.load(config)
-    one = data.read(c.data, c.levels)["train"][0]
+    one = reading.read(c.data, c.levels)["train"][0]
     c = plan.load(config, [f"data.train={tmp_path}/atomic.xyz", "data.energy_unit=Hartree", "data.length_unit=Bohr"])
-    other = data.read(c.data, c.levels)["train"][0]
+    other = reading.read(c.data, c.levels)["train"][0]
     assert other.labels["gfn2"].energy == pytest.approx(one.labels["gfn2"].energy, abs=1e-5)
     np.testing.assert_allclose(other.labels["gfn2"].forces, one.labels["gfn2"].forces, atol=1e-5)
     np.testing.assert_allclose(other.positions, one.positions, atol=1e-6)
@@ -278,7 +282,7 @@ def test_sizes_of_the_backbone(config):
     named.write_text(config.read_text().replace("backbone: {channels: 16, layers: 1, radial_functions: 16}", ""))
     assert plan.load(named).backbone.model_dump() == plan.load(named, ["backbone=medium"]).backbone.model_dump()
     assert plan.load(named, ["backbone.size=small", "backbone.layers=2"]).backbone.layers == 2
-    with pytest.raises(plan.ConfigError, match=r"backbone.size: found 'huge'.*'small', 'medium' or 'large'"):
+    with pytest.raises(ConfigError, match=r"backbone.size: found 'huge'.*'small', 'medium' or 'large'"):
         size("backbone.size=huge")
 
 
@@ -288,5 +292,5 @@ def test_a_log_cut_short_is_read_as_far_as_it_goes(tmp_path):
     whole = "epoch,step,val/gfn2.energy\n0,9,0.5\n1,19,0.25\n"
     for cut in range(len(whole) + 1):
         (folder / "metrics.csv").write_text(whole[:cut])
-        epochs, values = train.read_metrics(tmp_path).get("val/gfn2.energy", ([], []))
+        epochs, values = loop.read_metrics(tmp_path).get("val/gfn2.energy", ([], []))
         assert values == [0.5, 0.25][: len(values)] and len(epochs) == whole[:cut].count("\n", len("epoch,step,val/gfn2.energy\n"))

@@ -161,7 +161,7 @@ class Model final : public torch::CustomClassHolder {
   int64_t seen_version_ = 0;
 };
 
-// Training ops (kernels/training.cpp), without gradients: mfmd/model.py composes these, since each is another's adjoint.
+// Training ops (kernels/training.cpp), without gradients: mfmd/training/model.py composes these, since each is another's adjoint.
 torch::Tensor aligned(const torch::Tensor& t) {
   const torch::Tensor c = t.contiguous();
   return reinterpret_cast<std::uintptr_t>(c.data_ptr()) % 64 ? c.clone() : c;

@@ -17,7 +17,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mfmd import data, evaluation, plan, train
+from mfmd import evaluation
+from mfmd.structures import reading
+from mfmd.structures.record import SPLITS
+from mfmd.training import plan
+from mfmd.training.run import train
 
 RESULTS = Path(__file__).parent / "results"
 ENERGIES = (25, 50, 100, 200, 370)  # cctz energies learned
@@ -53,7 +57,7 @@ class Study:
                 done = self.out / after / stage["name"]
                 if (done / "stage.ckpt").exists() and not (folder / stage["name"]).exists():
                     shutil.copytree(done, folder / stage["name"], ignore=shutil.ignore_patterns("last.ckpt", "best.ckpt"))
-        files = {split: self.folder / f"{split}.xyz" for split in data.SPLITS}
+        files = {split: self.folder / f"{split}.xyz" for split in SPLITS}
         config = plan.parse(
             {
                 "out": folder, "seed": self.seed, "resume": True, "backbone": self.backbone, "levels": levels, "stages": list(stages), **more,
@@ -62,11 +66,11 @@ class Study:
             name,
         )  # fmt: skip
         start, cpu = time.time(), time.process_time()
-        tables = train.run(config, Console(quiet=True))
+        tables = train(config, Console(quiet=True))
         if result.exists():
             return
         spent = {"seconds": time.time() - start, "cpu_seconds": time.process_time() - cpu, "resumed": resumed}  # of its last part
-        frames = [s for s in data.read_file(files["test"], config.data, config.levels) if set(s.labels) & set(levels)]
+        frames = [s for s in reading.read_file(files["test"], config.data, config.levels) if set(s.labels) & set(levels)]
         points, bars = evaluation.compare(folder / "model.pt", frames)
         rows = {"/".join(key): row for key, row in evaluation.errors(points).items()}
         result.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,8 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
 from mfmd import units
-from mfmd.engine import Engine, InputError, charge_or_spin, load_model
+from mfmd.engine import Engine, InputError, load_model
+from mfmd.structures.charge import charge_or_spin
 
 
 class Calculator(AseCalculator):

@@ -2,8 +2,9 @@
 
 import torch
 
-from mfmd import export, units
+from mfmd import units
 from mfmd.engine import LIBRARY_DIR, load_model
+from mfmd.training import export
 
 
 def write_archive(path, model, head=None, precision="single"):

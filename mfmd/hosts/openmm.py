@@ -263,7 +263,7 @@ def write_archive(path, model, topology, head=None, precision="single", threads=
     -------
     whether the topology is periodic; TorchForce.setUsesPeriodicBoundaryConditions must be told the same
     """
-    from mfmd import export
+    from mfmd.training import export
 
     if not isinstance(topology, openmm.app.Topology):
         topology = read_pdb(topology).topology
@@ -406,7 +406,7 @@ def _script(e):
     """The scripted module that TorchForce runs."""
     import torch
 
-    from mfmd import export
+    from mfmd.training import export
 
     load_torch_host()
     names = list(e.parameters)

@@ -31,7 +31,7 @@ class MfmdPotentialImpl(MLPotentialImpl):
 
     def addForces(self, topology, system, atoms, forceGroup, **arguments):
         from mfmd import openmm
-        from mfmd.engine import charge_or_spin
+        from mfmd.structures.charge import charge_or_spin
 
         if self.model_path is None:
             raise openmm.InputError("MLPotential('mfmd') needs modelPath, the path of a model.pt")

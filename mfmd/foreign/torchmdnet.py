@@ -4,7 +4,7 @@ import pickle
 
 import torch
 
-from mfmd.plan import ConfigError
+from mfmd.config import ConfigError
 
 PREFIX = "model.representation_model."
 WANTED = {  # hyper-parameters with which torchmd-net computes what our backbone computes
@@ -14,12 +14,12 @@ SIZES = {"channels": "embedding_dimension", "layers": "num_layers", "cutoff": "c
 
 
 def load_backbone(path, backbone, sizes):
-    """Copy the weights of a checkpoint into a mfmd.model.TensorNet.
+    """Copy the weights of a checkpoint into a training.model.TensorNet.
 
     Parameters
     ----------
     path : a Lightning checkpoint of torchmd-net (3.x)
-    backbone : TensorNet; sizes : plan.Backbone, its sizes
+    backbone : TensorNet; sizes : training.schema.Backbone, its sizes
 
     Raises
     ------

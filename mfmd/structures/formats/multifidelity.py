@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from mfmd import units
-from mfmd.data import DataError
-from mfmd.readers import labels_of
+from mfmd.structures.formats.fields import labels_of
+from mfmd.structures.record import DataError
 
 METADATA, RECORDS = "metadata.parquet", "data.lmdb"
 COLUMNS = ("formula", "conformation_idx", "method", "energy", "energy_unit", "forces_present", "forces_unit", "idx")
@@ -27,7 +27,7 @@ SAME = 1e-3  # Å; structures of one conformation whose positions differ by more
 
 
 def read(path, levels):
-    """As readers.read, in eV and Å whatever the units of the rows; path : metadata.parquet, or a list of idx beside it."""
+    """As registry.read, in eV and Å whatever the units of the rows; path : metadata.parquet, or a list of idx beside it."""
     import lmdb
     import pyarrow
     import pyarrow.parquet

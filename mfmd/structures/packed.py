@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import numpy as safetensors
 
-from mfmd.data import KINDS, Label, Structure
+from mfmd.structures.record import KINDS, Label, Structure
 
 
 class Packed(Sequence):

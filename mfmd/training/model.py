@@ -475,7 +475,7 @@ class Model(nn.Module):
         return x[: len(numbers)], x[len(numbers) :], kind, kinds
 
     def forward(self, batch, forces=(), stress=()):
-        """Predictions {level: Prediction} of all levels for a data.Batch; forces and stress for the levels named.
+        """Predictions {level: Prediction} of all levels for a batches.Batch; forces and stress for the levels named.
 
         Energies without forces or stress keep their graph only where gradients are enabled.
         """

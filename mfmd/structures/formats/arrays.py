@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mfmd.data import DataError
-from mfmd.readers import labels_of
+from mfmd.structures.formats.fields import labels_of
+from mfmd.structures.record import DataError
 
 NUMBERS = ("Z", "z", "numbers", "atomic_numbers", "nuclear_charges")  # (atoms,) or (structures, atoms)
 POSITIONS = ("R", "positions", "coordinates", "coords")  # (structures, atoms, 3)

@@ -19,7 +19,8 @@ import itertools
 import numpy as np
 import torch
 
-from mfmd import Error, data
+from mfmd import Error
+from mfmd.structures import reading
 
 # Of weights that multiply features scaled to unit size, relative to the noise; of Gauss-Newton, relative to the kernel.
 PENALTIES = np.logspace(-8, 4, 25)
@@ -113,10 +114,10 @@ def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
 
     Parameters
     ----------
-    model : mfmd.model.Model, whose head of `level` is a LinearHead
+    model : training.model.Model, whose head of `level` is a LinearHead
     structures : training structures; the level's energies are learned, and its forces where it has them. Of a relative head the target is
         label − label where a structure has both, else label − the parent's prediction
-    collate : structures -> data.Batch
+    collate : structures -> batches.Batch
     forces : False leaves force labels out; fit_e0 : False leaves E0 as it is
 
     Returns
@@ -129,10 +130,10 @@ def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
     FitError : there are fewer than ten energies
     """
     head, parent = model.heads[level], model.delta_of.get(level)
-    labelled = data.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
     if len(labelled) < 10:
         raise FitError(f"levels.{level}: a head in closed form needs ten energies or more, and there are {len(labelled)}")
-    elements = data.subset_elements(structures, level)
+    elements = reading.subset_elements(structures, level)
     model.eval()
     phi, alone = design(model, labelled, elements, collate)
     with_forces = [k for k, s in enumerate(labelled) if forces and s.labels[level].forces is not None]
@@ -203,9 +204,9 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
 
     Parameters
     ----------
-    model : mfmd.model.Model with a trained head of `level`
+    model : training.model.Model with a trained head of `level`
     structures : training structures; only the level's energies are learned
-    collate : structures -> data.Batch; fit_e0 : False leaves E0 as it is
+    collate : structures -> batches.Batch; fit_e0 : False leaves E0 as it is
 
     Returns
     -------
@@ -216,10 +217,10 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
     FitError : there are fewer than ten energies, or so many that their gradients take more than MOST_GRADIENTS
     """
     head = model.heads[level]
-    labelled = data.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
     if len(labelled) < 10:
         raise FitError(f"levels.{level}: Gauss-Newton needs ten energies or more, and there are {len(labelled)}")
-    elements = data.subset_elements(labelled, level)
+    elements = reading.subset_elements(labelled, level)
     weights = [p for p in (*model.backbone.parameters(), *head.parameters()) if p.dim() > 1 and len(p) != len(head.e0)]
     if (size := len(labelled) * sum(p.numel() * p.element_size() for p in weights)) > MOST_GRADIENTS:
         raise FitError(

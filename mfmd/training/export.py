@@ -27,7 +27,7 @@ def table_error(content, structures):
     """What the engine's radial tables cost in accuracy, in double: the largest over the structures, each at the highest level that
     knows its elements.
 
-    content : bytes of mfmd.safetensors; structures : data.Structure, of validation
+    content : bytes of mfmd.safetensors; structures : Structure, of validation
 
     Returns
     -------
@@ -61,7 +61,7 @@ def serialize(model, elements, provenance, tables=None):
 
     Parameters
     ----------
-    model : mfmd.model.Model
+    model : training.model.Model
     elements : {level: atomic numbers it was trained on}
     provenance : JSON-able; where the model comes from
     tables : what `table_error` measured
@@ -155,7 +155,7 @@ def write_archive(path, module, content, **entries):
 
 
 def write_model(path, model, elements, provenance, structures=()):
-    """Write the model file of a mfmd.model.Model; the error of its radial tables is measured on `structures` first.
+    """Write the model file of a training.model.Model; the error of its radial tables is measured on `structures` first.
 
     Raises
     ------

@@ -2,8 +2,8 @@
 
 import ase.db
 
-from mfmd.data import DataError
-from mfmd.readers import from_atoms
+from mfmd.structures.formats.fields import from_atoms
+from mfmd.structures.record import DataError
 
 
 def read(path, levels):

@@ -1,0 +1,1 @@
+"""Weights of other packages, under our names; a file a package."""

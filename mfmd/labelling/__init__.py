@@ -1,0 +1,1 @@
+"""Making labels with codes of quantum chemistry: `mfmd label`. Nothing here imports torch."""

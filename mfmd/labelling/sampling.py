@@ -1,0 +1,79 @@
+"""Which structures are labelled: those of files, or frames of molecular dynamics that starts from them."""
+
+import os
+import re
+import zlib
+from pathlib import Path
+
+import ase
+import ase.build
+import ase.io
+import numpy as np
+
+from mfmd.labelling.schema import LabelError
+from mfmd.structures.record import SPLITS
+
+
+def read_structures(config):
+    """The structures of the config as ase.Atoms, each with the info keys molecule and split (train where the file says nothing)."""
+    out = []
+    for name in config.structures:
+        if Path(name).exists():
+            try:
+                frames = ase.io.read(name, ":")
+            except Exception as error:  # ASE raises many kinds on a damaged file
+                raise LabelError(f"structures: {name} cannot be read ({error})") from error
+            for k, atoms in enumerate(frames):
+                atoms.calc = None
+                atoms.info.setdefault("id", f"{Path(name).stem}-{k}")
+                atoms.info.setdefault("molecule", Path(name).stem if len(frames) == 1 else atoms.get_chemical_formula())
+                out.append(atoms)
+        else:
+            try:
+                atoms = ase.build.molecule(name)
+            except (KeyError, NotImplementedError):
+                raise LabelError(f"structures: {name!r} is neither a file nor a molecule that ase.build.molecule knows") from None
+            out.append(atoms)
+            atoms.info |= {"id": name, "molecule": name}
+    for atoms in out:
+        atoms.info.setdefault("split", "train")
+        if atoms.info["split"] not in SPLITS:
+            raise LabelError(
+                f"structures: the info key split of {atoms.info['id']} is {atoms.info['split']!r}; it must be {', '.join(SPLITS)}"
+            )
+    return out
+
+
+def trajectories(config):
+    """(file, start, split, temperature, seed) of every trajectory to be sampled."""
+    folder = config.out.resolve() / "trajectories"
+    for atoms in read_structures(config):
+        for temperature in config.sampling.temperatures:
+            for split in SPLITS:
+                if getattr(config.sampling, split):
+                    name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{atoms.info['id']}-{split}-{temperature:g}")
+                    yield folder / f"{name}.xyz", atoms, split, temperature, zlib.crc32(f"{config.seed} {name}".encode())
+
+
+def simulate(sampling, path, start, split, temperature, seed):
+    """One trajectory by Langevin dynamics, written when it is whole."""
+    from ase.md.langevin import Langevin
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+    from ase.units import fs
+    from tblite.ase import TBLite
+
+    rng = np.random.default_rng(seed)
+    atoms = start.copy()
+    atoms.calc = TBLite(method=sampling.method, verbosity=0)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    md = Langevin(atoms, sampling.timestep * fs, temperature_K=temperature, friction=sampling.friction / fs, fixcm=False, rng=rng)
+    md.run(round(sampling.equilibration / sampling.timestep))
+    frames = []
+    for k in range(getattr(sampling, split)):
+        md.run(round(sampling.interval / sampling.timestep))
+        frame = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        frame.info = {"id": f"{path.stem}-{k:04d}", "molecule": start.info["molecule"], "split": split, "temperature": temperature}
+        frames.append(frame)
+    partial = path.with_suffix(".partial")
+    ase.io.write(partial, frames, format="extxyz")
+    os.replace(partial, path)

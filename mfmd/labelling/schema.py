@@ -1,0 +1,78 @@
+"""The config of a labelling campaign: levels of theory, sampling."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mfmd import Error
+from mfmd.config import NotNegative, Positive, Section
+
+XTB = ("GFN1-xTB", "GFN2-xTB")
+CORRELATED = ("mp2", "ccsd", "ccsd(t)")
+
+
+class LabelError(Error):
+    """Structures or labels cannot be made; names what and why."""
+
+
+class Method(Section):
+    """One calculation of quantum chemistry."""
+
+    method: str  # GFN1-xTB, GFN2-xTB, hf, mp2, ccsd, ccsd(t), or a functional by its name in PySCF
+    basis: str | None = None  # by its name in PySCF; xTB has its own
+    cartesian: bool = False  # d functions and up
+    density_fitting: bool = False  # of Hartree-Fock or Kohn-Sham
+    grid: Annotated[int, Field(ge=0, le=9)] = 3  # of the functional, PySCF's levels
+    frozen_core: bool = True  # of correlated methods
+
+    @model_validator(mode="after")
+    def _has_a_basis(self):
+        if (self.method in XTB) != (self.basis is None):
+            raise ValueError(f"basis: {self.method} {'has a basis of its own' if self.method in XTB else 'needs one'}")
+        return self
+
+
+class Correction(Method):
+    """A further calculation that counts in a level's energy."""
+
+    coefficient: float = 1.0
+
+
+class Level(Method):
+    """One level of theory."""
+
+    corrections: list[Correction] = []  # added to it, such as MP2 in a large basis and, times -1, in a small one
+    forces: Literal["all", "test", "none"] = "all"
+    keep: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] = (
+        1.0  # labelled of train and val: a share, or how many; test is whole
+    )
+
+
+class Sampling(Section):
+    """Langevin dynamics from every structure, at every temperature; each split from a trajectory of its own."""
+
+    method: Literal[XTB] = "GFN2-xTB"
+    temperatures: Annotated[list[Positive], Field(min_length=1)] = [300.0, 500.0, 700.0]  # K
+    train: Annotated[int, Field(ge=0)] = 20  # frames of a trajectory
+    val: Annotated[int, Field(ge=0)] = 2
+    test: Annotated[int, Field(ge=0)] = 5
+    interval: Positive = 50.0  # fs between frames
+    equilibration: NotNegative = 250.0  # fs before the first
+    timestep: Positive = 0.5  # fs
+    friction: Positive = 0.02  # 1/fs
+
+
+class Config(Section):
+    out: Path
+    seed: int = 0
+    structures: Annotated[list[str], Field(min_length=1)]  # files that ASE reads, or names of molecules in ase.build.molecule
+    sampling: Sampling | None = None  # without it the structures are labelled as they are
+    levels: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Level]  # cheapest first
+    workers: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
+
+    @field_validator("structures", mode="before")
+    @classmethod
+    def _one(cls, value):
+        return [value] if isinstance(value, str) else value

@@ -1,0 +1,63 @@
+"""Many tasks at once: on processes of this machine, or on the workers of a Dask cluster."""
+
+import concurrent.futures
+import multiprocessing
+import os
+from concurrent.futures.process import BrokenProcessPool
+
+
+def _guarded(function, arguments):
+    """The result of a task, or its failure in words."""
+    try:
+        return function(*arguments), None
+    except Exception as error:  # whatever a quantum-chemistry code raises is that structure's failure, not the run's
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _alone():
+    """A worker computes on one thread; the run has as many workers as it has cores."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def in_parallel(tasks, workers):
+    """Yield (key, result, error) of tasks (key, function, arguments) as they end; one whose process dies is an error of its own."""
+    tasks, suspects = list(tasks), []
+    for batch, size in ((tasks, workers), (suspects, 1)):
+        while batch:
+            context = multiprocessing.get_context("spawn")
+            with concurrent.futures.ProcessPoolExecutor(size, mp_context=context, initializer=_alone) as pool:
+                waiting, queue = {}, list(batch)
+                batch.clear()
+                try:
+                    while queue or waiting:
+                        while queue and len(waiting) < size:
+                            task = queue.pop(0)
+                            waiting[pool.submit(_guarded, *task[1:])] = task
+                        done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
+                        for future in done:
+                            result, error = future.result()
+                            yield waiting.pop(future)[0], result, error
+                except BrokenProcessPool:  # which of the tasks under way it was shows when they run one at a time
+                    batch.extend(queue)
+                    if batch is tasks:
+                        suspects.extend(waiting.values())
+                    else:
+                        for key, *_ in waiting.values():
+                            yield key, None, "the process that computed it died"
+
+
+def on_cluster(tasks, scheduler):
+    """As `in_parallel`, on the workers of a Dask scheduler (its address). What a lost worker had under way is computed by another."""
+    from distributed import Client, as_completed
+    from distributed.scheduler import KilledWorker
+
+    with Client(scheduler) as client:
+        futures = {client.submit(_guarded, *task, pure=False): key for key, *task in tasks}
+        for future in as_completed(futures):
+            key = futures.pop(future)
+            try:
+                found, error = future.result()
+            except KilledWorker as lost:
+                found, error = None, f"every worker that computed it died ({lost})"
+            yield key, found, error

@@ -1,0 +1,1 @@
+"""Labelled structures, from files to what training and evaluation are given; nothing here imports torch."""

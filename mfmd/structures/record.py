@@ -1,0 +1,42 @@
+"""The record of a labelled structure that every format fills, in Å and eV once it is read."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mfmd import Error
+
+MAX_Z = 118
+
+
+class DataError(Error):
+    """A data file cannot be used; names the file, the structure, the key and what to do."""
+
+
+@dataclass
+class Label:
+    """What one level says of one structure; anything may be missing."""
+
+    energy: float | None = None  # eV, total
+    forces: np.ndarray | None = None  # (atoms, 3) eV/Å
+    stress: np.ndarray | None = None  # (6,) eV/Å³, Voigt
+
+    def count(self, kind):
+        return int(getattr(self, kind) is not None)
+
+
+KINDS = ("energy", "forces", "stress")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Structure:
+    numbers: np.ndarray  # (atoms,)
+    positions: np.ndarray  # (atoms, 3) Å
+    cell: np.ndarray  # (3, 3) Å
+    pbc: np.ndarray  # (3,) bool
+    labels: dict[str, Label]
+    source: str  # file and frame, for messages
+    info: dict = field(default_factory=dict)
+    charges: np.ndarray | tuple = ()  # initial charges and magnetic moments of the atoms, where the file has them
+    moments: np.ndarray | tuple = ()

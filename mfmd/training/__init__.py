@@ -1,0 +1,1 @@
+"""From labelled structures to a model file, stage by stage."""

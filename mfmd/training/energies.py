@@ -1,0 +1,114 @@
+"""Atomic reference energies, E0: read, fitted, and what those of a head that begins are."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+
+from mfmd import units
+from mfmd.config import ConfigError
+from mfmd.structures import reading
+from mfmd.structures.record import DataError
+from mfmd.training.batches import collation
+from mfmd.training.model import TABLE
+
+
+def read_atoms(path, levels, energy_unit="eV"):
+    """Isolated-atom energies {level: {Z: eV}} of a JSON file {"unit": …, "energies": {element: {level: energy}}}."""
+    try:
+        content = json.loads(Path(path).read_text())
+        scale = units.ENERGY[content.get("unit", energy_unit)]
+        table = {level: {} for level in levels}
+        for element, energies in content["energies"].items():
+            for level in levels:
+                if level in energies:
+                    table[level][atomic_numbers[element]] = float(energies[level]) * scale
+    except FileNotFoundError:
+        raise DataError(f"data.atoms: {path}: no such file") from None
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f'{path}: not a table of isolated atoms ({error!r}); wanted: {{"unit": "eV", "energies": {{"H": {{"level": -13.6}}}}}}'
+        ) from None
+    return table
+
+
+def fit_reference_energies(structures, energies, elements, level, given):
+    """Energies per element such that their sums come closest to `energies` (least squares, eV).
+
+    structures, energies : as many; elements : atomic numbers wanted; level : for messages
+    given : {Z: eV}; where compositions do not determine the solution, that with the smallest deviation from these is taken
+
+    Returns
+    -------
+    {Z: eV}, and whether the compositions determine it
+    """
+    if not structures:
+        missing = [chemical_symbols[z] for z in elements if z not in given]
+        if missing:
+            raise DataError(f"levels.{level}: it has no energies to fit E0 to, and data.atoms has none for {', '.join(missing)}")
+        return {z: given[z] for z in elements}, True
+    counts = np.empty((len(structures), len(elements)))
+    for row, s in zip(counts, structures, strict=True):
+        row[:] = [np.count_nonzero(s.numbers == z) for z in elements]
+    start = np.array([given.get(z, 0.0) for z in elements])
+    rows, index = np.unique(counts, axis=0, return_inverse=True)
+    weight = np.sqrt(np.bincount(index.ravel()))
+    mean = np.bincount(index.ravel(), np.asarray(energies) - counts @ start) / weight**2
+    change, _, rank, _ = np.linalg.lstsq(rows * weight[:, None], mean * weight, rcond=1e-10)
+    return dict(zip(elements, (start + change).tolist(), strict=True)), bool(rank == len(elements))
+
+
+def reference_energies(config, level, source, model, before, structures, atoms):
+    """(119,) E0 of a head that begins, a copy of that of `source` or none's, eV; of a relative head the difference to its parent's."""
+    elements, parent = reading.subset_elements(structures, level), model.delta_of.get(level)
+    chain = model.chain(level)[1:]
+    inherited = {z: sum(float(model.heads[h].e0[z]) for h in chain) for z in elements}
+    if parent is not None:
+        known = reading.subset_elements(structures, parent)
+        if missing := [chemical_symbols[z] for z in elements if z not in known]:
+            raise ConfigError(f"levels.{level}.delta_of: {parent} was never trained on {', '.join(missing)}, which {level} has")
+    if config.levels[level].e0 == "atoms":
+        if missing := [chemical_symbols[z] for z in elements if z not in atoms[level]]:
+            raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
+        fitted = {z: atoms[level][z] - inherited[z] for z in elements}
+    else:
+        labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+        both = reading.where(labelled, lambda s: parent in s.labels and s.labels[parent].energy is not None)
+        given = atoms[level]
+        if source is None and len(both) and {int(z) for s in both for z in s.numbers} == set(elements):
+            labelled, rest = both, [s.labels[parent].energy for s in both]
+            given = {z: e - atoms[parent][z] for z, e in given.items() if z in atoms[parent]}
+        else:
+            rest = [sum(inherited[int(z)] for z in s.numbers) for s in labelled]
+            if source is not None or (parent is not None and before is not None):
+                rest = np.add(rest, network_energies(model, labelled, level, config))
+            if source is not None:
+                given = {z: float(model.heads[source].e0[z]) + given.get(z, 0.0) - atoms[source].get(z, 0.0) for z in elements}
+            else:
+                given = {z: e - inherited[z] for z, e in given.items() if z in inherited}
+        energies = [s.labels[level].energy - r for s, r in zip(labelled, rest, strict=True)]
+        fitted, determined = fit_reference_energies(labelled, energies, elements, level, given)
+        if not determined:
+            base = (
+                f"that of {source}"
+                if source is not None
+                else "the isolated atoms of data.atoms"
+                if atoms[level]
+                else "zero; give data.atoms"
+            )
+            warnings.warn(f"levels.{level}: its compositions do not determine E0; taken is the fit closest to {base}", stacklevel=1)
+    e0 = np.zeros(TABLE)
+    e0[list(fitted)] = list(fitted.values())
+    return e0
+
+
+def network_energies(model, structures, level, config, batch_size=32):
+    """What the networks of a level's chain of heads give, without E0; eV."""
+    out = []
+    with torch.no_grad():
+        for start in range(0, len(structures), batch_size):
+            out += model.eval()(collation(config, [])(structures[start : start + batch_size]))[level].network_energy.double().tolist()
+    return out

@@ -1,0 +1,194 @@
+"""Stage by stage: the whole of `mfmd-train`."""
+
+import copy
+import datetime
+import json
+from pathlib import Path
+
+import lightning
+import torch
+from rich.console import Console
+
+import mfmd
+from mfmd import report
+from mfmd.config import ConfigError, write_json
+from mfmd.structures import checks, reading
+from mfmd.structures.record import SPLITS
+from mfmd.training import energies, export, fit, plan
+from mfmd.training.batches import DTYPE, collation
+from mfmd.training.errors import evaluate
+from mfmd.training.loop import optimise, read_metrics
+from mfmd.training.processes import first_process_first, processes, save, wait_for_all
+from mfmd.training.stages import begin, best_of, calibrate, check_beginning, check_frozen, load_stage, only, taught
+
+
+def train(config, console=None):
+    """Train stage by stage, evaluate, export: the whole of `mfmd-train`.
+
+    Under torchrun every process calls it: a batch is shared out among them, and the first of them writes the files and speaks.
+
+    Writes into config.out: model.pt, errors.csv, parity_<split>.png, and for every stage a folder with log/version_*/metrics.csv,
+    last.ckpt, best.ckpt, learning_curve.png and, when it is done, stage.ckpt.
+
+    Returns
+    -------
+    {split: Errors.table()} of the best model of the last stage
+
+    Raises
+    ------
+    ConfigError, DataError : see plan.load and reading.read; an unfinished run in config.out without resume.
+    PlanError : a stage did not do what the plan says.
+    """
+    rank, world = processes()
+    console = console if rank == 0 and console else Console(quiet=rank > 0)
+    out = Path(config.out)
+    if world > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=1))  # the first process may pack or fit for long
+    if begun := (out / "plan.json").exists():
+        if not config.resume:
+            raise ConfigError(f"out: {out} holds a run already; go on with resume=true, or name another folder with out=…")
+        _check_same(config, json.loads((out / "plan.json").read_text()))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPE[config.train.precision])
+    try:
+        with first_process_first():
+            splits = _read(config, out, begun)
+        return _run(config, console, out, splits)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _check_same(config, then):
+    """A run is resumed on the model, the data and the plan it began with; only epochs not yet done may change."""
+    now = config.model_dump(mode="json")
+    for section in ("data", "levels", "backbone", "seed"):
+        if then[section] != now[section]:
+            raise ConfigError(
+                f"{section}: the run in {config.out} began with {then[section]}, and now it is {now[section]}; to change it, begin a new run with out=…"
+            )
+    for old, stage in zip(then["stages"], config.stages, strict=False):
+        new = stage.model_dump(mode="json")
+        for key in old:
+            if key != "train" and old[key] != new[key]:
+                raise ConfigError(
+                    f"stages.{old['name']}.{key}: the run in {config.out} began with {old[key]}, and now it is {new[key]}; begin a new run with out=…"
+                )
+        last = Path(config.out) / stage.name / "last.ckpt"
+        if last.exists() and (done := torch.load(last, weights_only=False)["epoch"] + 1) > stage.train.epochs:
+            raise ConfigError(
+                f"stages.{stage.name}.train.epochs: {stage.train.epochs}, but the run in {config.out} has done {done} already"
+            )
+
+
+def _read(config, out, begun):
+    if not begun and processes()[0] == 0:  # what a run that never began has packed may be of another config
+        for name in SPLITS:
+            (out / "data" / f"{name}.packed").unlink(missing_ok=True)
+    splits = reading.read(config.data, config.levels, out / "data")
+    checks.check_units(
+        splits["train"], config.levels, energies.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {}, config.data
+    )
+    reading.keep_labels(splits["train"], config.levels, config.data.split_seed)
+    return splits
+
+
+def _run(config, console, out, splits):
+    writing = processes()[0] == 0
+    report.print_counts(console, splits, config.levels)
+    for line in plan.learned(config, reading.count_labels(splits["train"], config.levels)):
+        console.print(line)
+    for stage in (s for s in config.stages if s.fit == "gradient"):
+        counts = reading.count_labels(splits["val"], stage.levels)
+        level, _, kind = stage.train.monitor.partition(".")
+        if not counts[level][kind]:
+            raise ConfigError(f"stages.{stage.name}.train.monitor: {stage.train.monitor} has no label in the validation set")
+    out.mkdir(parents=True, exist_ok=True)
+    if writing:
+        write_json(out / "plan.json", config.model_dump(mode="json"))
+    models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
+    for number, stage in enumerate(config.stages):
+        folder = out / stage.name
+        name = best_of(stage.start, validation, config, console)
+        start = models.get(name)
+        learned = reading.where(splits["train"], lambda s, levels=stage.levels: any(level in s.labels for level in levels))
+        lightning.seed_everything(config.seed + number, verbose=False)
+        model = begin(config, stage, copy.deepcopy(start), splits["train"])
+        done = (folder / "stage.ckpt").exists()
+        wait_for_all()  # until each has looked
+        if not done:
+            console.print(
+                f"stage {stage.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {torch.get_num_threads()} threads"
+            )
+            check_beginning(model, start, stage, splits["val"], config)
+            frozen = {k: v.clone() for k, v in model.state_dict().items()}
+            if stage.fit == "gradient":
+                if stage.teachers:
+                    learned = taught([models[name] for name in stage.teachers], next(iter(stage.levels)), splits["train"], config)
+                    console.print(
+                        f"stage {stage.name} learns what {', '.join(stage.teachers)} predict for {len(learned)} structures, on average"
+                    )
+                optimise(model, stage, learned, splits["val"], config, folder)
+            elif writing:
+                _solve(model, stage, splits["train"], config, console)
+            if writing:
+                check_frozen(model, frozen, stage)
+                calibrate(model, stage, splits["val"], config)
+                save(model.state_dict(), folder / "stage.ckpt")
+            wait_for_all()
+        if done or not writing:
+            load_stage(model, folder / "stage.ckpt")
+        if stage.fit == "gradient" and writing:
+            report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
+        models[stage.name] = model
+        kept = {h for level in stage.levels for h in model.chain(level)}
+        fresh[stage.name] = kept | (fresh[name] if stage.backbone_rate == 0 and name else set())
+        validation[stage.name], _ = evaluate(only(model, fresh[stage.name]), splits["val"], config)
+        report.print_errors(console, f"validation set after stage {stage.name}", validation[stage.name])
+    chosen = best_of(config.choose, validation, config, console)
+    model = only(models[chosen], fresh[chosen])
+    if left_out := [level for level in config.levels if level not in model.heads]:
+        console.print(
+            f"left out of the model file: {', '.join(left_out)} (the backbone has moved on since this head was trained, or none was)"
+        )
+
+    tables, parity = {}, {}
+    for split in ("val", "test"):
+        if len(splits[split]):
+            tables[split], parity[split] = evaluate(model, splits[split], config)
+    if "test" in tables:
+        report.print_errors(console, "test set", tables["test"])
+    if not writing:
+        return tables
+    report.write_errors(out / "errors.csv", tables)
+    provenance = {
+        "mfmd": mfmd.__version__,
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "config": config.model_dump(mode="json"),
+        "labels": reading.count_labels(splits["train"], config.levels),
+        "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
+    }
+    elements = {name: reading.subset_elements(splits["train"], name) for name in model.levels}
+    export.write_model(out / "model.pt", model, elements, provenance, splits["val"])
+    console.print(f"model file: {out / 'model.pt'}")
+    for split, points in parity.items():
+        if points:
+            report.parity(out / f"parity_{split}.png", points, split)
+    return tables
+
+
+def _solve(model, stage, structures, config, console):
+    """A stage whose fit is no gradient's, by one process."""
+    level = next(iter(stage.levels))
+    fit_e0 = config.levels[level].e0 == "fit"
+    if stage.fit == "closed form":
+        found = fit.closed_form(model, level, structures, collation(config, [level]), stage.levels[level].forces_weight > 0, fit_e0)
+        console.print(
+            f"closed form from {found['structures']} energies and the forces of {found['forces']} structures: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
+            f"{100 * found['loo_coverage']:.0f} % of these errors within their error bars"
+        )
+    else:
+        found = fit.gauss_newton(model, level, structures, collation(config, [level]), fit_e0)
+        console.print(
+            f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
+        )

@@ -1,0 +1,117 @@
+"""The sections of a training run's config.
+
+Every key is listed here, with its unit and its default; a key that is not is an error.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mfmd import units
+from mfmd.config import NotNegative, Positive, Section
+
+Paths = list[Path]
+
+
+class Level(Section):
+    """One level of theory: the keys of its labels, how much they count, how its head begins."""
+
+    energy: str = ""  # key in the file; by default energy_<level>, forces_<level>, stress_<level>
+    forces: str = ""
+    stress: str = ""
+    energy_weight: NotNegative = 1.0  # of the energy term of the loss; 0 leaves the label out
+    forces_weight: NotNegative = 1.0
+    stress_weight: NotNegative = 1.0
+    sampling: Positive = 1.0  # how often an epoch shows a structure with a label of this level (the largest of its levels)
+    keep: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] | None = None  # training labels used: a share, or how many
+    e0: Literal["fit", "atoms"] = "fit"  # atomic reference energies: least squares over compositions, or those of data.atoms
+    delta_of: str | None = None  # an earlier level; the head is a difference to it and starts at zero
+
+
+class Data(Section):
+    train: Paths
+    val: Paths | Annotated[float, Field(gt=0, lt=1)] | None = None  # files, or a fraction of train; by default 0.1, or what split_key says
+    test: Paths | Annotated[float, Field(gt=0, lt=1)] = []
+    split_key: str | None = None  # an info key that says train, val or test for the structures of `train`
+    split_seed: int = 0  # of the fractions
+    atoms: Path | None = None  # isolated-atom energies, JSON
+    energy_unit: Literal[tuple(units.ENERGY)] = "eV"
+    length_unit: Literal[tuple(units.LENGTH)] = "Å"
+    stream: bool = False  # for sets larger than memory: structures are packed into out/data once and read from there
+
+    @field_validator("train", "val", "test", mode="before")
+    @classmethod
+    def _one_file(cls, value):
+        return [value] if isinstance(value, (str, Path)) else value
+
+
+SIZES = {  # docs/speed.md has the speed and the accuracy of each
+    "small": {"channels": 32, "layers": 1},
+    "medium": {"channels": 64, "layers": 1},
+    "large": {"channels": 128, "layers": 2},
+}
+
+
+class Backbone(Section):
+    """What the levels share. `backbone: large` is short for `backbone: {size: large}`; a size sets what is not set beside it."""
+
+    size: Literal[tuple(SIZES)] = "medium"
+    channels: Annotated[int, Field(ge=16, le=256, multiple_of=16)]
+    layers: Annotated[int, Field(ge=0, le=8)]
+    cutoff: Annotated[float, Field(gt=1, lt=20)] = 5.0  # Å
+    rank: Annotated[int, Field(ge=0, le=2)] = 2  # highest tensor rank kept
+    radial_functions: Annotated[int, Field(ge=4, le=512)] = 32
+    checkpoint: Path | None = None  # of torchmd-net's TensorNet, whose weights a new backbone starts with
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_size(cls, value):
+        value = {"size": value} if isinstance(value, str) else value
+        if not isinstance(value, dict):
+            return value
+        size = value.get("size", "medium")
+        return {**SIZES[size if isinstance(size, str) and size in SIZES else "medium"], **value}  # an unknown one is refused by its type
+
+
+class Train(Section):
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 32  # structures
+    learning_rate: Positive = 2e-3
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the run in which the learning rate rises; it then falls as a cosine
+    weight_decay: NotNegative = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99  # decay of the averaged weights, which are validated and exported
+    clip: Positive = 10.0  # norm of the gradient
+    patience: Annotated[int, Field(ge=1)] = 100  # validations without an improvement of `monitor`
+    validate_every: Annotated[int, Field(ge=1)] = 1  # epochs
+    monitor: str = ""  # "<level>.<energy|forces|stress>" whose validation MAE decides; by default the last level's energy
+    precision: Literal["single", "double"] = "single"
+
+
+class StageLevel(Section):
+    """What a stage learns of a level; what is not set is as under `levels`."""
+
+    energy_weight: NotNegative | None = None
+    forces_weight: NotNegative | None = None
+    stress_weight: NotNegative | None = None
+    sampling: Positive | None = None
+
+
+LEARNED = {"gradient": ("energy", "forces", "stress"), "closed form": ("energy", "forces"), "gauss-newton": ("energy",)}  # labels of a fit
+
+
+class Stage(Section):
+    """One step of training: which labels, from what, what may move."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # its folder in `out`
+    levels: dict[str, StageLevel]  # levels learned
+    start: str | list[str] = ""  # a stage before it, the best of several, or "new"; by default the stage before, and the first starts new
+    heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", a level whose head is copied, or "delta <level>"
+    # fit.py has the other two: a level's new head on a frozen backbone, and all weight matrices to a level's energies
+    fit: Literal["gradient", "closed form", "gauss-newton"] = "gradient"
+    teachers: list[
+        str
+    ] = []  # stages before; their mean energies and forces on all training structures are learned instead of the level's labels
+    backbone_rate: NotNegative = 1.0  # times learning_rate; 0 freezes it
+    heads_rate: NotNegative = 1.0  # likewise, of the heads of the stage's levels; all other heads are frozen
+    train: Train = Train()  # what is not set is as in the section `train`

@@ -1,0 +1,183 @@
+"""What a stage begins with, what it hands on, and guards that the plan is kept."""
+
+import copy
+import dataclasses
+import pickle
+
+import numpy as np
+import torch
+
+from mfmd import Error
+from mfmd.config import ConfigError
+from mfmd.foreign import torchmdnet
+from mfmd.structures import reading
+from mfmd.structures.record import Label
+from mfmd.training import energies
+from mfmd.training.batches import collation
+from mfmd.training.model import TABLE, LinearHead, MLPHead, Model, TensorNet
+
+
+class PlanError(Error):
+    """A stage did not do what the plan says of it; a defect, found before it could spoil a run."""
+
+
+def begin(config, stage, before, structures):
+    """The Model a stage begins with.
+
+    Parameters
+    ----------
+    stage : plan.Stage
+    before : Model of the stage it starts from, or None for a new one (weights from torch's current random state)
+    structures : training structures; E0 of a new head is fitted to them, and its scale is taken from their forces
+
+    A new head has E0 fitted to its level's energies; a copied one to what its network leaves of them; a relative one to
+    label − label where a structure has both, else to label − parent's prediction.
+    """
+    atoms = energies.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {level: {} for level in config.levels}
+    if before is None:
+        backbone = TensorNet(**config.backbone.model_dump(exclude={"size", "checkpoint"}))
+        if config.backbone.checkpoint is not None:
+            torchmdnet.load_backbone(config.backbone.checkpoint, backbone, config.backbone)
+    else:
+        backbone = before.backbone
+    # What is trained on by gradient has left the error bars of its closed form.
+    trained = stage.levels if stage.backbone_rate == 0 else config.levels
+    heads = {} if before is None else {n: _without_error_bars(h) if n in trained else h for n, h in before.heads.items()}
+    delta_of = {} if before is None else dict(before.delta_of)
+    for level in config.levels:  # parents before those relative to them
+        if level not in stage.levels or level in heads:
+            continue
+        if hasattr(torch.nn.ModuleDict, level):
+            raise ConfigError(f"levels.{level}: torch keeps this name for itself; choose another")
+        how, source = stage.heads[level], None
+        if how.startswith("delta "):
+            delta_of[level] = how.removeprefix("delta ")
+        elif how != "new":
+            source = how
+            delta_of |= {level: delta_of[how]} if how in delta_of else {}
+        if source is not None:
+            heads[level] = _without_error_bars(copy.deepcopy(heads[source]))
+        elif stage.fit == "closed form":
+            heads[level] = LinearHead(config.backbone.channels, np.zeros(TABLE), reading.subset_elements(structures, level))
+        else:
+            others = [float(head.scale) for head in heads.values()]
+            scale = _scale(structures, level) or (others[-1] if others else 1.0)
+            heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), level in delta_of, config.heads_per_level)
+        partial = Model(backbone, heads, delta_of)
+        heads[level].e0.copy_(torch.as_tensor(energies.reference_energies(config, level, source, partial, before, structures, atoms)))
+    return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
+
+
+def _without_error_bars(head):
+    if head.kind == "linear" and head.factor.numel():
+        plain = LinearHead(head.weight.shape[1], head.e0)
+        plain.weight.data.copy_(head.weight.data)
+        return plain
+    return head
+
+
+def _scale(structures, level):
+    """Root mean square of the level's force components, the size its energies vary by over an Å; None without forces."""
+    total, count = 0.0, 0
+    for s in structures:
+        if level in s.labels and s.labels[level].forces is not None:
+            total, count = total + float(np.sum(s.labels[level].forces ** 2)), count + s.labels[level].forces.size
+    return float(np.sqrt(total / count)) if count else None
+
+
+def check_beginning(model, start, stage, structures, config):
+    """Before the first update the model predicts what the plan implies, or PlanError.
+
+    Levels from before as before; a copied head what its source does, apart from E0; a relative head its parent's energy.
+    """
+    structures = structures[:64]
+    batch = collation(config, [])(structures)
+    with torch.no_grad():
+        now = {level: p.network_energy for level, p in model.eval()(batch).items()}
+        then = {level: p.network_energy for level, p in start.eval()(batch).items()} if start else {}
+    expected = dict(then)
+    for level in stage.levels:
+        if level not in then:
+            how = stage.heads[level]
+            if how.startswith("delta "):
+                expected[level] = now[how.removeprefix("delta ")]
+            elif how != "new":
+                expected[level] = then[how]
+    for level, value in expected.items():
+        if level not in now or not torch.equal(now[level], value):
+            raise PlanError(f"stages.{stage.name}: before its first update level {level} does not predict what the plan implies")
+    if missing := [level for level in stage.levels if level not in now]:
+        raise PlanError(f"stages.{stage.name}: it has no head for {', '.join(missing)}")
+
+
+def check_frozen(model, before, stage):
+    """What the stage froze is bitwise what it was, or PlanError."""
+    trained = ["heads." + level + "." for level in stage.levels if stage.heads_rate > 0] + (
+        ["backbone."] if stage.backbone_rate > 0 else []
+    )
+    for name, value in model.state_dict().items():
+        if not name.startswith(tuple(trained)) and not torch.equal(value, before[name]):
+            raise PlanError(f"stages.{stage.name}: {name} is frozen, and yet it has changed")
+
+
+def calibrate(model, stage, structures, config):
+    """Scale the spread of the stage's ensembles so that it holds 68.3 % of the validation errors of energies."""
+    ratios = {level: [] for level in stage.levels if getattr(model.heads[level], "members", 1) > 1}
+    with torch.no_grad():
+        for start in range(0, len(structures) if ratios else 0, 32):
+            batch = collation(config, list(ratios))(structures[start : start + 32])
+            for level, p in ((level, p) for level, p in model.eval()(batch).items() if level in batch.energy and level in ratios):
+                ratio = (p.energy - batch.energy[level]).abs() / p.deviations.double().std(dim=1)
+                ratios[level] += ratio[~torch.isnan(ratio)].tolist()
+    for level, values in ratios.items():
+        if values:
+            model.heads[level].calibration.fill_(np.quantile(values, 0.683))
+
+
+def taught(teachers, level, structures, config, batch_size=32):
+    """Structures whose only label is what several models predict for a level on average, energy and forces; those with its elements."""
+    known = set(reading.subset_elements(structures, level))
+    structures = [s for s in structures if known.issuperset(s.numbers.tolist())]
+    out, collate = [], collation(config, [])
+    for start in range(0, len(structures), batch_size):
+        part = structures[start : start + batch_size]
+        predictions = [model.eval()(collate(part), forces=[level])[level] for model in teachers]
+        energies = torch.stack([p.energy.detach() for p in predictions]).mean(0).tolist()
+        forces = torch.stack([p.forces.detach() for p in predictions]).double().mean(0)
+        for s, energy, force in zip(part, energies, torch.split(forces, [len(s.numbers) for s in part]), strict=True):
+            out.append(dataclasses.replace(s, labels={level: Label(energy, force.numpy(), None)}))
+    return out
+
+
+def best_of(stages, validation, config, console):
+    """The name of one of the stages, by validation error: the first, unless another is lower by a tenth; None for "new".
+
+    Compared is the highest level all of them have learned, by its forces where there are such labels, otherwise by its energies.
+    """
+    stages = [stages] if isinstance(stages, str) else stages
+    if len(stages) == 1:
+        return stages[0] if stages[0] in validation else None
+    for level in reversed(config.levels):
+        for kind, unit in (("forces", "meV/Å"), ("energy", "meV")):
+            if all((level, kind) in validation[name] for name in stages):
+                errors = {name: 1e3 * validation[name][level, kind]["mae"] for name in stages}
+                best = min(errors, key=errors.get)
+                best = best if errors[best] < 0.9 * errors[stages[0]] else stages[0]
+                others = ", ".join(f"{name} {error:.1f}" for name, error in errors.items() if name != best)
+                console.print(f"chosen for {level}: {best}, validation {kind} MAE {errors[best]:.1f} {unit} ({others})")
+                return best
+    raise ConfigError(f"choose: {', '.join(stages)} have no level with validation labels in common")
+
+
+def only(model, levels):
+    """The model with the heads of some levels alone."""
+    return Model(model.backbone, {level: head for level, head in model.heads.items() if level in levels}, model.delta_of)
+
+
+def load_stage(model, path):
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True))
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: not the end of this stage ({str(error).splitlines()[0]}); delete the stage's folder to train it again"
+        ) from None
