@@ -402,14 +402,23 @@ def _torch_force(e):
 _HOSTS = {"native": _native_force, "torch": _torch_force, "python": _python_force}
 
 
+MOST_PARAMETERS = 6  # of a TorchForce, whose module has a fixed number of arguments
+
+
 def _script(e):
-    """The scripted module that TorchForce runs."""
+    """The scripted module that TorchForce runs.
+
+    Its forward calls no other method: with openmmtorch 1.5 and torch 2.9.1 an error below such a call ends the process (segmentation fault) in every
+    Context but the first.
+    """
     import torch
 
     from mfmd.training import export
 
     load_torch_host()
     names = list(e.parameters)
+    if len(names) > MOST_PARAMETERS:
+        raise InputError(f"host='torch' has up to {MOST_PARAMETERS} global parameters, and there are {len(names)}: {', '.join(names)}")
 
     class OpenMMModule(torch.nn.Module):
         """positions (atoms, 3) nm, box (3, 3) nm if periodic, parameters -> energy (kJ/mol, double), forces (atoms, 3) kJ/mol/nm."""
@@ -430,10 +439,20 @@ def _script(e):
             self.length: float = units.ANGSTROM_PER_NM
             self.energy: float = units.KJ_PER_MOL
 
-        @torch.jit.export
-        def evaluate(self, positions: torch.Tensor, given: list[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(
+            self,
+            positions: torch.Tensor,
+            a: torch.Tensor | None = None,
+            b: torch.Tensor | None = None,
+            c: torch.Tensor | None = None,
+            d: torch.Tensor | None = None,
+            e: torch.Tensor | None = None,
+            f: torch.Tensor | None = None,
+            g: torch.Tensor | None = None,
+            h: torch.Tensor | None = None,  # one more than there should be, so that a box too much meets a sentence
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             inputs: list[torch.Tensor] = []
-            for tensor in given:
+            for tensor in (a, b, c, d, e, f, g, h):
                 if tensor is not None:
                     inputs.append(tensor)
             cell = self.no_cell
@@ -465,9 +484,4 @@ def _script(e):
                 forces = torch.zeros(positions.shape, dtype=forces.dtype, device=positions.device).index_copy(0, self.chosen, forces)
             return energy, forces.to(positions.dtype)
 
-    module = torch.jit.script(OpenMMModule().eval())
-    # One argument more than there should be, so that a box too much or too few meets a sentence.
-    given = [f"given{k}" for k in range(len(names) + int(e.periodic) + 1)]
-    arguments = ", ".join(f"{name}: Optional[Tensor] = None" for name in given)
-    module.define(f"def forward(self, positions: Tensor, {arguments}):\n    return self.evaluate(positions, [{', '.join(given)}])\n")
-    return module
+    return torch.jit.script(OpenMMModule().eval())
