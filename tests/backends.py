@@ -1,12 +1,17 @@
 """Every way to energies (eV) and forces (eV/Å) of a structure: a few lines each, so that one test body serves all."""
 
+import json
+import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import ase.io
 import numpy as np
 
 from mfmd import units
+from mfmd.engine import load_model
 
 
 def reference(model, head):
@@ -39,60 +44,45 @@ def engine(path, head, precision="double", radial="exact", **options):
     return compute
 
 
-def ase(path, head, precision="double"):
-    import mfmd
-
-    calculator = mfmd.Calculator(path, head, precision)
-
-    def compute(atoms):
-        atoms = atoms.copy()
-        atoms.calc = calculator
-        return atoms.get_potential_energy(), atoms.get_forces()
-
-    return compute
-
-
 def topology(atoms):
     from openmm import Vec3, app, unit
 
     t = app.Topology()
     residue = t.addResidue("MOL", t.addChain())
     for k, z in enumerate(atoms.numbers):
-        t.addAtom(f"A{k}", app.Element.getByAtomicNumber(int(z)), residue)
+        atom = t.addAtom(f"A{k}", app.Element.getByAtomicNumber(int(z)), residue)
+        atom.formalCharge = atoms.info.get("charge") if k == 0 else None
     if atoms.pbc.any():
         t.setPeriodicBoxVectors([Vec3(*v) for v in atoms.cell.array] * unit.angstrom)
     return t
 
 
 def context(path, head, atoms, host, precision="double", platform="Reference", **options):
-    """An OpenMM Context at the atoms' positions."""
-    import openmm
-    from openmm import unit
-
+    """An OpenMM Context of the model alone at the atoms' positions."""
     import mfmd
 
-    system = mfmd.openmm.create_system(path, topology(atoms), head, host, precision, **options)
-    c = openmm.Context(system, openmm.VerletIntegrator(0.5 * unit.femtosecond), openmm.Platform.getPlatformByName(platform))
-    c.setPositions(atoms.positions * unit.angstrom)
-    return c
+    return context_of_system(mfmd.openmm.create_system(path, topology(atoms), head, host, precision, **options), atoms, platform, 0.0005)
 
 
-def context_of_force(force, atoms):
-    """A Context with this one force, at the atoms' positions (Reference)."""
+def context_of_force(force, atoms, platform="Reference"):
+    """A Context with this one force, at the atoms' positions."""
     import openmm
 
     system = openmm.System()
     for _ in atoms:
         system.addParticle(1.0)
+    if atoms.pbc.any():
+        system.setDefaultPeriodicBoxVectors(*(atoms.cell.array / units.ANGSTROM_PER_NM))
     system.addForce(force)
-    return context_of_system(system, atoms)
+    return context_of_system(system, atoms, platform)
 
 
-def context_of_system(system, atoms):
+def context_of_system(system, atoms, platform="Reference", step=0.001):
+    """step : ps"""
     import openmm
     from openmm import unit
 
-    c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    c = openmm.Context(system, openmm.VerletIntegrator(step), openmm.Platform.getPlatformByName(platform))
     c.setPositions(atoms.positions * unit.angstrom)
     return c
 
@@ -104,60 +94,6 @@ def energy_and_forces(context):
     return energy / units.KJ_PER_MOL, forces / (units.KJ_PER_MOL * units.ANGSTROM_PER_NM)
 
 
-def openmm_host(host, platform="Reference"):
-    def factory(path, head, precision="double"):
-        return lambda atoms: energy_and_forces(context(path, head, atoms, host, precision, platform))
-
-    return factory
-
-
-def openmmml(path, head, precision="double"):
-    from openmmml import MLPotential
-
-    potential = MLPotential("mfmd", modelPath=str(path))
-
-    def compute(atoms):
-        return energy_and_forces(context_of_system(potential.createSystem(topology(atoms), head=head, precision=precision), atoms))
-
-    return compute
-
-
-def torchscript(path, head, precision="double"):
-    """model.pt as a plain TorchScript archive; it evaluates the last level."""
-    import torch
-
-    from mfmd.engine import load_torch_host
-
-    load_torch_host()
-    module = torch.jit.load(str(path))
-    dtype = torch.float64 if precision == "double" else torch.float32
-
-    def compute(atoms):
-        energy, forces, _ = module(
-            torch.as_tensor(atoms.positions, dtype=dtype),
-            torch.as_tensor(atoms.numbers),
-            torch.as_tensor(atoms.cell.array),
-            torch.as_tensor(atoms.pbc),
-        )
-        return float(energy), forces.double().numpy()
-
-    return compute
-
-
-HOSTS = {
-    "ase": ase,
-    "torchscript": torchscript,
-    "native": openmm_host("native"),
-    "native-cpu": openmm_host("native", "CPU"),
-    "torchforce": openmm_host("torch"),
-    "torchforce-cpu": openmm_host("torch", "CPU"),
-    "pythonforce": openmm_host("python"),
-    "openmmml": openmmml,
-}
-NEEDS = {
-    "torchscript": "torch", "native": "openmm", "native-cpu": "openmm", "torchforce": "openmmtorch", "torchforce-cpu": "openmmtorch",
-    "pythonforce": "openmm", "openmmml": "openmmml",
-}  # fmt: skip
 OPENMM = {"native": "openmm", "torch": "openmmtorch", "python": "openmm"}  # what create_force(host=...) needs
 
 
@@ -170,3 +106,123 @@ def lmp(folder, ranks):
         capture_output=True,
         text=True,
     )
+
+
+def output(code, *arguments):
+    """What code prints in a fresh process, in which it must end well."""
+    done = python(code, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def python(code, *arguments):
+    """Run code in a fresh process."""
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+# ------------------------------------------------------------------------------------------------ damaged model files
+
+
+def tensors(path):
+    """Names of the tensors of a model file."""
+    content = load_model(path).bytes
+    return [name for name in json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]]) if name != "__metadata__"]
+
+
+def rebuilt(path, target, header=None, tensors=None):
+    """The model file with another header or other tensors, in an archive that is otherwise whole."""
+    content = load_model(path).bytes
+    size = struct.unpack("<Q", content[:8])[0]
+    table, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    if header:
+        meta = json.loads(table["__metadata__"]["mfmd"])
+        header(meta)
+        table["__metadata__"]["mfmd"] = json.dumps(meta)
+    if tensors:
+        data = tensors(table, bytearray(data))
+    text = json.dumps(table).encode()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("model/extra/mfmd.safetensors", struct.pack("<Q", len(text)) + text + bytes(data))
+    return target
+
+
+def without(name):
+    def change(table, data):
+        del table[name]
+        return data
+
+    return change
+
+
+def reshaped(name):
+    """With a dimension more, which no tensor has."""
+
+    def change(table, data):
+        table[name]["shape"] = [1, *table[name]["shape"]]
+        return data
+
+    return change
+
+
+def poisoned(name):
+    def change(table, data):
+        _, end = table[name]["data_offsets"]
+        value = {"F32": "<f", "F64": "<d"}[table[name]["dtype"]]
+        data[end - struct.calcsize(value) : end] = struct.pack(value, float("nan"))
+        return data
+
+    return change
+
+
+# ------------------------------------------------------------------------------------------------ LAMMPS
+
+MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999}
+TO_BAR = {"metal": 1.6021765e6, "real": 68568.415}  # LAMMPS' own, of an energy unit an Å³
+DUMP = "id x y z fx fy fz c_energy c_stress[1] c_stress[2] c_stress[3] c_stress[4] c_stress[5] c_stress[6]"
+
+
+def lammps(folder, atoms, model, commands, ranks=1, head="high", precision="double", unit="metal", first="", more=(), restart=None):
+    """Run LAMMPS on a structure, or from a restart file of it; the columns DUMP of the last step, sorted by atom, with the lines of output that
+    `print` wrote. What LAMMPS said, where it failed."""
+    folder.mkdir(exist_ok=True)
+    elements = sorted(set(atoms.symbols))
+    ase.io.write(
+        folder / "data", atoms, format="lammps-data", specorder=elements, masses=False, velocities=atoms.has("momenta"), units=unit
+    )
+    begin = [
+        f"units {unit}", "atom_style atomic", "atom_modify map yes", "boundary " + " ".join("p" if p else "f" for p in atoms.pbc), first, "read_data data",
+        *(f"mass {k} {MASSES[e]}" for k, e in enumerate(elements, 1)),
+    ]  # fmt: skip
+    script = [
+        *([f"read_restart {restart}"] if restart else begin),
+        f"pair_style mfmd head {head} precision {precision}", f"pair_coeff * * {model} {' '.join(elements)}", "neighbor 1.0 bin",
+        "compute energy all pe/atom", "compute stress all stress/atom NULL virial", "compute pressure all pressure NULL virial",
+        "thermo_style custom step pe etotal c_pressure[1] c_pressure[2] c_pressure[3] c_pressure[4] c_pressure[5] c_pressure[6]", "thermo_modify format float %.17g",
+        f"timestep {0.0005 if unit == 'metal' else 0.5}", *more, *commands,
+        f"write_dump all custom last {DUMP} modify sort id format float %.17g",
+        'print "energy $(pe:%.17g)"', 'print "total $(etotal:%.17g)"', *(f'print "pressure $(c_pressure[{k}]:%.17g)"' for k in range(1, 7)),
+    ]  # fmt: skip
+    (folder / "in").write_text("\n".join(script) + "\n")
+    done = lmp(folder, ranks)
+    if done.returncode:
+        return done.stdout + done.stderr
+    lines = (folder / "last").read_text().splitlines()
+    table = np.array([line.split() for line in lines[9:]], float)
+    numbers = {
+        key: [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith(key + " ")]
+        for key in ("energy", "total", "pressure")
+    }
+    return {
+        "energy": numbers["energy"][0], "total": numbers["total"][0], "pressure": np.array(numbers["pressure"]), "positions": table[:, 1:4], "forces": table[:, 4:7],
+        "energies": table[:, 7], "stresses": table[:, 8:],
+    }  # fmt: skip
+
+
+def lower(atoms):
+    """In the box LAMMPS has: the first vector along x, the second in the plane of x and y, all atoms inside."""
+    atoms = atoms.copy()
+    cell, rotation = atoms.cell.standard_form()
+    atoms.positions = atoms.positions @ rotation.T
+    atoms.cell = cell
+    atoms.wrap()
+    return atoms

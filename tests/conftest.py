@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
+pytest.register_assert_rewrite("host_contract", "model_contract")
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "examples" / "data"
 ELEMENTS = (1, 6, 7, 8)

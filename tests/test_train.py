@@ -14,7 +14,7 @@ from mfmd.config import ConfigError
 from mfmd.engine import Engine, load_model
 from mfmd.structures import reading
 from mfmd.structures.record import DataError
-from mfmd.training import batches, loop, plan, stages
+from mfmd.training import batches, energies, loop, plan, stages
 from mfmd.training.run import train
 
 pytestmark = pytest.mark.usefixtures("single")
@@ -187,10 +187,10 @@ def test_reference_energies(splits):
     atoms = {1: -10.0, 6: -50.0, 8: -100.0}
     for x in s["train"]:
         x.labels["gfn2"].energy = sum(atoms[int(z)] for z in x.numbers)
-    energies = [x.labels["gfn2"].energy for x in s["train"]]
-    fitted, determined = energies.fit_reference_energies(s["train"], energies, list(atoms), "gfn2", {})
+    totals = [x.labels["gfn2"].energy for x in s["train"]]
+    fitted, determined = energies.fit_reference_energies(s["train"], totals, list(atoms), "gfn2", {})
     assert not determined  # CH2O and H2O do not tell C from H
-    fitted, _ = energies.fit_reference_energies(s["train"], energies, list(atoms), "gfn2", atoms)
+    fitted, _ = energies.fit_reference_energies(s["train"], totals, list(atoms), "gfn2", atoms)
     assert fitted == pytest.approx(atoms)
 
 

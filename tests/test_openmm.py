@@ -1,0 +1,279 @@
+"""What OpenMM users do with the model, beyond what every host must pass."""
+
+import backends
+import numpy as np
+import pytest
+from backends import python
+from conftest import ethanol, random_cell
+from host_contract import reduced
+
+import mfmd
+from mfmd import units
+from mfmd.engine import InputError
+
+
+def test_free_energy_between_two_levels(trained):
+    """Of a diatomic molecule on a spring, by MBAR from simulations at three λ, against quadrature in one dimension: σ ≤ 0.05 kT, within 2 σ."""
+    pymbar = pytest.importorskip("pymbar")
+    import openmm
+    from conftest import dimer
+    from openmm import unit
+
+    atoms, spring, kt = dimer(1.0), 1e5, 8.31446261815324e-3 * 300  # kJ/mol/nm², kJ/mol
+    system = mfmd.openmm.create_system(
+        trained[0], backends.topology(atoms), heads=("gfn2", "cctz"), host="native", precision="double", threads=1, remove_cm_motion=False
+    )
+    bond = openmm.HarmonicBondForce()
+    bond.addBond(0, 1, 0.1, spring)
+    system.addForce(bond)
+    integrator = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 100 / unit.picosecond, 0.00025 * unit.picosecond)
+    integrator.setRandomNumberSeed(5)
+    c = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    c.setPositions(atoms.positions / units.ANGSTROM_PER_NM)
+    windows, slopes = np.array([0.0, 0.5, 1.0]), np.empty((3, 300))
+    for k, value in enumerate(windows):
+        c.setParameter("mfmd_lambda", value)
+        integrator.step(500)
+        for n in range(300):
+            integrator.step(100)
+            slopes[k, n] = c.getState(energy=True, parameterDerivatives=True).getEnergyParameterDerivatives()["mfmd_lambda"] / kt
+    shift = slopes.mean()
+    mbar = pymbar.MBAR(windows[:, None] * (slopes.ravel() - shift)[None], np.full(3, 300))
+    result = mbar.compute_free_energy_differences()
+    correlated = max(pymbar.timeseries.statistical_inefficiency(x) for x in slopes)
+    found, sigma = result["Delta_f"][0, -1] + shift, result["dDelta_f"][0, -1] * np.sqrt(correlated)
+
+    r = np.linspace(0.07, 0.13, 801)  # nm
+    logs = []
+    for head in ("gfn2", "cctz"):
+        evaluate = backends.engine(trained[0], head, radial="table")
+        energies = np.array([evaluate(dimer(10 * x))[0] for x in r]) * units.KJ_PER_MOL + 0.5 * spring * (r - 0.1) ** 2
+        logs.append(np.log(np.trapezoid(r**2 * np.exp(-(energies - energies.min()) / kt), r)) - energies.min() / kt)
+    assert sigma <= 0.05, sigma
+    assert abs(found - (logs[0] - logs[1])) < 2 * sigma
+
+
+def test_heads_and_terms_that_cannot_be(model_file):
+    pytest.importorskip("openmm")
+    topology = backends.topology(ethanol())
+    for options, words in (
+        ({"head": "low", "heads": ("low", "high")}, "only one of head, heads and terms"),
+        ({"heads": ("low",)}, "two levels"),
+        ({"heads": ("low", "top")}, "has no head `top`"),
+        ({"terms": []}, "terms are empty"),
+        ({"terms": [("low", 1.0, "a")]}, "no default"),
+    ):
+        with pytest.raises(InputError, match=words):
+            mfmd.openmm.create_force(model_file, topology, host="python", **options)
+
+
+def test_native_force_refuses_a_system_of_fewer_atoms_and_a_broken_model(model_file):
+    openmm = pytest.importorskip("openmm")
+    force = mfmd.openmm.create_force(model_file, backends.topology(ethanol()), host="native")
+    system = openmm.System()
+    system.addParticle(1.0)
+    system.addForce(force)
+    with pytest.raises(openmm.OpenMMException, match="the System has 1"):
+        openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    xml = openmm.XmlSerializer.serialize(system)
+    middle = xml.index("safetensors=") + len(xml) // 4
+    with pytest.raises(openmm.OpenMMException, match="a bond with one end"):
+        openmm.XmlSerializer.deserialize(xml.replace('bonds=""', 'bonds="0 1 2"'))
+    far = openmm.XmlSerializer.deserialize(xml.replace('bonds=""', 'bonds="0 100000000"'))
+    for _ in range(8):
+        far.addParticle(1.0)
+    with pytest.raises(openmm.OpenMMException, match="acts on atom 100000000"):
+        openmm.Context(far, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    with pytest.raises(openmm.OpenMMException, match="the model in the System"):
+        openmm.XmlSerializer.deserialize(xml[:middle] + xml[middle + 40 :])
+
+
+def test_a_barostat_moves_molecules_whole(trained):
+    """The native force reports the topology's bonds, so that a molecule across the boundary is scaled as one."""
+    openmm = pytest.importorskip("openmm")
+    from openmm import app, unit
+
+    atoms = ethanol()
+    atoms.set_cell(np.eye(3) * 9.0)
+    atoms.set_pbc(True)
+    topology = backends.topology(atoms)
+    members = list(topology.atoms())
+    for a, b in ((0, 1), (1, 2), (2, 3), (0, 4), (0, 5), (1, 6), (1, 7), (1, 8)):
+        topology.addBond(members[a], members[b])
+    assert isinstance(topology, app.Topology)
+    system = mfmd.openmm.create_system(trained[0], topology, "gfn2", "native")
+    system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, 300 * unit.kelvin, 1))
+    c = openmm.Context(system, openmm.VerletIntegrator(0.0), openmm.Platform.getPlatformByName("Reference"))
+    assert [sorted(m) for m in c.getMolecules()] == [list(range(9))]
+
+
+def test_openmm_may_be_imported_before_torch(model_file, tmp_path):
+    """OpenMM loads its plugins at import; those that need torch then fail, and must be loaded again."""
+    pytest.importorskip("openmmtorch")
+    import openmm.app
+
+    atoms = ethanol()
+    with open(tmp_path / "m.pdb", "w") as file:
+        openmm.app.PDBFile.writeFile(backends.topology(atoms), atoms.positions, file)
+    code = """
+import sys, openmm, openmm.app
+assert "torch" not in sys.modules
+import mfmd
+pdb = openmm.app.PDBFile(sys.argv[2])
+system = mfmd.openmm.create_system(sys.argv[1], pdb.topology, host="torch")
+context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+context.setPositions(pdb.positions)
+print(context.getState(energy=True).getPotentialEnergy())
+"""
+    run = python(code, model_file, tmp_path / "m.pdb")
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("kind", ["native", "torch"])
+def test_energy_does_not_drift(trained, kind):
+    """20 ps NVE of ethanol at 0.5 fs, double: drift below 0.02 meV/atom/ps."""
+    pytest.importorskip(backends.OPENMM[kind])
+    from openmm import unit
+
+    atoms = ethanol()
+    c = backends.context(trained[0], "cctz", atoms, kind, "double", threads=1)
+    c.setVelocitiesToTemperature(300 * unit.kelvin, 7)
+    energies = []
+    for _ in range(200):
+        c.getIntegrator().step(200)  # 0.1 ps
+        state = c.getState(energy=True)
+        energies.append((state.getPotentialEnergy() + state.getKineticEnergy())._value)
+    time = 0.1 * np.arange(1, 201)
+    drift = np.polyfit(time, np.array(energies) / units.KJ_PER_MOL * 1e3 / len(atoms), 1)[0]
+    assert abs(drift) < 0.02, f"{drift} meV/atom/ps"
+
+
+def test_unknown_host_and_atoms(model_file):
+    pytest.importorskip("openmm")
+    topology = backends.topology(ethanol())
+    with pytest.raises(InputError, match="host is 'cuda'"):
+        mfmd.openmm.create_force(model_file, topology, host="cuda")
+    for atoms in ([99], [1, 1], []):
+        with pytest.raises(InputError, match="atoms must be different indices"):
+            mfmd.openmm.create_force(model_file, topology, atoms, host="python")
+
+
+def test_force_of_a_box_refuses_to_be_that_of_a_molecule(model_file):
+    pytest.importorskip("openmmtorch")
+    import openmm
+
+    atoms = reduced(random_cell(24, atoms=6))
+    force = mfmd.openmm.create_force(model_file, backends.topology(atoms), head="low", host="torch")
+    force.setUsesPeriodicBoundaryConditions(False)
+    c = backends.context_of_force(force, atoms)
+    with pytest.raises(openmm.OpenMMException, match="another kind of box"):
+        c.getState(energy=True)
+
+
+def test_archive_for_openmm(model_file, tmp_path):
+    """`mfmd export --for openmm` writes what create_force runs."""
+    openmmtorch = pytest.importorskip("openmmtorch")
+    from openmm import app
+
+    atoms = ethanol()
+    with open(tmp_path / "m.pdb", "w") as file:
+        app.PDBFile.writeFile(backends.topology(atoms), atoms.positions, file)
+    mfmd.openmm.write_archive(tmp_path / "force.pt", model_file, tmp_path / "m.pdb", precision="double")
+    force = openmmtorch.TorchForce(str(tmp_path / "force.pt"))
+    force.setOutputsForces(True)
+    c = backends.context_of_force(force, atoms)
+    energy = c.getState(energy=True).getPotentialEnergy()._value / units.KJ_PER_MOL
+    assert energy == pytest.approx(backends.engine(model_file, "high", radial="table")(atoms)[0], rel=1e-12)
+
+
+def test_exports_that_cannot_be(model_file, tmp_path):
+    for more, sentence in ((["openmm"], "name a PDB file"), (["gromacs", "--topology", "x.pdb"], "leave it out")):
+        code = "import sys; from mfmd import cli; sys.argv = ['mfmd', 'export', *sys.argv[1:]]; cli.main()"
+        done = python(code, model_file, "-o", tmp_path / "model.pt", "--for", *more)
+        assert done.returncode == 1 and sentence in done.stderr
+
+
+def test_mixed_system_of_openmm_ml(model_file):
+    """The model on one of two molecules: λ = 0 is the force field, λ = 1 the model on the one and the force field on the rest."""
+    pytest.importorskip("openmmml")
+    import openmm
+    from openmmml import MLPotential
+
+    first, second = ethanol(), ethanol()
+    second.positions += [7.0, 0.5, 0.0]
+    both = first + second
+    mm = openmm.System()
+    bonds, charges = openmm.HarmonicBondForce(), openmm.NonbondedForce()
+    for k in range(18):
+        mm.addParticle(12.0)
+        charges.addParticle(0.1 * (-1) ** k, 0.3, 0.2)
+    for k in (0, 9):
+        bonds.addBond(k, k + 1, 0.12, 1000.0)
+    mm.addForce(bonds)
+    mm.addForce(charges)
+    mixed = MLPotential("mfmd", modelPath=str(model_file)).createMixedSystem(
+        backends.topology(both), mm, list(range(9)), interpolate=True, head="low", precision="double"
+    )
+    c, plain = backends.context_of_system(mixed, both), backends.context_of_system(mm, both)
+    c.setParameter("lambda_interpolate", 0.0)
+    np.testing.assert_allclose(backends.energy_and_forces(c)[1], backends.energy_and_forces(plain)[1], atol=1e-7)
+    without, forces_without = backends.energy_and_forces(c)
+    c.setParameter("lambda_interpolate", 1.0)
+    energy, forces = backends.energy_and_forces(c)
+    inner, inner_forces, _ = backends.engine(model_file, "low", radial="table")(first)
+    alone = openmm.System()
+    for _ in range(9):
+        alone.addParticle(12.0)
+    alone_bonds, alone_charges = openmm.HarmonicBondForce(), openmm.NonbondedForce()
+    alone_bonds.addBond(0, 1, 0.12, 1000.0)
+    for k in range(9):
+        alone_charges.addParticle(0.1 * (-1) ** k, 0.3, 0.2)
+    alone.addForce(alone_bonds)
+    alone.addForce(alone_charges)
+    replaced, replaced_forces = backends.energy_and_forces(backends.context_of_system(alone, first))
+    assert energy - without == pytest.approx(inner - replaced, rel=1e-8)
+    np.testing.assert_allclose((forces - forces_without)[:9], inner_forces - replaced_forces, atol=1e-6)
+    np.testing.assert_allclose((forces - forces_without)[9:], 0, atol=1e-9)
+
+
+def test_openmm_ml_stays_light():
+    """Importing openmmml loads every entry point; ours must bring neither torch nor the engine."""
+    pytest.importorskip("openmmml")
+    run = python("import sys, openmmml; assert not {'torch', 'mfmd.engine', 'mfmd.hosts.openmm'} & set(sys.modules), 'heavy'")
+    assert run.returncode == 0, run.stderr
+    run = python("from openmmml import MLPotential; import openmm.app; MLPotential('mfmd').createSystem(openmm.app.Topology())")
+    assert "needs modelPath" in run.stderr
+    for arguments, words in (("charge=1", "charge is"), ("haed='gfn2'", "no argument 'haed'")):
+        run = python(
+            f"from openmmml import MLPotential; import openmm.app; MLPotential('mfmd', modelPath='m').createSystem(openmm.app.Topology(), {arguments})"
+        )
+        assert words in run.stderr
+
+
+def test_build_host(tmp_path, model_file, monkeypatch, capsys):
+    """What `mfmd build-host openmm` compiles loads; without it, or without a compiler, one sentence."""
+    pytest.importorskip("openmm")
+    import shutil
+
+    from mfmd import cli, engine
+    from mfmd.hosts import build
+
+    folder = tmp_path / "mfmd"
+    folder.mkdir()
+    shutil.copy(engine.LIBRARY_DIR / "libmfmd.so", folder)
+    (folder / "libmfmd_openmm-1.0.so").write_text("of another version")
+    library = build.compile_host("openmm", engine.LIBRARY_DIR / "csrc", folder)
+    assert list(folder.glob("libmfmd_openmm*")) == [library]
+    run = python("import openmm, sys; print(openmm.Platform.loadPluginLibrary(sys.argv[1]))", library)
+    assert run.returncode == 0, run.stderr
+
+    monkeypatch.setattr(mfmd.openmm, "native_library", lambda: tmp_path / "none.so")
+    with pytest.raises(engine.HostError, match="mfmd build-host openmm"):
+        mfmd.openmm.load_native()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for host in build.HOSTS:
+        monkeypatch.setattr("sys.argv", ["mfmd", "build-host", host])
+        with pytest.raises(SystemExit):
+            cli.main()
+        error = capsys.readouterr().err
+        assert "no C++ compiler" in error or (host != "openmm" and f"{host} is not installed here" in error)
