@@ -15,10 +15,10 @@ import sys
 import warnings
 from time import monotonic
 
-import inference
 import numpy as np
 import torch
 from torchmdnet_oracle import state_for_peer
+from yardsticks import ROOT, Peers, check, count_pairs, evaluation, floors, system
 
 from mfmd import Error
 from mfmd.engine import Engine, default_threads
@@ -109,7 +109,7 @@ def peer_time(model, head, atoms, ours, seconds):
     try:
         run = peer_on_device(model, head, atoms)
         run()
-        inference.check("torchmd-net", ours, run.forces.double().cpu().numpy())
+        check("torchmd-net", ours, run.forces.double().cpu().numpy())
         best = elapsed(run, seconds), "eager"
     except torch.cuda.OutOfMemoryError:
         return None
@@ -122,8 +122,8 @@ def peer_time(model, head, atoms, ours, seconds):
 
 
 def stage_floors(atoms, pairs, F, L, hidden):
-    """{stage: (FLOP, bytes)} as `inference.floors` counts them, but the read-out is a kernel with what follows it; adjoints of pairs by slabs of 16."""
-    of = inference.floors(atoms, pairs, F, L, hidden)
+    """{stage: (FLOP, bytes)} as `yardsticks.floors` counts them, but the read-out is a kernel with what follows it; adjoints of pairs by slabs of 16."""
+    of = floors(atoms, pairs, F, L, hidden)
     features, dense, gates = 4 * 9 * F * atoms, 18 * F * F * atoms, 16 * F * F * atoms
     kept = 4 * (9 * F + 16) * atoms  # what the gates' reverse needs
     slope = 4 * F // 16 * pairs // 2
@@ -149,7 +149,7 @@ def print_stages(path, names, seconds, sizes, flops, bandwidth):
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]):
         pass  # a profiler that begins after a graph was recorded may miss its kernels
     for name in names:
-        atoms = inference.system(name)
+        atoms = system(name)
         graph, replays, times = recorded(OnDevice(path, atoms)), 20, {}
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             for _ in range(replays):
@@ -161,7 +161,7 @@ def print_stages(path, names, seconds, sizes, flops, bandwidth):
             stage = re.search(r"(\w+)_kernel\b", kernel.key)
             stage = stage[1] if stage else "list, sums and copies"
             times[stage] = times.get(stage, 0.0) + kernel.device_time_total / replays
-        work = stage_floors(len(atoms), inference.count_pairs(atoms), *sizes)
+        work = stage_floors(len(atoms), count_pairs(atoms), *sizes)
         print(f"\n{name}\n\n| stage | µs | share | TFLOP/s | TB/s | floor |\n|---|---|---|---|---|---|")
         for stage in (stage for stage in (*work, "list, sums and copies") if stage in times):
             t, rest = times[stage], ["", "", ""]
@@ -175,9 +175,9 @@ def print_stages(path, names, seconds, sizes, flops, bandwidth):
 
 def mace_peers():
     """MACE in a process of its own, or None where it is not installed."""
-    python = inference.ROOT / ".venv-peers" / "bin" / "python"
+    python = ROOT / ".venv-peers" / "bin" / "python"
     if python.exists() or importlib.util.find_spec("mace"):
-        return inference.Peers(str(python) if python.exists() else sys.executable, "cuda")
+        return Peers(str(python) if python.exists() else sys.executable, "cuda")
     warnings.warn("mace-torch is not installed; torchmd-net is the only peer", stacklevel=1)
     return None
 
@@ -190,14 +190,14 @@ def row(model, head, path, name, atoms, seconds, peers, mace, sizes, flops, band
     torch.cuda.synchronize()
     forces = run.forces.cpu().numpy()
     if len(atoms) <= 25000:
-        wanted = inference.evaluation(Engine(path, threads=default_threads()), atoms)()["forces"]
+        wanted = evaluation(Engine(path, threads=default_threads()), atoms)()["forces"]
         if np.abs(forces - wanted).max() > 1e-3 * np.abs(wanted).max():
             raise SystemExit(f"error: {name}: the device does not give the CPU's forces")
     assert np.isfinite(forces).all()
     time = elapsed(recorded(run).replay, seconds)
     gigabytes = (free - torch.cuda.mem_get_info()[0]) / 1e9
     del run
-    work = stage_floors(len(atoms), inference.count_pairs(atoms), *sizes)
+    work = stage_floors(len(atoms), count_pairs(atoms), *sizes)
     arithmetic, traffic = (sum(stage[k] for stage in work.values()) for k in (0, 1))
     floor = max(arithmetic / flops / 1e9, traffic / bandwidth / 1e9)
     rounded = OnDevice(path, atoms, precision="tf32")
@@ -228,7 +228,7 @@ def main(model, path, names, seconds, peers, stages):
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     head = model.heads["low"].float()
     for name in names:
-        atoms = inference.system(name)
+        atoms = system(name)
         gc.collect()  # a million atoms fit once
         torch.cuda.empty_cache()
         try:
@@ -239,7 +239,7 @@ def main(model, path, names, seconds, peers, stages):
                 raise
             cells = ["does not fit"]
         print(f"| {' | '.join(map(str, [name, len(atoms), *cells]))} |", flush=True)
-    one, many = (elapsed(recorded(OnDevice(path, inference.system("ethanol"), copies)).replay, seconds) for copies in (1, 1000))
+    one, many = (elapsed(recorded(OnDevice(path, system("ethanol"), copies)).replay, seconds) for copies in (1, 1000))
     print(
         f"\n1000 ethanols in one batch: {many:.3g} ms, {1000 * one / many:.0f} times as many a second as one at a time ({1e3 * one:.0f} µs)"
     )

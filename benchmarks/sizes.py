@@ -12,7 +12,7 @@ import platform
 from datetime import date
 from pathlib import Path
 
-from inference import ROOT, evaluation, median, system
+from yardsticks import ROOT, evaluation, median, system
 
 from mfmd.engine import Engine
 from mfmd.training import plan
