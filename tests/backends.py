@@ -44,6 +44,28 @@ def engine(path, head, precision="double", radial="exact", **options):
     return compute
 
 
+def slope_along(compute, atoms, i, a, h):
+    """dE/dR of component a of atom i by central differences of step h, Å; compute gives the energy first."""
+    ends = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[i, a] += sign * h
+        ends.append(compute(moved)[0])
+    return (ends[0] - ends[1]) / (2 * h)
+
+
+def slope_of_strain(compute, atoms, a, b, h):
+    """dE/dε of the symmetric strain ε_ab likewise, eV."""
+    ends = []
+    for sign in (1, -1):
+        strain = np.zeros((3, 3))
+        strain[a, b] = h
+        moved = atoms.copy()
+        moved.set_cell(atoms.cell.array @ (np.eye(3) + 0.5 * sign * (strain + strain.T)), scale_atoms=True)
+        ends.append(compute(moved)[0])
+    return (ends[0] - ends[1]) / (2 * h)
+
+
 def topology(atoms):
     from openmm import Vec3, app, unit
 

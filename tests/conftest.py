@@ -104,6 +104,24 @@ def ethanol():
     return ase.build.molecule("CH3CH2OH")
 
 
+def changed(**changes):
+    """Ethanol with something other: info, cell (periodic), charges or moments of its atoms, or the number or position of its first atom."""
+    atoms = ethanol()
+    for key, value in changes.items():
+        if key == "info":
+            atoms.info |= value
+        elif key == "moments":
+            atoms.set_initial_magnetic_moments(value)
+        elif key == "charges":
+            atoms.set_initial_charges(value)
+        elif key == "cell":
+            atoms.set_cell(value)
+            atoms.pbc = True
+        else:
+            getattr(atoms, key)[0] = value
+    return atoms
+
+
 def dimer(distance, elements="OH"):
     return Atoms(elements, [[0, 0, 0], [0, 0, distance]])
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import backends
 import numpy as np
 import pytest
-from conftest import LEVELS, ethanol, random_cell
+from conftest import LEVELS, changed, ethanol, random_cell
 
 from mfmd import units
 
@@ -29,19 +29,6 @@ STRUCTURES = {
     "box": lambda: reduced(random_cell(21, atoms=12)),
     "cell narrower than a cutoff": lambda: reduced(random_cell(23, small=True, atoms=5)),
 }
-
-
-def changed(**changes):
-    atoms = ethanol()
-    for key, value in changes.items():
-        if key == "info":
-            atoms.info |= value
-        elif key == "cell":
-            atoms.set_cell(value)
-            atoms.pbc = True
-        else:
-            getattr(atoms, key)[0] = value
-    return atoms
 
 
 BAD = {  # a structure and a head that must be refused, in these words
@@ -105,22 +92,10 @@ class Evaluates(abc.ABC):
         compute = self.evaluator(model_file, "high", self.precisions[-1], tmp_path)
         _, forces, *stress = compute(atoms)
         for i, a in ((0, 0), (3, 1), (7, 2), (9, 0)):
-            ends = []
-            for sign in (1, -1):
-                moved = atoms.copy()
-                moved.positions[i, a] += sign * h
-                ends.append(compute(moved)[0])
-            assert forces[i, a] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), abs=self.slope * np.abs(forces).max())
+            slope = backends.slope_along(compute, atoms, i, a, h)
+            assert forces[i, a] == pytest.approx(-slope, abs=self.slope * np.abs(forces).max())
         for a, b in ((0, 0), (1, 2)) if self.stress else ():
-            ends = []
-            for sign in (1, -1):
-                strain = np.eye(3)
-                strain[a, b] += 0.5 * sign * h
-                strain[b, a] += 0.5 * sign * h
-                moved = atoms.copy()
-                moved.set_cell(atoms.cell.array @ strain, scale_atoms=True)
-                ends.append(compute(moved)[0])
-            slope = (ends[0] - ends[1]) / (2 * h) / atoms.get_volume()
+            slope = backends.slope_of_strain(compute, atoms, a, b, h) / atoms.get_volume()
             assert stress[0][a, b] == pytest.approx(slope, abs=self.slope * np.abs(stress[0]).max())
 
     def test_survives_into_a_fresh_process(self, model_file, tmp_path):
@@ -172,6 +147,7 @@ class OpenMMSystem(Moves):
     def system(self, path, atoms, head, precision, threads=None):
         """The System."""
 
+    @property
     @abc.abstractmethod
     def prepare(self):
         """The Python line that makes the host usable in a process, before a System is deserialised there."""
@@ -191,7 +167,7 @@ class OpenMMSystem(Moves):
         code = f"""
 import sys
 import mfmd
-{self.prepare()}
+{self.prepare}
 import openmm
 system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
 context = openmm.Context(system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatformByName("{self.platform}"))

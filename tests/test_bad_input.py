@@ -1,9 +1,7 @@
 """Bad input: each kind gives one clear sentence and exit code 1 (or a typed error in Python); none a silent number."""
 
-import json
 import re
 import shutil
-import struct
 import sys
 import zipfile
 
@@ -11,7 +9,7 @@ import ase.io
 import backends
 import numpy as np
 import pytest
-from conftest import DATA, ELEMENTS, ethanol, random_model
+from conftest import DATA, ELEMENTS, changed, ethanol, random_model
 
 import mfmd
 from mfmd import cli
@@ -188,39 +186,6 @@ def test_training_refuses_overrides_and_files(run, tmp_path, monkeypatch, capsys
 # ------------------------------------------------------------------------------------------------ model files
 
 
-def rebuilt(path, target, header=None, tensors=None):
-    """The model file with another header or other tensors, in an archive that is otherwise whole."""
-    content = load_model(path).bytes
-    size = struct.unpack("<Q", content[:8])[0]
-    table, data = json.loads(content[8 : 8 + size]), content[8 + size :]
-    if header:
-        meta = json.loads(table["__metadata__"]["mfmd"])
-        header(meta)
-        table["__metadata__"]["mfmd"] = json.dumps(meta)
-    if tensors:
-        data = tensors(table, bytearray(data))
-    text = json.dumps(table).encode()
-    with zipfile.ZipFile(target, "w") as archive:
-        archive.writestr("model/extra/mfmd.safetensors", struct.pack("<Q", len(text)) + text + bytes(data))
-    return target
-
-
-def drop(table, data):
-    del table["backbone.layers.0.mixing_in"]
-    return data
-
-
-def reshape(table, data):
-    table["backbone.embedding.norm.weight"]["shape"] = [4, 8]
-    return data
-
-
-def poison(table, data):
-    start, _ = table["backbone.readout.linear.bias"]["data_offsets"]
-    data[start : start + 8] = struct.pack("<d", float("nan"))
-    return data
-
-
 DAMAGE = {
     "missing": (lambda p, t: t, "no such model file"),
     "a folder": (lambda p, t: t.mkdir() or t, "cannot be read|no such model file|not a model file"),
@@ -321,23 +286,6 @@ def test_export_refuses_tables_that_err_too_much(tmp_path):
 # ------------------------------------------------------------------------------------------------ at run time
 
 
-def atoms_with(**changes):
-    atoms = ethanol()
-    for key, value in changes.items():
-        if key == "info":
-            atoms.info.update(value)
-        elif key == "moments":
-            atoms.set_initial_magnetic_moments(value)
-        elif key == "charges":
-            atoms.set_initial_charges(value)
-        elif key == "cell":
-            atoms.set_cell(value)
-            atoms.pbc = True
-        else:
-            getattr(atoms, key)[0] = value
-    return atoms
-
-
 RUNTIME = {
     "untrained element": (dict(numbers=26), "atom 0 is Fe, and head middle was trained on H C N O only"),
     "no element": (dict(numbers=0), "atom 0 is element 0"),
@@ -355,7 +303,7 @@ RUNTIME = {
 @pytest.mark.parametrize("kind", RUNTIME)
 def test_calculator_refuses(kind, model_file):
     changes, message = RUNTIME[kind]
-    atoms = atoms_with(**changes)
+    atoms = changed(**changes)
     atoms.calc = mfmd.Calculator(model_file)
     with pytest.raises(mfmd.Error, match=message):
         atoms.get_potential_energy()
@@ -383,7 +331,7 @@ def test_options_are_checked(model_file):
 
 def test_openmm_refuses(model_file):
     pytest.importorskip("openmm")
-    topology = backends.topology(atoms_with(numbers=26))
+    topology = backends.topology(changed(numbers=26))
     with pytest.raises(mfmd.Error, match="no head `ccsd`"):
         mfmd.openmm.create_force(model_file, topology, head="ccsd", host="python")
     with pytest.raises(mfmd.Error, match="threads is 0; it must be at least 1"):

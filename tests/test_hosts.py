@@ -94,7 +94,7 @@ print(repr(float(module(*(torch.tensor(g, dtype=getattr(torch, d)) for g, d in g
 
 
 class TestGromacs(Evaluates):
-    """The archive that GROMACS' NNPot module loads and calls, in a process without mfmd: nm in single precision, kJ/mol."""
+    """The archive that GROMACS' NNPot module loads, called as it does: nm in single precision, kJ/mol."""
 
     needs = ("torch",)
     rounding = {"single": 1e-5, "double": 1e-5}  # positions and forces are single in both
@@ -104,50 +104,41 @@ class TestGromacs(Evaluates):
 import ctypes, json, sys, zipfile
 import torch
 
-path, given = sys.argv[1], json.load(open(sys.argv[2]))
+path, given = sys.argv[1], json.loads(sys.argv[2])
 with zipfile.ZipFile(path) as archive:  # the libraries come before the model
     entry = next(name for name in archive.namelist() if name.endswith("/extra/extension_libs"))
     for library in archive.read(entry).decode().split(":"):
         ctypes.CDLL(library)
 model = torch.jit.load(path, "cpu").eval()
-found = []
-for frame in given:
-    inputs = [torch.tensor(frame["positions"], dtype=torch.float32).requires_grad_(True), torch.tensor(frame["numbers"], dtype=torch.int32)]
-    if "box" in frame:
-        inputs += [torch.tensor(frame["box"], dtype=torch.float32), torch.tensor([True, True, True])]
-    for _ in range(3):
-        energy, forces = model(*inputs)
-    assert "mfmd" not in sys.modules and energy.shape == () and forces.dtype == torch.float32
-    found.append((energy.item(), forces.tolist()))
-print(json.dumps(found))
+for _ in range(3):
+    energy, forces = model(torch.tensor(given["positions"], requires_grad=True), torch.tensor(given["numbers"], dtype=torch.int32))
+assert "mfmd" not in sys.modules and energy.shape == () and forces.dtype == torch.float32
+print(repr(energy.item()))
 """
 
     def evaluator(self, path, head, precision, folder):
+        import torch
+
         from mfmd.hosts import gromacs
 
         archive = folder / f"{head}-{precision}.pt"
         gromacs.write_archive(archive, path, head, precision)
+        module = torch.jit.load(str(archive))
 
         def compute(atoms):
-            ((energy, forces),) = self.evaluate(archive, [atoms], folder)
-            return energy, forces
+            inputs = [torch.tensor(atoms.positions * ANGSTROM, dtype=torch.float32), torch.tensor(atoms.numbers, dtype=torch.int32)]
+            if atoms.pbc.any():
+                inputs += [torch.tensor(atoms.cell.array * ANGSTROM, dtype=torch.float32), torch.tensor(atoms.pbc)]
+            energy, forces = module(*inputs)
+            return energy.item() / EV, forces.double().numpy() / (EV * units.ANGSTROM_PER_NM)
 
         return compute
 
-    def evaluate(self, archive, frames, folder):
-        given = [
-            {"positions": (a.positions * ANGSTROM).tolist(), "numbers": a.numbers.tolist()}
-            | ({"box": (a.cell.array * ANGSTROM).tolist()} if a.pbc.any() else {})
-            for a in frames
-        ]
-        (folder / "given.json").write_text(json.dumps(given))
-        found = json.loads(backends.output(self.script, archive, folder / "given.json"))
-        return [(energy / EV, np.array(forces) / (EV * units.ANGSTROM_PER_NM)) for energy, forces in found]
-
     def reopened(self, path, atoms, folder):
-        """What is evaluated is always in a process of its own: alone, and after another structure."""
-        compute = self.evaluator(path, "high", "single", folder)
-        return compute(atoms)[0], self.evaluate(folder / "high-single.pt", [atoms[:4], atoms], folder)[1][0]
+        """In a process without mfmd."""
+        here = self.evaluator(path, "high", "single", folder)(atoms)[0]
+        given = {"positions": (atoms.positions * ANGSTROM).tolist(), "numbers": atoms.numbers.tolist()}
+        return here, float(backends.output(self.script, folder / "high-single.pt", json.dumps(given))) / EV
 
 
 class TestTorchSim(Moves):
@@ -252,9 +243,7 @@ class TestLammps(Moves):
 
 class TestNative(OpenMMForce):
     kind = "native"
-
-    def prepare(self):
-        return "mfmd.openmm.load_native()"
+    prepare = "mfmd.openmm.load_native()"
 
 
 class TestNativeCPU(TestNative):
@@ -264,9 +253,7 @@ class TestNativeCPU(TestNative):
 class TestTorchForce(OpenMMForce):
     needs = ("openmmtorch",)
     kind = "torch"
-
-    def prepare(self):
-        return "mfmd.openmm.load_torchforce()"
+    prepare = "mfmd.openmm.load_torchforce()"
 
 
 class TestTorchForceCPU(TestTorchForce):
@@ -276,14 +263,13 @@ class TestTorchForceCPU(TestTorchForce):
 class TestPythonForce(OpenMMForce):
     kind = "python"
     derivatives = False
-
-    def prepare(self):
-        return ""
+    prepare = ""
 
 
 class TestOpenMMML(OpenMMSystem):
     needs = ("openmmml",)
     deaf = {}
+    prepare = "mfmd.openmm.load_native()"
 
     def system(self, path, atoms, head, precision, threads=None):
         from openmmml import MLPotential
@@ -291,9 +277,6 @@ class TestOpenMMML(OpenMMSystem):
         said = {key: atoms.info[key] for key in ("charge", "multiplicity") if key in atoms.info}
         potential = MLPotential("mfmd", modelPath=str(path))
         return potential.createSystem(backends.topology(atoms), head=head, precision=precision, threads=threads, **said)
-
-    def prepare(self):
-        return "mfmd.openmm.load_native()"
 
 
 HOSTS = {  # for benchmarks

@@ -143,20 +143,6 @@ def test_ranks_agree_after_a_thousand_steps(request, tmp_path, name, precision):
     assert np.abs(results[0] - atoms.positions).max() > 0.1
 
 
-def test_forces_are_the_slope_of_the_energy(model_file, tmp_path):
-    atoms, h = lower(random_cell(5, atoms=8)), 1e-4
-    got = lammps(tmp_path / "0", atoms, model_file, ["run 0"])
-    for atom, axis in ((0, 0), (3, 1), (7, 2)):
-        energies = []
-        for sign in (1, -1):
-            shift = [sign * h * (a == axis) for a in range(3)]
-            moved = f"displace_atoms one move {shift[0]} {shift[1]} {shift[2]} units box"
-            energies.append(
-                lammps(tmp_path / f"{atom}{sign}", atoms, model_file, ["run 0"], more=(f"group one id {atom + 1}", moved))["energy"]
-            )
-        assert (energies[1] - energies[0]) / (2 * h) == pytest.approx(got["forces"][atom, axis], abs=1e-6)
-
-
 def test_units_real(model_file, tmp_path):
     atoms = water((1, 1, 1))
     metal = lammps(tmp_path / "metal", atoms, model_file, ["run 0"])
@@ -166,8 +152,7 @@ def test_units_real(model_file, tmp_path):
     np.testing.assert_allclose(real["pressure"] / TO_BAR["real"] * KCAL, metal["pressure"] / TO_BAR["metal"], rtol=1e-10)
 
 
-def test_minimisation_multiple_steps_and_restart(trained, tmp_path):
-    """minimize, run_style respa, and a run in two parts with a restart file between is the run in one."""
+def test_minimisation_and_multiple_steps(trained, tmp_path):
     model = trained[0]
     atoms = moving(molecule(), model)
     low = lammps(tmp_path / "min", atoms, model, ["minimize 0 1e-3 200 1000"], head="gfn2")
@@ -177,28 +162,6 @@ def test_minimisation_multiple_steps_and_restart(trained, tmp_path):
         tmp_path / "respa", atoms, model, ["run_style respa 2 2 pair 1", "timestep 0.001", "fix 1 all nve", "run 20"], head="gfn2"
     )
     np.testing.assert_allclose(stepped["positions"], plain["positions"], atol=1e-8)
-    again = [
-        "clear",
-        "read_restart half",
-        f"pair_style mfmd head gfn2 precision double\npair_coeff * * {model} C H O",
-        "neighbor 1.0 bin",
-        "fix 1 all nve",
-        "run 20",
-    ]
-    computes = [
-        "compute energy all pe/atom",
-        "compute stress all stress/atom NULL virial",
-        "compute pressure all pressure NULL virial",
-        "thermo_style custom step pe c_pressure[1]",
-    ]
-    parts = lammps(
-        tmp_path / "restart",
-        atoms,
-        model,
-        ["fix 1 all nve", "run 20", "write_restart half", *again[:4], *computes, *again[4:]],
-        head="gfn2",
-    )
-    np.testing.assert_allclose(parts["positions"], plain["positions"], atol=1e-10)
 
 
 def test_part_of_an_overlay(model_file, tmp_path):

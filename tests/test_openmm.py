@@ -170,29 +170,6 @@ def test_force_of_a_box_refuses_to_be_that_of_a_molecule(model_file):
         c.getState(energy=True)
 
 
-def test_archive_for_openmm(model_file, tmp_path):
-    """`mfmd export --for openmm` writes what create_force runs."""
-    openmmtorch = pytest.importorskip("openmmtorch")
-    from openmm import app
-
-    atoms = ethanol()
-    with open(tmp_path / "m.pdb", "w") as file:
-        app.PDBFile.writeFile(backends.topology(atoms), atoms.positions, file)
-    mfmd.openmm.write_archive(tmp_path / "force.pt", model_file, tmp_path / "m.pdb", precision="double")
-    force = openmmtorch.TorchForce(str(tmp_path / "force.pt"))
-    force.setOutputsForces(True)
-    c = backends.context_of_force(force, atoms)
-    energy = c.getState(energy=True).getPotentialEnergy()._value / units.KJ_PER_MOL
-    assert energy == pytest.approx(backends.engine(model_file, "high", radial="table")(atoms)[0], rel=1e-12)
-
-
-def test_exports_that_cannot_be(model_file, tmp_path):
-    for more, sentence in ((["openmm"], "name a PDB file"), (["gromacs", "--topology", "x.pdb"], "leave it out")):
-        code = "import sys; from mfmd import cli; sys.argv = ['mfmd', 'export', *sys.argv[1:]]; cli.main()"
-        done = python(code, model_file, "-o", tmp_path / "model.pt", "--for", *more)
-        assert done.returncode == 1 and sentence in done.stderr
-
-
 def test_mixed_system_of_openmm_ml(model_file):
     """The model on one of two molecules: λ = 0 is the force field, λ = 1 the model on the one and the force field on the rest."""
     pytest.importorskip("openmmml")
