@@ -1,6 +1,7 @@
 """Models and structures the tests share."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -152,28 +153,40 @@ train: {{epochs: 2, batch_size: 8, learning_rate: 0.01}}
     return path
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A small model of ethanol with gfn2 forces, dft and cctz energies: a smooth surface molecules stay together on."""
+def train_once(folder, frames, **config):
+    """The model file of a run on frames of the shipped labels, and the errors that the run returned."""
     pytest.importorskip("lightning")
     import torch
 
     from mfmd.training import plan
     from mfmd.training.run import train
 
-    folder = tmp_path_factory.mktemp("trained")
-    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] == "ethanol"]
-    ase.io.write(folder / "ethanol.xyz", frames, format="extxyz")
-    (folder / "config.yaml").write_text(
-        f"""
-out: {folder}/run
-data: {{train: {folder}/ethanol.xyz, val: 0.1, test: 0.1, atoms: {DATA}/atoms.json}}
-levels: {{gfn2: {{}}, dft: {{delta_of: gfn2}}, cctz: {{delta_of: dft, energy_weight: 10}}}}
-backbone: {{channels: 32, layers: 1}}
-train: {{epochs: 25, batch_size: 8, monitor: gfn2.forces}}
-"""
-    )
+    ase.io.write(folder / "frames.xyz", frames, format="extxyz")
+    data = {"train": str(folder / "frames.xyz"), "val": 0.1, "atoms": str(DATA / "atoms.json")} | config.pop("data", {})
+    (folder / "config.yaml").write_text(json.dumps({"out": str(folder / "run"), "data": data, **config}))  # which is YAML too
     before = torch.get_default_dtype()
     tables = train(plan.load(folder / "config.yaml"))
     torch.set_default_dtype(before)
     return folder / "run" / "model.pt", tables
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A small model of ethanol with gfn2 forces, dft and cctz energies: a smooth surface molecules stay together on."""
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] == "ethanol"]
+    return train_once(
+        tmp_path_factory.mktemp("trained"), frames, data={"test": 0.1},
+        levels={"gfn2": {}, "dft": {"delta_of": "gfn2"}, "cctz": {"delta_of": "dft", "energy_weight": 10}},
+        backbone={"channels": 32, "layers": 1}, train={"epochs": 25, "batch_size": 8, "monitor": "gfn2.forces"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def water_model(tmp_path_factory):
+    """A small model of liquid water at gfn2."""
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.pbc.all()]
+    return train_once(
+        tmp_path_factory.mktemp("water"), frames, levels={"gfn2": {}},
+        backbone={"channels": 16, "layers": 1, "cutoff": 4.0, "radial_functions": 12},
+        train={"epochs": 12, "batch_size": 2, "learning_rate": 3e-3, "monitor": "gfn2.forces"},
+    )[0]  # fmt: skip

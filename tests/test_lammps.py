@@ -74,29 +74,6 @@ def test_first_step_is_that_of_ase(model_file, tmp_path, name, precision, ranks)
         np.testing.assert_allclose(-got["stresses"].sum(0) / atoms.get_volume(), wanted, atol=rtol * np.abs(wanted).max())
 
 
-@pytest.fixture(scope="session")
-def water_model(tmp_path_factory):
-    """A small model of liquid water at gfn2."""
-    pytest.importorskip("lightning")
-    import torch
-
-    from mfmd.training import plan
-    from mfmd.training.run import train
-
-    folder = tmp_path_factory.mktemp("water")
-    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.pbc.all()]
-    ase.io.write(folder / "water.xyz", frames, format="extxyz")
-    config = {
-        "out": str(folder / "run"), "levels": {"gfn2": {}}, "data": {"train": str(folder / "water.xyz"), "val": 0.1, "atoms": str(DATA / "atoms.json")},
-        "backbone": {"channels": 16, "layers": 1, "cutoff": 4.0, "radial_functions": 12},
-        "train": {"epochs": 12, "batch_size": 2, "learning_rate": 3e-3, "monitor": "gfn2.forces"},
-    }  # fmt: skip
-    before = torch.get_default_dtype()
-    train(plan.parse(config, "the test"))
-    torch.set_default_dtype(before)
-    return folder / "run" / "model.pt"
-
-
 def moving(atoms, model, kelvin=300.0):
     """Relaxed for some steps, so that the run stays near this temperature."""
     atoms.calc = mfmd.Calculator(model, "gfn2")
@@ -122,12 +99,13 @@ DYNAMICS = {
 @pytest.mark.parametrize("precision", ["double", "single"])
 @pytest.mark.parametrize("name", names(DYNAMICS))
 def test_ranks_agree_after_a_thousand_steps(request, tmp_path, name, precision):
+    """Four ranks, which on two cores wait for each other, where they differ most: of double precision, and where there are atoms for all."""
     fixture, make = DYNAMICS[name]
     found = request.getfixturevalue(fixture)
     model = found if fixture == "water_model" else found[0]
     atoms = moving(make(), model)
     results = []
-    for ranks in (1, 2, 4):
+    for ranks in (1, 2, 4) if name == "large" or (precision == "double" and name != "molecule") else (1, 2):
         got = lammps(
             tmp_path / str(ranks), atoms, model, ["fix 1 all nve", "run 1000"], ranks, "gfn2", precision,
             first="processors * 1 1" if name == "corner" else "",
