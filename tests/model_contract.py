@@ -44,14 +44,14 @@ class Kind(abc.ABC):
 
     @pytest.mark.parametrize("precision", ["double", "single"])
     def test_tables_and_precisions(self, made, precision, device):
-        """Tables within 1e-6 eV an atom and 1e-5 eV/Å; single precision within 1e-5 of the largest force."""
+        """Tables within 1e-6 eV an atom and 1e-5 eV/Å; single precision within 2e-5 of the largest force, or eV/Å."""
         model, path = made
         for level in model.levels:
             wanted, got = backends.engine(path, level), backends.engine(path, level, precision, "table", device=device)
             for atoms in (make() for make in STRUCTURES):
                 (e, f, _), (e2, f2, _) = got(atoms), wanted(atoms)
                 assert abs(e - e2) < (1e-6 if precision == "double" else 1e-5) * len(atoms)
-                np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5 * (1 if precision == "double" else max(1.0, np.abs(f2).max())))
+                np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5 if precision == "double" else 2e-5 * max(1.0, np.abs(f2).max()))
 
     def test_forces_and_virial_are_slopes(self, made):
         model, path = made
