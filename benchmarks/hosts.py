@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from datetime import date
+from importlib.util import find_spec
 
 os.environ["OMP_NUM_THREADS"] = "1"
 import ase.build
@@ -38,7 +39,7 @@ def main():
             engine._workspace.evaluate([(p, numbers, np.zeros((3, 3)), [False] * 3)], terms, True, False, False, False)
 
     runs, contexts = {"engine alone": engine_alone}, {}
-    for kind in backends.OPENMM:
+    for kind in (kind for kind, package in backends.OPENMM.items() if find_spec(package)):
         contexts[kind] = backends.context(arguments.model, engine.levels[-1], atoms, kind, "single", threads=1, remove_cm_motion=False)
         contexts[kind].setVelocitiesToTemperature(100, 1)
         runs[kind] = lambda kind=kind: contexts[kind].getIntegrator().step(STEPS)

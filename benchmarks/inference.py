@@ -76,10 +76,10 @@ def peer_evaluation(peer, head, atoms):
 
 
 def openmm_step(path, atoms, seconds):
-    """Time of an OpenMM step on Reference through TorchForce, one engine thread."""
+    """Time of an OpenMM step on Reference through the native force, one engine thread."""
     import backends
 
-    context = backends.context(path, "low", atoms, "torch", "single", threads=1)
+    context = backends.context(path, "low", atoms, "native", "single", threads=1)
     integrator = context.getIntegrator()
     integrator.setStepSize(1e-9)  # ps; the atoms stay: random weights are no force field
     integrator.step(3)

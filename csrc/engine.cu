@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "device_memory.hpp"
+#include "device_stream.hpp"
+#include "device_weights.hpp"
 #include "heads.hpp"
 #include "kernels/device.hpp"
 #include "kernels/neighbors.hpp"
@@ -41,115 +43,6 @@ namespace {
 
 constexpr int kOneBin = 512;       // a single system of up to so many atoms is one bin
 constexpr double kDensity = 0.12;  // atoms an Å³ that a row has room for at first
-
-class Stream {  // with an event at the end of what was last asked of a workspace
- public:
-  Stream() {
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
-    check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "an event");
-  }
-  ~Stream() {
-    static_cast<void>(cudaEventDestroy(done_));
-    static_cast<void>(cudaStreamDestroy(stream));
-  }
-  cudaStream_t stream = nullptr;
-
-  void mark(cudaStream_t on) {
-    check(cudaEventRecord(done_, on), "an event");
-    marked_ = true;
-  }
-  // Work on a stream begins after what was asked before, perhaps on another.
-  void follow(cudaStream_t on) {
-    if (marked_) check(cudaStreamWaitEvent(on, done_, 0), "an event");
-  }
-  void wait() {
-    if (marked_) check(cudaEventSynchronize(done_), "an evaluation");
-  }
-
- private:
-  cudaEvent_t done_ = nullptr;
-  bool marked_ = false;
-};
-
-// Makes a device current, and the one before again. Where it is current already nothing is touched: a host may have a context of its own there,
-// which cudaSetDevice would replace.
-class OnDevice {
- public:
-  explicit OnDevice(int device) {
-    check(cudaGetDevice(&before_), "its number");
-    if (device == before_) return;
-    check(cudaSetDevice(device), "its number");
-    switched_ = true;
-  }
-  ~OnDevice() {
-    if (switched_) static_cast<void>(cudaSetDevice(before_));
-  }
-
- private:
-  int before_ = 0;
-  bool switched_ = false;
-};
-
-// The weights on the device: copies of all arrays in one block, each at an aligned place. A workspace has its own: its host may work in a context of
-// the device that is not the next one's.
-template <class T> class DeviceWeights {
- public:
-  DeviceWeights(const Weights<T>& host, bool tf32, cudaStream_t stream) {
-    std::size_t bytes = 0;
-    place(host, [&](const void*, std::size_t size) -> void* { bytes += aligned(size); return nullptr; });
-    memory_.resize(bytes);
-    std::size_t next = 0;
-    place(host, [&](const void* from, std::size_t size) -> void* {
-      unsigned char* to = memory_.get() + next;
-      next += aligned(size);
-      check(cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, stream), "a copy of the weights");
-      return to;
-    });
-    check(cudaStreamSynchronize(stream), "a copy of the weights");
-    weights_.tf32 = tf32;
-  }
-  const Weights<T>& get() const { return weights_; }
-
- private:
-  static std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
-
-  // Calls copy(array, bytes) for every array and keeps the address it returns.
-  template <class Copy> void place(const Weights<T>& host, const Copy& copy) {
-    weights_ = host;
-    layers_.assign(host.layers, host.layers + host.n_layers);
-    const auto of = [&](auto*& array, std::size_t size) {
-      if (array) array = static_cast<std::remove_reference_t<decltype(array)>>(copy(array, size * sizeof *array));
-    };
-    const auto dense = [&](Dense<T>& d) {
-      const std::size_t size = static_cast<std::size_t>(d.in) * d.out;
-      of(d.w, size), of(d.wt, size), of(d.b, static_cast<std::size_t>(d.out));
-    };
-    const auto norm = [&](Norm<T>& n, int size) { of(n.weight, static_cast<std::size_t>(size)), of(n.bias, static_cast<std::size_t>(size)); };
-    Weights<T>& w = weights_;
-    const std::size_t F = static_cast<std::size_t>(w.F), slots = static_cast<std::size_t>(w.slots), table = F * w.knots * 3 * w.R;
-    w.means = w.betas = nullptr;  // the device has tables alone
-    w.embedding_radial = {};
-    of(w.pair, slots * slots * F), of(w.self_embedding, slots * F), of(w.embedding_table, table);
-    norm(w.embedding_norm, w.F), norm(w.readout_norm, w.R * w.F);
-    dense(w.gate[0]), dense(w.gate[1]), dense(w.readout);
-    for (int part = 0; part < w.R; ++part) dense(w.embedding_mix[part]);
-    for (LayerWeights<T>& layer : layers_) {
-      for (Dense<T>& d : layer.radial) d = {};
-      of(layer.self, w.R * F), of(layer.table, table);
-      for (int part = 0; part < w.R; ++part) dense(layer.mix_in[part]), dense(layer.mix_out[part]);
-    }
-    w.layers = layers_.data();  // read by the host
-    heads_.assign(host.heads, host.heads + host.n_heads);
-    for (HeadWeights<T>& head : heads_) dense(head.hidden), dense(head.out), of(head.linear, slots * F), of(head.e0, slots);
-    w.heads = heads_.data();
-    of(w.heads, heads_.size());
-  }
-
-  Weights<T> weights_;
-  std::vector<LayerWeights<T>> layers_;
-  std::vector<HeadWeights<T>> heads_;
-  DeviceMemory<unsigned char> memory_;
-};
 
 int rounded(double room) { return (static_cast<int>(room) + 7) / 8 * 8; }
 
@@ -417,23 +310,8 @@ template <class T> class Evaluation final : public Workspace::Data {
     const std::vector<std::int64_t> key = {generation_, atoms_, static_cast<std::int64_t>(systems()), bins_, reach_capacity_, capacity_,
                                            static_cast<std::int64_t>(heads_.used.size()), static_cast<std::int64_t>(heads_.terms.size()), reverse(request), request.error_bars, of_host};
     Recording& r = recordings_[reverse(request)];
-    if (!r.graph || key != r.key) {
-      r.reset();
-      cudaGraph_t graph = nullptr;
-      check(cudaStreamBeginCapture(own_.stream, cudaStreamCaptureModeThreadLocal), "the recording of a graph");
-      try {
-        record(request, of_host, own_.stream);
-      } catch (...) {
-        if (cudaStreamEndCapture(own_.stream, &graph) == cudaSuccess && graph) static_cast<void>(cudaGraphDestroy(graph));
-        throw;
-      }
-      check(cudaStreamEndCapture(own_.stream, &graph), "the recording of a graph");
-      const cudaError_t status = cudaGraphInstantiate(&r.graph, graph, 0);
-      static_cast<void>(cudaGraphDestroy(graph));
-      check(status, "a graph");
-      r.key = key;
-    }
-    check(cudaGraphLaunch(r.graph, stream), "a graph's launch");
+    if (!r.holds(key)) r.record(key, own_.stream, [&](cudaStream_t s) { record(request, of_host, s); });
+    r.launch(stream);
   }
 
   template <class U> void copy(U* to, const U* from, std::size_t size, cudaMemcpyKind kind, cudaStream_t stream) {
@@ -577,15 +455,6 @@ template <class T> class Evaluation final : public Workspace::Data {
   PinnedMemory<Verdict> verdict_;
 
   std::int64_t generation_ = 0;
-  struct Recording {  // of a step: its graph, and what it was recorded for
-    std::vector<std::int64_t> key;
-    cudaGraphExec_t graph = nullptr;
-    void reset() {
-      if (graph) static_cast<void>(cudaGraphExecDestroy(graph));
-      graph = nullptr;
-    }
-    ~Recording() { reset(); }
-  };
   Recording recordings_[2];  // without and with the reverse pass
   bool recorded_ = false;    // in a graph of the caller's
   std::vector<Result> results_;
