@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-emulated test-long test-torchforce sanitize sanitize-cuda peers lint clean
+.PHONY: demo test test-emulated test-long test-torchforce sanitize sanitize-cuda peers findings lint clean
 .SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested build/emulated/done
 
 demo: $(VENV)/built
@@ -92,6 +92,10 @@ sanitize-cuda: build/emulated/done
 	cp build/emulated/libmfmd_*.so build/emulated-address
 	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  $(BIN)/python -m pytest -p no:faulthandler --engine build/emulated-address tests/test_cuda.py
+
+# --- Surprising behaviour of other packages, each shown in an environment of its own.
+findings:
+	for script in findings/*.sh; do bash $$script || exit 1; done
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .

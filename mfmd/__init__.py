@@ -31,6 +31,10 @@ class Error(ValueError):
     """Something the user gave cannot be used; the message is one sentence that says what, where and what to do."""
 
 
+class Note(UserWarning):
+    """What was assumed where nothing was said, and what was found; nothing is wrong with it."""
+
+
 def __getattr__(name):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'mfmd' has no attribute {name!r}")

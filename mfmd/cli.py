@@ -6,12 +6,13 @@ import os
 import sys
 import warnings
 
-from mfmd import Error, __version__
+from mfmd import Error, Note, __version__
 from mfmd.hosts.build import HOSTS
 
 
 def _guard(action):
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, category, *_, **__: f"{'note' if issubclass(category, Note) else 'warning'}: {message}\n"
+    warnings.simplefilter("always", Note)
     try:
         action()
     except (Error, OSError) as error:
@@ -77,6 +78,8 @@ def main():
     evaluate.add_argument("--by", default="molecule", help="info key that groups the structures")
     evaluate.add_argument("--energy-unit", help="of the files; by default as in the training run")
     evaluate.add_argument("--length-unit", help="of the files; by default as in the training run")
+    evaluate.add_argument("--level", help="whose labels the files have; needed where levels were trained on files of their own")
+    evaluate.add_argument("--format", help="of the files; by default what their endings say")
     evaluate.add_argument("--precision", choices=["single", "double"], default="single")
     md = commands.add_parser(  # what is not given is as mfmd.md.Settings has it
         "md",
@@ -165,35 +168,61 @@ def _eval(arguments):
 
     from mfmd import evaluation, report
     from mfmd.engine import load_model
-    from mfmd.structures.formats.registry import format_of
+    from mfmd.structures import checks
     from mfmd.structures.reading import read_file
-    from mfmd.structures.record import KINDS, DataError
+    from mfmd.structures.record import DataError
     from mfmd.training import plan
 
     model = load_model(arguments.model)
     trained = {"levels": {}, "data": {}} | json.loads(model.metadata).get("provenance", {}).get("config", {})
-    theirs = any(format_of(path) == "multifidelity" for path in arguments.files)  # whose labels name their units
-    units = {key: getattr(arguments, key) or (None if theirs else trained["data"].get(key)) for key in ("energy_unit", "length_unit")}
+    if isinstance(trained["data"].get("train"), dict) and arguments.level is None:
+        raise Error(f"--level: each level was trained on files of its own; say whose labels these have, one of {', '.join(model.levels)}")
+    files = {arguments.level: arguments.files} if arguments.level else arguments.files
+    given = {key: getattr(arguments, key) for key in ("energy_unit", "length_unit", "format") if getattr(arguments, key)}
     config = plan.parse(
         {
-            "out": ".", "data": {"train": arguments.files} | {key: unit for key, unit in units.items() if unit},
-            "levels": {name: {kind: trained["levels"].get(name, {}).get(kind, "") for kind in KINDS} for name in model.levels},
+            "out": ".",
+            "data": {"train": files} | _units_of(trained["data"], arguments.files) | given,
+            "levels": {
+                name: {key: value for key, value in trained["levels"].get(name, {}).items() if key in SAID and value}
+                for name in model.levels
+            },
         },
         "the command line",
-    )  # fmt: skip
-    structures = [s for path in config.data.train for s in read_file(path, config.data, config.levels)]
+    )
+    structures = [
+        s
+        for path in arguments.files
+        for s in read_file(path, config.data, {k: config.levels[k] for k in ([arguments.level] if arguments.level else config.levels)})
+    ]
     points, bars = evaluation.compare(model, structures, arguments.by, arguments.precision)
     if not points:
         keys = ", ".join(level.energy for level in config.levels.values())
         raise DataError(
             f"{', '.join(arguments.files)}: no label of the model's levels for elements that these were trained on (looked for {keys} and the like)"
         )
-    for level, ratio in evaluation.ratios(points).items():
+    for name, level in config.levels.items():
+        for sentence in checks.questions(structures, name, level, {}, config.data):
+            warnings.warn(sentence, stacklevel=1)
+    for (level, kind), ratio in evaluation.ratios(points).items():
         if not 1 / 3 < ratio < 3:
             warnings.warn(
-                f"energies of level {level} are {ratio:.3g} times the model's; --energy-unit is {config.data.energy_unit}", stacklevel=1
+                f"{'energies' if kind == 'energy' else kind} of level {level} are {ratio:.3g} times the model's; --energy-unit is {config.data.energy_unit or 'eV, or as the files say'}",
+                stacklevel=1,
             )
     report.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
+
+
+SAID = ("energy", "forces", "stress", "virial", "energy_unit", "forces_unit", "stress_unit", "forces_sign")  # of a level's labels
+
+
+def _units_of(data, files):
+    """The units of the training run's files, but for files that may say their own."""
+    from mfmd.structures.formats.registry import format_of
+
+    if any(format_of(path) == "multifidelity" for path in files):
+        return {}
+    return {key: data[key] for key in ("energy_unit", "length_unit") if data.get(key)}
 
 
 def _export(arguments):

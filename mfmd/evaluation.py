@@ -52,12 +52,12 @@ def compare(model, structures, by="molecule", precision="single"):
 
 
 def ratios(points):
-    """{level: sum of the energies' sizes over that of the predictions'}, which is far from one where a unit is not what it is taken for."""
+    """{(level, kind): sum of the labels' sizes over that of the predictions'} of energies and forces, far from one where a unit is not what it is taken for."""
     sums = {}
     for (level, _, kind), (label, prediction) in points.items():
-        if kind == "energy":
-            sums[level] = sums.get(level, 0.0) + np.array([np.abs(label).sum(), np.abs(prediction).sum()])
-    return {level: label / prediction for level, (label, prediction) in sums.items() if prediction > 0}
+        if kind in ("energy", "forces"):
+            sums[level, kind] = sums.get((level, kind), 0.0) + np.array([np.abs(label).sum(), np.abs(prediction).sum()])
+    return {key: label / prediction for key, (label, prediction) in sums.items() if prediction > 0}
 
 
 def errors(points):

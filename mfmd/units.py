@@ -14,6 +14,12 @@ ENERGY = {
     "kJ/mol": 1000.0 / 96485.33212331001,
 }
 LENGTH = {"Å": 1.0, "Angstrom": 1.0, "nm": 10.0, "Bohr": 0.529177210903}
+PRESSURE = {"GPa": 1.0 / 160.2176634, "kbar": 0.1 / 160.2176634, "bar": 1e-4 / 160.2176634}  # eV/Å³
+
+# What files call them, in lower case.
+_ENERGIES = {name.lower(): value for name, value in ENERGY.items()} | dict.fromkeys(("ha", "eh", "hartrees", "e_h"), ENERGY["Hartree"])
+_LENGTHS = {name.lower(): value for name, value in LENGTH.items()} | dict.fromkeys(("a", "ang", "angstroms"), 1.0)
+_LENGTHS |= dict.fromkeys(("a0", "bohrs"), LENGTH["Bohr"])
 
 KJ_PER_MOL = 1.0 / ENERGY["kJ/mol"]  # kJ/mol in one eV
 ANGSTROM_PER_NM = LENGTH["nm"]
@@ -24,3 +30,39 @@ def voigt(matrix):
     matrix = np.asarray(matrix)
     rows, columns = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
     return 0.5 * (matrix[..., rows, columns] + matrix[..., columns, rows])
+
+
+def energy(name):
+    """How many eV one of the unit is. ValueError for one that is not known."""
+    return _value(name, _ENERGIES, "of energy", ENERGY)
+
+
+def length(name):
+    """How many Å one of the unit is. ValueError as `energy`."""
+    return _value(name, _LENGTHS, "of length", LENGTH)
+
+
+def force(name):
+    """How many eV/Å one of the unit is, such as eV/Å, Hartree/Bohr, kcal/mol/Å. ValueError as `energy`."""
+    numerator, slash, denominator = str(name).rpartition("/")
+    if not slash or not denominator:
+        raise ValueError(f"{name!r} is no unit of force; write an energy over a length, such as eV/Å, Hartree/Bohr or kcal/mol/Å")
+    return energy(numerator) / length(denominator)
+
+
+def stress(name):
+    """How many eV/Å³ one of the unit is: GPa, kbar, bar, or an energy over a volume, such as eV/Å³ or Hartree/Bohr³. ValueError as `energy`."""
+    if (known := {key.lower(): value for key, value in PRESSURE.items()}.get(str(name).lower())) is not None:
+        return known
+    numerator, slash, denominator = str(name).rpartition("/")
+    for power in ("^3", "**3", "³", "3"):
+        if slash and denominator.endswith(power):
+            return energy(numerator) / length(denominator.removesuffix(power)) ** 3
+    raise ValueError(f"{name!r} is no unit of stress; there are {', '.join(PRESSURE)} and energies over a volume, such as eV/Å³")
+
+
+def _value(name, values, of, known):
+    found = values.get(str(name).strip().lower())
+    if found is None:
+        raise ValueError(f"{name!r} is no unit {of}; there are {', '.join(known)}")
+    return found

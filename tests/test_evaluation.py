@@ -61,3 +61,24 @@ def test_calibration():
     assert small["coverage"] < 0.3 and small["gain"] < 0
     constant = evaluation.calibration(rng.normal(size=20000), np.ones(20000))
     assert constant["gain"] == pytest.approx(0, abs=1e-3)
+
+
+def test_labels_that_are_none_are_questioned(model_file, tmp_path, monkeypatch, capsys):
+    """`mfmd eval` has the care of training: gradients, and forces in another unit than the model's."""
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":400") if a.info["molecule"] == "water"][:60]
+    for factor, words in ((-1.0, "forces_sign: gradient"), (23.06, "kcal/mol/Å\\?")):
+        for a in frames:
+            a.info["energy_low"], a.arrays["forces_low"] = a.info["energy_gfn2"], factor * a.arrays["forces_gfn2"]
+        ase.io.write(tmp_path / "labels.xyz", frames, format="extxyz")
+        monkeypatch.setattr("sys.argv", ["mfmd", "eval", str(model_file), str(tmp_path / "labels.xyz")])
+        with pytest.warns(UserWarning, match=f"levels.low: .*{words}"):
+            cli.main()
+    capsys.readouterr()
+    plain = [a[:] for a in frames]
+    for a, b in zip(frames, plain, strict=True):
+        b.info = {"E": a.info["energy_gfn2"]}
+    ase.io.write(tmp_path / "plain.xyz", plain, format="extxyz")
+    monkeypatch.setattr("sys.argv", ["mfmd", "eval", str(model_file), str(tmp_path / "plain.xyz"), "--level", "low"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "no label of the model's levels" in capsys.readouterr().err

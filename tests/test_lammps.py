@@ -182,3 +182,14 @@ def test_mistakes_stop_with_one_sentence(model_file, tmp_path, replace, by, sent
         done = backends.lmp(tmp_path, ranks)
         errors = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
         assert done.returncode and len(errors) == 1 and sentence in errors[0], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "charges, sentence", [((1.0, 0.0), "the charges q of the atoms add up to 1,"), ((0.4, -0.4), None), ((0.0, 0.0), None)]
+)
+def test_charges_of_atoms(model_file, tmp_path, charges, sentence):
+    """Charges of a force field may be there; that they add up to none is what the model stands for."""
+    more = ("fix q all property/atom q", *(f"set atom {k} charge {q}" for k, q in enumerate(charges, 1)))
+    for ranks in (1, 2):
+        got = lammps(tmp_path / str(ranks), molecule(), model_file, ["run 0"], ranks, more=more)
+        assert (sentence in got) if sentence else isinstance(got, dict), got

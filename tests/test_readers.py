@@ -212,12 +212,13 @@ def test_a_multifidelity_set_that_cannot_be_read(frames, tmp_path):
     levels = parquet(frames[:2], tmp_path / "metadata.parquet", pickle.dumps)
     with pytest.raises(DataError, match="conformation 0, xtb: the record is a pickle, which may run anything"):
         read()
-    with pytest.raises(DataError, match="each label names its unit itself; leave out data.energy_unit"):
-        read(energy_unit="Hartree")
     for name, content in (("cc_train_a.json", "[0, 99]"), ("cc_train_b.json", "{}}")):
         (tmp_path / name).write_text(content)
         with pytest.raises(DataError, match=f"{name}: not a list of idx of .*metadata.parquet"):
             read(name)
+    parquet(frames[:2], tmp_path / "metadata.parquet", packed)
+    with pytest.raises(DataError, match="the file says eV, and data.energy_unit says Hartree; leave out the key"):
+        read(energy_unit="Hartree")
     parquet(frames[:2], tmp_path / "metadata.parquet", lambda record: packed({k: v for k, v in record.items() if k != "forces"}))
     with pytest.raises(DataError, match=r"the record of idx 0 is not what its row says \(KeyError\('forces'\)\)"):
         read()

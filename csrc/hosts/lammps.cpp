@@ -2,6 +2,7 @@
 // adjoints travel to ghost atoms between the layers, so that one cutoff of ghosts is enough for any number of layers.
 // This file is MIT like the rest. A plugin compiled from it links to LAMMPS, which is GPL version 2, and is passed on under its terms.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -111,6 +112,12 @@ class Pair final : public LAMMPS_NS::Pair {
         fail("pair_style mfmd needs every pair, and special_bonds takes bonded ones out of the neighbour list; set special_bonds lj/coul 1 1 1");
     if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol) fail("pair_style mfmd needs every pair, and neigh_modify exclude takes some out of the neighbour list");
     if (std::strcmp(force->pair_style, "hybrid") == 0) fail("pair_style mfmd needs every pair; use hybrid/overlay instead of hybrid");
+    if (atom->q_flag) {
+      double mine = 0.0, charge = 0.0;
+      for (int k = 0; k < atom->nlocal; ++k) mine += atom->q[k];
+      MPI_Allreduce(&mine, &charge, 1, MPI_DOUBLE, MPI_SUM, world);
+      if (std::fabs(charge) > 0.01) fail(fmt::format("pair_style mfmd: the charges q of the atoms add up to {:.3g}, and charged systems are not modelled yet", charge));
+    }
     if (force->pair != this) force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);  // hybrid/overlay: buffers are of its size
     neighbor->add_request(this, LAMMPS_NS::NeighConst::REQ_FULL);
   }

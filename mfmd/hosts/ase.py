@@ -61,11 +61,16 @@ class Calculator(AseCalculator):
         self.__dict__.update(state)
         self._open(load_model(content), precision, device, threads)
 
+    def check_state(self, atoms, tol=1e-15):
+        """ASE asks before it takes results of before, and a charge is none of what it compares."""
+        if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments(), atoms.numbers):
+            raise InputError(reason)
+        return super().check_state(atoms, tol)
+
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
-        if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments()):
-            raise InputError(reason)
+        self.check_state(atoms)  # of a caller that asks for it directly
         periodic = bool(atoms.pbc.all())
         if "stress" in properties and not periodic:
             raise PropertyNotImplementedError("stress needs a structure that is periodic in three directions")

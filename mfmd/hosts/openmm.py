@@ -336,8 +336,12 @@ def _atoms(topology, atoms):
     for atom in picked:
         if atom.element is None:
             raise InputError(f"atom {atom.index} ({atom.name}) has no element; a model needs one for every atom")
-        if getattr(atom, "formalCharge", None):
-            raise InputError(f"atom {atom.index} ({atom.name}) has the formal charge {atom.formalCharge:+d}; charges are not modelled yet")
+    charged = {atom: atom.formalCharge for atom in picked if getattr(atom, "formalCharge", None)}
+    if total := sum(charged.values()):
+        one = next(iter(charged))
+        raise InputError(
+            f"the formal charges of the atoms add up to {total:+d} (atom {one.index}, {one.name}, has {charged[one]:+d}); charged molecules are not modelled yet"
+        )
     return np.array([atom.element.atomic_number for atom in picked], np.int32), chosen
 
 

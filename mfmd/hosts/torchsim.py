@@ -10,6 +10,7 @@ import torch
 from torch_sim.models.interface import ModelInterface
 
 from mfmd.engine import Engine, InputError, load_model
+from mfmd.structures.charge import charge_or_spin
 
 
 class MfmdModel(ModelInterface):
@@ -61,6 +62,12 @@ class MfmdModel(ModelInterface):
         pbc = [bool(p) for p in np.broadcast_to(torch.as_tensor(get("pbc")).cpu().numpy(), 3)]
         if self._compute_stress and not all(pbc):
             raise InputError("stress needs structures that are periodic in three directions; make the model with compute_stress=False")
+        for key in ("charge", "spin"):  # extras of a state
+            value = get(key) if (key in state if isinstance(state, dict) else hasattr(state, key)) else None
+            if value is not None and (
+                reason := next(filter(None, (charge_or_spin({key: v}) for v in torch.as_tensor(value).flatten().tolist())), None)
+            ):
+                raise InputError(reason)
         numbers, sizes = self._on_host(get("atomic_numbers"), get("system_idx"))
         positions = get("positions").detach().to(torch.float64).contiguous()
         cells = get("cell").detach().to(torch.float64).mT.contiguous()  # TorchSim's cell vectors are columns

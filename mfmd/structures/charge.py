@@ -1,26 +1,67 @@
-"""What says that a structure is charged or open-shell, in the words of every file and host."""
+"""What says that a structure is charged or open-shell, in the words of every file and host. Only neutral closed shells are modelled yet."""
 
 import numpy as np
 
+# Keys in lower case, and the values that stand for a neutral closed shell. Some call 2S + 1 the spin, some the number of unpaired electrons.
+CHARGE = dict.fromkeys(("charge", "charges", "total_charge", "tot_charge", "net_charge", "molecular_charge", "q"), (0,))
+MULTIPLICITY = dict.fromkeys(("multiplicity", "mult", "spin_multiplicity", "molecular_multiplicity"), (1,))
+SPIN = dict.fromkeys(("spin", "total_spin"), (0, 1)) | dict.fromkeys(("uhf", "unpaired", "unpaired_electrons"), (0,))
+CLOSED = CHARGE | MULTIPLICITY | SPIN
 
-def charge_or_spin(info, charges=(), moments=()):
-    """Why a structure is not neutral and closed-shell, which is all that is modelled yet; None where it is.
 
-    info : of ase.Atoms; charge, total_charge, spin (0 or 1), total_spin (1: a multiplicity), multiplicity, spin_multiplicity
+def charge_or_spin(info, charges=(), moments=(), numbers=None):
+    """Why a structure is not neutral and closed-shell, or why what it says of that cannot be; None where it is.
+
+    info : what a file or a host says, under the keys of CLOSED in any case
     charges, moments : of the atoms
+    numbers : atomic numbers, to hold a multiplicity against
     """
-    closed = {"charge": (0,), "total_charge": (0,), "spin": (0, 1), "total_spin": (0, 1), "multiplicity": (1,), "spin_multiplicity": (1,)}
-    for key, values in closed.items():
-        if info.get(key) is None:
-            continue
+    for key, value in _said(info):
         try:
-            value = float(info[key])
+            value = float(value)
         except (TypeError, ValueError):
-            return f"{key} is {info[key]!r}, which is not a number"
-        if value not in values:
+            return f"{key} is {value!r}, which is not a number"
+        if value not in CLOSED[key.lower()]:
             return f"{key} is {value:+g}; charged and open-shell structures are not modelled yet"
+        if numbers is not None and key.lower() in MULTIPLICITY and np.sum(numbers) % 2:
+            return f"{key} is {value:+g}, which {np.sum(numbers)} electrons cannot have"
     if abs(np.sum(charges)) > 1e-2:
         return f"the charges of the atoms add up to {np.sum(charges):+g}; charged structures are not modelled yet"
     if np.any(np.abs(moments) > 1e-2):
         return "atoms have magnetic moments; open-shell structures are not modelled yet"
     return None
+
+
+def _said(info):
+    """What stands under one of the keys, but for arrays: a quadrupole may be called Q as well."""
+    return [
+        (key, value)
+        for key, value in info.items()
+        if str(key).lower() in CLOSED and value is not None and (isinstance(value, str) or np.size(value) == 1)
+    ]
+
+
+class Assumed:
+    """What structures of a file do not say of charge and spin, and what is taken for it."""
+
+    def __init__(self):
+        self.structures = self.charge = self.odd = 0
+
+    def add(self, structure):
+        said = {key.lower() for key, _ in _said(structure.info)}
+        self.structures += 1
+        self.charge += not said & CHARGE.keys()
+        self.odd += bool(np.sum(structure.numbers) % 2) and not said & (MULTIPLICITY | SPIN).keys()
+
+    def sentences(self):
+        if self.charge:
+            yield f"{_structures(self.charge, 'name')} no charge, and {'is' if self.charge == 1 else 'are'} taken as neutral"
+        if self.odd:
+            yield (
+                f"{_structures(self.odd, 'have')} an odd number of electrons and no multiplicity; taken is the lowest, a doublet, "
+                "which the model does not tell from a closed shell"
+            )
+
+
+def _structures(n, verb):
+    return f"{n:,} structures {verb}" if n > 1 else f"1 structure {'has' if verb == 'have' else verb + 's'}"

@@ -20,6 +20,7 @@ class Label:
     energy: float | None = None  # eV, total
     forces: np.ndarray | None = None  # (atoms, 3) eV/Å
     stress: np.ndarray | None = None  # (6,) eV/Å³, Voigt
+    virial: np.ndarray | None = None  # of a file, −stress · volume; once it is read, it is the stress
 
     def count(self, kind):
         return int(getattr(self, kind) is not None)

@@ -1,9 +1,11 @@
 """Structures as batches of tensors, and which structures a batch holds."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from ase.geometry import wrap_positions
 
 from mfmd.engine import neighbor_list
 
@@ -39,8 +41,15 @@ def _positive(shifts):
     return (shifts[:, 0] > 0) | ((shifts[:, 0] == 0) & ((shifts[:, 1] > 0) | ((shifts[:, 1] == 0) & (shifts[:, 2] > 0))))
 
 
+def centred(s):
+    """The structure about the origin, atoms of a crystal in its cell: distances are as good in single precision wherever it lies."""
+    positions = wrap_positions(s.positions, s.cell, s.pbc, eps=0) if np.any(s.pbc) else s.positions
+    return dataclasses.replace(s, positions=positions - positions.mean(0))
+
+
 def collate(structures, levels, cutoff, dtype):
     """A Batch of Structure records with the labels of `levels`; a level without a label of a kind has no entry there."""
+    structures = [centred(s) for s in structures]
     pairs, start = [], 0
     for s in structures:
         i, j, shift = half_pairs(s, cutoff)

@@ -11,6 +11,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from mfmd import units
 from mfmd.config import ConfigError
 from mfmd.structures import reading
+from mfmd.structures.checks import deviations
 from mfmd.structures.record import DataError
 from mfmd.training.batches import collation
 from mfmd.training.model import TABLE
@@ -35,10 +36,30 @@ def read_atoms(path, levels, energy_unit="eV"):
     return table
 
 
+def given_atoms(config, isolated):
+    """Isolated-atom energies {level: {Z: eV}}: of data.atoms, and of atoms that stand among the structures. DataError where the two differ."""
+    table = read_atoms(config.data.atoms, config.levels) if config.data.atoms else {level: {} for level in config.levels}
+    for level, energies in isolated.items():
+        for z, energy in energies.items():
+            if abs(table[level].setdefault(z, energy) - energy) > 1e-3:
+                raise DataError(
+                    f"data.atoms: {config.data.atoms}: {chemical_symbols[z]} has {table[level][z]:.4f} eV at level {level}, and an isolated atom among the "
+                    f"structures {energy:.4f} eV; correct one of them"
+                )
+    return table
+
+
+def by_atoms(config, level, structures, isolated):
+    """Whether a level's E0 are those of isolated atoms: as levels.<level>.e0 says, else where these stand among the structures for all its elements."""
+    said = config.levels[level].e0
+    return said == "atoms" or (said is None and set(isolated.get(level, ())) >= set(reading.subset_elements(structures, level)))
+
+
 def fit_reference_energies(structures, energies, elements, level, given):
     """Energies per element such that their sums come closest to `energies` (least squares, eV).
 
-    structures, energies : as many; elements : atomic numbers wanted; level : for messages
+    structures, energies : as many; elements : atomic numbers wanted; level : for messages. Energies that stand far out from the others
+        (checks.deviations) have no say
     given : {Z: eV}; where compositions do not determine the solution, that with the smallest deviation from these is taken
 
     Returns
@@ -50,6 +71,9 @@ def fit_reference_energies(structures, energies, elements, level, given):
         if missing:
             raise DataError(f"levels.{level}: it has no energies to fit E0 to, and data.atoms has none for {', '.join(missing)}")
         return {z: given[z] for z in elements}, True
+    off = deviations(structures, energies) / [len(s.numbers) for s in structures]
+    kept = np.flatnonzero(np.abs(off) <= max(0.5, 30.0 * np.median(np.abs(off))))
+    structures, energies = [structures[k] for k in kept], np.asarray(energies)[kept]
     counts = np.empty((len(structures), len(elements)))
     for row, s in zip(counts, structures, strict=True):
         row[:] = [np.count_nonzero(s.numbers == z) for z in elements]
@@ -61,8 +85,11 @@ def fit_reference_energies(structures, energies, elements, level, given):
     return dict(zip(elements, (start + change).tolist(), strict=True)), bool(rank == len(elements))
 
 
-def reference_energies(config, level, source, model, before, structures, atoms):
-    """(119,) E0 of a head that begins, a copy of that of `source` or none's, eV; of a relative head the difference to its parent's."""
+def reference_energies(config, level, source, model, before, structures, atoms, fixed):
+    """(119,) E0 of a head that begins, a copy of that of `source` or none's, eV; of a relative head the difference to its parent's.
+
+    atoms : {level: {Z: eV}}, isolated ones; fixed : they are the level's E0, instead of a fit
+    """
     elements, parent = reading.subset_elements(structures, level), model.delta_of.get(level)
     chain = model.chain(level)[1:]
     inherited = {z: sum(float(model.heads[h].e0[z]) for h in chain) for z in elements}
@@ -70,7 +97,7 @@ def reference_energies(config, level, source, model, before, structures, atoms):
         known = reading.subset_elements(structures, parent)
         if missing := [chemical_symbols[z] for z in elements if z not in known]:
             raise ConfigError(f"levels.{level}.delta_of: {parent} was never trained on {', '.join(missing)}, which {level} has")
-    if config.levels[level].e0 == "atoms":
+    if fixed:
         if missing := [chemical_symbols[z] for z in elements if z not in atoms[level]]:
             raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
         fitted = {z: atoms[level][z] - inherited[z] for z in elements}

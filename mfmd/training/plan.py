@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 import mfmd.config
 from mfmd.config import Section
+from mfmd.structures.record import SPLITS
 from mfmd.training.schema import LEARNED, Backbone, Data, Level, Stage, Train
 from mfmd.training.strategies import STRATEGIES, stages_of
 
@@ -73,13 +74,25 @@ class Config(Section):
         for name, level in self.levels.items():
             if level.delta_of is not None and level.delta_of not in seen:
                 raise ValueError(f"levels.{name}.delta_of: {level.delta_of!r} is not a level listed before it; found before it: {seen}")
-            for kind in ("energy", "forces", "stress"):
-                setattr(level, kind, getattr(level, kind) or f"{kind}_{name}")
+            by_level = isinstance(self.data.train, dict)
+            for kind in ("energy", "forces", "stress", "virial"):
+                key = getattr(level, kind) or (kind if by_level else f"{kind}_{name}")
+                other = next((n for n in seen if getattr(self.levels[n], kind) == key), None)
+                if other and not by_level and key != "-":
+                    raise ValueError(
+                        f"levels.{name}.{kind}: {key!r} is the key of levels.{other} too, so that each would learn the labels of {other} and {name}; "
+                        f"where each has files of its own, name them by level: data.train: {{{other}: [...], {name}: [...]}}"
+                    )
+                setattr(level, kind, key)
             seen.append(name)
         if self.data.split_key is None:
             self.data.val = 0.1 if self.data.val is None else self.data.val
         elif isinstance(self.data.val, float) or isinstance(self.data.test, float):
             raise ValueError("data.val and data.test: with a split_key they may name more files, but not fractions")
+        for split in SPLITS:
+            for _, level in self.data.files(split):
+                if level is not None and level not in self.levels:
+                    raise ValueError(f"data.{split}: there is no level {level!r}; there are {', '.join(self.levels)}")
         _train_fits("train", self.train, self.levels)
         self._stages_fit()
         return self

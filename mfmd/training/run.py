@@ -2,7 +2,9 @@
 
 import copy
 import datetime
+import itertools
 import json
+import warnings
 from pathlib import Path
 
 import lightning
@@ -10,7 +12,7 @@ import torch
 from rich.console import Console
 
 import mfmd
-from mfmd import report
+from mfmd import Note, report
 from mfmd.config import ConfigError, write_json
 from mfmd.structures import checks, reading
 from mfmd.structures.record import SPLITS
@@ -52,15 +54,28 @@ def train(config, console=None):
     torch.set_default_dtype(DTYPE[config.train.precision])
     try:
         with first_process_first():
-            splits = _read(config, out, begun)
-        return _run(config, console, out, splits)
+            splits, isolated = _read(config, out, begun)
+        return _run(config, console, out, splits, isolated)
     finally:
         torch.set_default_dtype(before)
 
 
 def _check_same(config, then):
-    """A run is resumed on the model, the data and the plan it began with; only epochs not yet done may change."""
+    """A run is resumed on the model, the data and the plan it began with, wherever the files lie now; only epochs not yet done may change."""
     now = config.model_dump(mode="json")
+    files = then.pop("files", None)
+    if files is None:
+        warnings.warn(
+            f"the run in {config.out} began with an mfmd that kept no fingerprints of its files; that they are the same is taken on trust",
+            Note,
+            stacklevel=4,
+        )
+        then = _upgraded(then, now)
+    else:
+        _check_files(config, files)
+        for split in SPLITS:
+            if not isinstance(now["data"][split], float):
+                now["data"][split] = then["data"][split] = None
     for section in ("data", "levels", "backbone", "seed"):
         if then[section] != now[section]:
             raise ConfigError(
@@ -80,19 +95,47 @@ def _check_same(config, then):
             )
 
 
+def _upgraded(then, now):
+    """A plan that was written before fingerprints, with the keys that there are now: what they mean by default is what was done then."""
+    defaults = {"energy_unit": "eV", "length_unit": "Å", "e0": "fit"}
+    for old, new in (
+        (then["data"], now["data"]),
+        *((then["levels"][k], now["levels"][k]) for k in then["levels"].keys() & now["levels"].keys()),
+    ):
+        for key in new:
+            if key not in old or (new[key] is None and old[key] == defaults.get(key)):
+                old[key] = new[key]
+    return then
+
+
+def _check_files(config, then):
+    """The files hold what they held when the run began."""
+    now = reading.fingerprints(config.data)
+    for old, new in itertools.zip_longest(then, now):
+        if old is None or new is None or any(old[key] != new[key] for key in ("split", "level", "sha256")):
+            one = new or old
+            what = "is not what it was" if old and new else "is new" if new else "is not named any more"
+            raise ConfigError(
+                f"data.{one['split']}: {one['path']} {what} when the run in {config.out} began, so that structures it has learned from could become validation "
+                "or test structures; begin a new run with out=…"
+            )
+
+
 def _read(config, out, begun):
     if not begun and processes()[0] == 0:  # what a run that never began has packed may be of another config
         for name in SPLITS:
             (out / "data" / f"{name}.packed").unlink(missing_ok=True)
-    splits = reading.read(config.data, config.levels, out / "data")
-    checks.check_units(
-        splits["train"], config.levels, energies.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {}, config.data
-    )
+    splits, isolated = reading.read_all(config.data, config.levels, out / "data")
+    checks.check_units(splits["train"], config.levels, energies.given_atoms(config, isolated), config.data)
+    for name in ("val", "test"):
+        for level in config.levels:
+            for sentence in checks.outliers([s for s in splits[name] if level in s.labels], level):
+                warnings.warn(f"data.{name}: {sentence}", stacklevel=2)
     reading.keep_labels(splits["train"], config.levels, config.data.split_seed)
-    return splits
+    return splits, isolated
 
 
-def _run(config, console, out, splits):
+def _run(config, console, out, splits, isolated):
     writing = processes()[0] == 0
     report.print_counts(console, splits, config.levels)
     for line in plan.learned(config, reading.count_labels(splits["train"], config.levels)):
@@ -104,7 +147,7 @@ def _run(config, console, out, splits):
             raise ConfigError(f"stages.{stage.name}.train.monitor: {stage.train.monitor} has no label in the validation set")
     out.mkdir(parents=True, exist_ok=True)
     if writing:
-        write_json(out / "plan.json", config.model_dump(mode="json"))
+        write_json(out / "plan.json", config.model_dump(mode="json") | {"files": reading.fingerprints(config.data)})
     models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
     for number, stage in enumerate(config.stages):
         folder = out / stage.name
@@ -112,7 +155,7 @@ def _run(config, console, out, splits):
         start = models.get(name)
         learned = reading.where(splits["train"], lambda s, levels=stage.levels: any(level in s.labels for level in levels))
         lightning.seed_everything(config.seed + number, verbose=False)
-        model = begin(config, stage, copy.deepcopy(start), splits["train"])
+        model = begin(config, stage, copy.deepcopy(start), splits["train"], isolated)
         done = (folder / "stage.ckpt").exists()
         wait_for_all()  # until each has looked
         if not done:
@@ -129,7 +172,7 @@ def _run(config, console, out, splits):
                     )
                 optimise(model, stage, learned, splits["val"], config, folder)
             elif writing:
-                _solve(model, stage, splits["train"], config, console)
+                _solve(model, stage, splits["train"], config, console, isolated)
             if writing:
                 check_frozen(model, frozen, stage)
                 calibrate(model, stage, splits["val"], config)
@@ -165,6 +208,7 @@ def _run(config, console, out, splits):
         "torch": torch.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),
+        "files": reading.fingerprints(config.data),
         "labels": reading.count_labels(splits["train"], config.levels),
         "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
     }
@@ -177,10 +221,10 @@ def _run(config, console, out, splits):
     return tables
 
 
-def _solve(model, stage, structures, config, console):
+def _solve(model, stage, structures, config, console, isolated):
     """A stage whose fit is no gradient's, by one process."""
     level = next(iter(stage.levels))
-    fit_e0 = config.levels[level].e0 == "fit"
+    fit_e0 = not energies.by_atoms(config, level, structures, isolated)
     if stage.fit == "closed form":
         found = fit.closed_form(model, level, structures, collation(config, [level]), stage.levels[level].forces_weight > 0, fit_e0)
         console.print(

@@ -6,44 +6,79 @@ Every key is listed here, with its unit and its default; a key that is not is an
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mfmd import units
 from mfmd.config import NotNegative, Positive, Section
+from mfmd.structures.formats.registry import NAMES
 
 Paths = list[Path]
+ByLevel = dict[str, Paths]  # files by level: each has labels of that level alone
+
+
+def _one(value):
+    return [value] if isinstance(value, (str, Path)) else value
+
+
+def _known(parse):
+    """A unit's name that `parse` knows."""
+
+    def check(name):
+        parse(name)
+        return name
+
+    return AfterValidator(check)
 
 
 class Level(Section):
     """One level of theory: the keys of its labels, how much they count, how its head begins."""
 
-    energy: str = ""  # key in the file; by default energy_<level>, forces_<level>, stress_<level>
+    # Keys in the file; by default energy_<level>, forces_<level>, stress_<level>, virial_<level>, and of files by level energy, forces, …
+    energy: str = ""
     forces: str = ""
     stress: str = ""
+    virial: str = ""  # instead of stress: −stress · volume, in units of energy
+    energy_unit: Annotated[str, _known(units.energy)] | None = None  # by default as the file says, else data.energy_unit
+    forces_unit: Annotated[str, _known(units.force)] | None = None  # such as eV/Å; by default as the file says, else of energy and length
+    stress_unit: Annotated[str, _known(units.stress)] | None = None  # such as GPa; likewise
+    forces_sign: Literal["force", "gradient"] | None = None  # by default a key that names a gradient holds one
+    unchecked: bool = False  # "I mean it": labels that the checks question are learned as they are
     energy_weight: NotNegative = 1.0  # of the energy term of the loss; 0 leaves the label out
     forces_weight: NotNegative = 1.0
     stress_weight: NotNegative = 1.0
     sampling: Positive = 1.0  # how often an epoch shows a structure with a label of this level (the largest of its levels)
     keep: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] | None = None  # training labels used: a share, or how many
-    e0: Literal["fit", "atoms"] = "fit"  # atomic reference energies: least squares over compositions, or those of data.atoms
+    # Atomic reference energies: least squares over compositions, or those of isolated atoms, in data.atoms or among the structures; by default
+    # the second where they stand among the structures for all elements of the level
+    e0: Literal["fit", "atoms"] | None = None
     delta_of: str | None = None  # an earlier level; the head is a difference to it and starts at zero
 
 
 class Data(Section):
-    train: Paths
-    val: Paths | Annotated[float, Field(gt=0, lt=1)] | None = None  # files, or a fraction of train; by default 0.1, or what split_key says
-    test: Paths | Annotated[float, Field(gt=0, lt=1)] = []
+    train: Paths | ByLevel
+    val: Paths | ByLevel | Annotated[float, Field(gt=0, lt=1)] | None = (
+        None  # files, or a fraction of train; by default 0.1, or by split_key
+    )
+    test: Paths | ByLevel | Annotated[float, Field(gt=0, lt=1)] = []
+    format: Literal[tuple(NAMES)] | None = None  # of the files; by default what their endings say
     split_key: str | None = None  # an info key that says train, val or test for the structures of `train`
     split_seed: int = 0  # of the fractions
     atoms: Path | None = None  # isolated-atom energies, JSON
-    energy_unit: Literal[tuple(units.ENERGY)] = "eV"
-    length_unit: Literal[tuple(units.LENGTH)] = "Å"
+    energy_unit: Literal[tuple(units.ENERGY)] | None = None  # by default as the files say, else eV
+    length_unit: Literal[tuple(units.LENGTH)] | None = None  # by default as the files say, else Å
     stream: bool = False  # for sets larger than memory: structures are packed into out/data once and read from there
 
     @field_validator("train", "val", "test", mode="before")
     @classmethod
     def _one_file(cls, value):
-        return [value] if isinstance(value, (str, Path)) else value
+        return {level: _one(paths) for level, paths in value.items()} if isinstance(value, dict) else _one(value)
+
+    def files(self, split):
+        """(path, the level whose labels the file has or None for every level) of a split."""
+        source = getattr(self, split)
+        if isinstance(source, dict):
+            return [(path, level) for level, paths in source.items() for path in paths]
+        return [(path, None) for path in source] if isinstance(source, list) else []
 
 
 SIZES = {  # docs/speed.md has the speed and the accuracy of each

@@ -21,7 +21,7 @@ class PlanError(Error):
     """A stage did not do what the plan says of it; a defect, found before it could spoil a run."""
 
 
-def begin(config, stage, before, structures):
+def begin(config, stage, before, structures, isolated=None):
     """The Model a stage begins with.
 
     Parameters
@@ -29,11 +29,13 @@ def begin(config, stage, before, structures):
     stage : plan.Stage
     before : Model of the stage it starts from, or None for a new one (weights from torch's current random state)
     structures : training structures; E0 of a new head is fitted to them, and its scale is taken from their forces
+    isolated : {level: {Z: eV}}, atoms that stood among the structures
 
     A new head has E0 fitted to its level's energies; a copied one to what its network leaves of them; a relative one to
     label − label where a structure has both, else to label − parent's prediction.
     """
-    atoms = energies.read_atoms(config.data.atoms, config.levels) if config.data.atoms else {level: {} for level in config.levels}
+    isolated = isolated or {}
+    atoms = energies.given_atoms(config, isolated)
     if before is None:
         backbone = TensorNet(**config.backbone.model_dump(exclude={"size", "checkpoint"}))
         if config.backbone.checkpoint is not None:
@@ -64,7 +66,9 @@ def begin(config, stage, before, structures):
             scale = _scale(structures, level) or (others[-1] if others else 1.0)
             heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), level in delta_of, config.heads_per_level)
         partial = Model(backbone, heads, delta_of)
-        heads[level].e0.copy_(torch.as_tensor(energies.reference_energies(config, level, source, partial, before, structures, atoms)))
+        fixed = energies.by_atoms(config, level, structures, isolated)
+        e0 = energies.reference_energies(config, level, source, partial, before, structures, atoms, fixed)
+        heads[level].e0.copy_(torch.as_tensor(e0))
     return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
 
 
@@ -77,11 +81,15 @@ def _without_error_bars(head):
 
 
 def _scale(structures, level):
-    """Root mean square of the level's force components, the size its energies vary by over an Å; None without forces."""
+    """Root mean square of the level's force components, the size its energies vary by over an Å, but for structures that stand far out; None without
+    forces."""
+    forces = [s.labels[level].forces for s in structures if level in s.labels and s.labels[level].forces is not None]
+    sums = np.array([[np.sum(f**2), f.size] for f in forces]).reshape(-1, 2)
+    sizes = np.sqrt(sums[:, 0] / sums[:, 1])
     total, count = 0.0, 0
-    for s in structures:
-        if level in s.labels and s.labels[level].forces is not None:
-            total, count = total + float(np.sum(s.labels[level].forces ** 2)), count + s.labels[level].forces.size
+    for size, (square, number) in zip(sizes, sums, strict=True):
+        if size <= max(30.0 * np.median(sizes), 1e-12):
+            total, count = total + float(square), count + int(number)
     return float(np.sqrt(total / count)) if count else None
 
 

@@ -1,23 +1,43 @@
-"""Arrays over structures of one composition: .npz files, and HDF5 files with a group a composition (ANI-1x: Smith et al. 2020)."""
+"""Arrays over structures of as many atoms: .npz files, and HDF5 files with a group a composition (ANI-1x: Smith et al. 2020), a number of
+atoms (ANI-2x), a molecule (ANI-1, SPICE) or a structure (QM7-X), in any depth.
+
+Rows may be filled up with atoms of number 0 or -1 at their end. Units are those of sGDML's e_unit and r_unit, or the attribute `units`
+of an HDF5 dataset; charge and spin what any array or attribute of such a name says, or else the formal charges in a group's SMILES.
+"""
+
+import re
+import zipfile
+import zlib
 
 import numpy as np
 
-from mfmd.structures.formats.fields import labels_of
+from mfmd.structures.charge import CHARGE, CLOSED
+from mfmd.structures.formats.fields import atomic_numbers, label_keys, labels_of, plain, unpadded
 from mfmd.structures.record import DataError
 
-NUMBERS = ("Z", "z", "numbers", "atomic_numbers", "nuclear_charges")  # (atoms,) or (structures, atoms)
-POSITIONS = ("R", "positions", "coordinates", "coords")  # (structures, atoms, 3)
+NUMBERS = ("Z", "z", "numbers", "atomic_numbers", "nuclear_charges", "species", "atNUM")  # (atoms,) or (structures, atoms)
+POSITIONS = ("R", "positions", "coordinates", "coords", "coord", "conformations", "atXYZ")  # (structures, atoms, 3), or (atoms, 3) of one
+OTHERS = ("cell", "pbc", "lattice", "N", "e_unit", "r_unit", "smiles")  # N: how many atoms, of rows that are filled up
+WANTED = (
+    f"positions (structures, atoms, 3) under one of {', '.join(POSITIONS)} and atomic numbers, or symbols of elements, under one of "
+    f"{', '.join(NUMBERS)}"
+)
 
 
 def read(path, levels):
-    if str(path).lower().endswith(".npz"):
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                arrays = dict(content)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read as .npz ({error})") from None
-        yield from _structures(arrays, levels, str(path), {})
-        return
+    yield from (_npz if str(path).lower().endswith(".npz") else _hdf5)(str(path), levels)
+
+
+def _npz(path, levels):
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            names, arrays = content.files, _arrays(content, levels)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as .npz ({error})") from None
+    yield from _structures(arrays, names, levels, path, units=_tags(arrays))
+
+
+def _hdf5(path, levels):
     import h5py
 
     try:
@@ -25,45 +45,131 @@ def read(path, levels):
     except OSError as error:
         raise DataError(f"{path}: cannot be read as HDF5 ({error})") from None
     with file:
-        groups = []
-        file.visititems(lambda name, item: groups.append(name) if _has_structures(item) else None)
+        groups, names = ["/"] if _has_structures(file) else [], {}
+
+        def visit(name, item):
+            if _has_structures(item):
+                groups.append(name)
+            elif isinstance(item, h5py.Dataset):
+                names.setdefault(name.rpartition("/")[2])
+
+        file.visititems(visit)
+        if not groups:
+            raise DataError(
+                f"{path}: wanted is a group with {WANTED}; found are datasets called {', '.join(list(names)[:20]) or 'nothing'}"
+            )
         for name in groups:
-            arrays = {key: item[()] for key, item in file[name].items() if isinstance(item, h5py.Dataset)}
-            yield from _structures(arrays, levels, f"{path}: {name}", {"molecule": name}, missing=np.isnan)
+            group = file[name]
+            try:
+                arrays, info = _arrays(group, levels), _attributes(group)
+            except OSError as error:
+                raise DataError(f"{path}: {name} cannot be read ({error})") from None
+            where, own = (path, None) if name == "/" else (f"{path}: {name}", name)
+            yield from _structures(arrays, list(group), levels, where, own, info, _units(group, levels) | _tags(arrays), missing=np.isnan)
 
 
 def _has_structures(item):
     return hasattr(item, "keys") and any(k in item for k in NUMBERS) and any(k in item for k in POSITIONS)
 
 
-def _structures(arrays, levels, source, info, missing=None):
+def _arrays(content, levels):
+    """What is of use in a group or an .npz; the rest, which may be much, is not read."""
+    wanted = [*NUMBERS, *POSITIONS, *OTHERS, *label_keys(levels), *(key for key in content if key.lower() in CLOSED)]
+    found = {key: content[key] for key in dict.fromkeys(wanted) if key in content}
+    return {key: item[()] for key, item in found.items() if hasattr(item, "shape")}
+
+
+def _attributes(group):
+    """What the attributes of a group and of those it lies in say of charge and spin; the nearest counts."""
+    outer = {} if group.name == "/" else _attributes(group.parent)
+    return outer | {key: plain(value) for key, value in group.attrs.items() if key.lower() in CLOSED}
+
+
+def _units(group, levels):
+    """Attributes `units` of the positions and labels."""
+    names = {next(k for k in POSITIONS if k in group): "length"} | {key: key for key in label_keys(levels) if key in group}
+    said = {kind: plain(group[key].attrs.get("units", "")) for key, kind in names.items()}
+    return {kind: unit.strip() for kind, unit in said.items() if isinstance(unit, str) and unit.strip()}
+
+
+def _tags(arrays):
+    """Units as sGDML writes them."""
+    energy, length = (str(plain(arrays[key])).strip() if key in arrays else "" for key in ("e_unit", "r_unit"))
+    said = {"energy": energy, "length": length, "forces": f"{energy}/{length}" if energy and length else ""}
+    return {kind: unit for kind, unit in said.items() if unit}
+
+
+def _structures(arrays, names, levels, source, group=None, info=None, units=None, missing=None):
     """One dict for each entry along the first axis of the positions; where `missing` holds for a label it is left out."""
-    numbers = next((np.asarray(arrays[k]) for k in NUMBERS if k in arrays), None)
-    positions = next((np.asarray(arrays[k], float) for k in POSITIONS if k in arrays), None)
-    if numbers is None or positions is None or positions.ndim != 3 or positions.shape[2] != 3:
-        raise DataError(
-            f"{source}: wanted are positions (structures, atoms, 3) under one of {', '.join(POSITIONS)} and atomic numbers under one of "
-            f"{', '.join(NUMBERS)}; found {', '.join(arrays) or 'nothing'}"
-        )
+    numbers, positions, rows, one = _checked(arrays, names, levels, source)
+    n, atoms = positions.shape[:2]
+    common = (info or {}) | _of_smiles(arrays, info or {})
+    if group and numbers.ndim == 1:  # a group a molecule, or in it one a structure
+        common["molecule"] = (one and group.rpartition("/")[0]) or group
+    cells, pbc = _cells(arrays, n, source)
+    for k in range(n):
+        where = source if one else f"{source}: structure {k}"
+        row = {key: value[k] if value.shape[:1] == (n,) else value for key, value in rows.items()}
+        own = np.array(numbers if numbers.ndim == 1 else numbers[k])
+        said = int(arrays["N"][k]) if np.shape(arrays.get("N")) == (n,) and numbers.ndim == 2 else None
+        real = unpadded(own, positions[k], where, said)
+        per_atom = ("charges", *(keys.forces for keys in levels.values()))
+        row |= {key: row[key][:real] for key in per_atom if key in row and np.shape(row[key])[:1] == (atoms,)}
+        labels = {key: value for key, value in row.items() if missing is None or not _holds(missing, value)}
+        yield {
+            "numbers": own[:real],
+            "positions": positions[k, :real],
+            "cell": cells[k],
+            "pbc": pbc[k],
+            "labels": labels_of((labels,), levels, where),
+            "source": where,
+            "info": common | {key: plain(value) for key, value in row.items() if key.lower() in CLOSED and value.size == 1},
+            "charges": np.ravel(row["charges"]) if np.size(row.get("charges", ())) == real else (),
+            "units": units or {},
+        }
+
+
+def _checked(arrays, names, levels, source):
+    """Atomic numbers, positions (structures, atoms, 3), what else has an entry a structure, and if the file has one without that axis."""
+    numbers, positions = (next((arrays[k] for k in keys if k in arrays), None) for keys in (NUMBERS, POSITIONS))
+    if numbers is None or positions is None or np.ndim(positions) not in (2, 3) or np.shape(positions)[-1] != 3:
+        raise DataError(f"{source}: wanted are {WANTED}; found {', '.join(names) or 'nothing'}")
+    numbers, positions = atomic_numbers(numbers, source), np.asarray(positions, float)
+    rows = {key: np.asarray(value) for key, value in arrays.items() if key in label_keys(levels) or key.lower() in CLOSED}
+    one = positions.ndim == 2
+    if one:
+        positions, rows = positions[None], {key: value[None] for key, value in rows.items()}
     n, atoms = positions.shape[:2]
     if numbers.shape not in ((atoms,), (n, atoms)):
         raise DataError(f"{source}: {numbers.shape} atomic numbers for positions of shape {positions.shape}")
-    keys = {key for own in levels.values() for key in (own.energy, own.forces, own.stress) if key in arrays}
-    for key in keys:
-        if len(arrays[key]) != n:
-            raise DataError(f"{source}: {key} has {len(arrays[key])} entries for {n} structures")
-    cell, pbc = arrays.get("cell"), arrays.get("pbc")
-    for k in range(n):
-        own = {key: arrays[key][k] for key in keys if missing is None or not np.any(missing(arrays[key][k]))}
-        own = {key: np.reshape(value, ()) if np.size(value) == 1 else value for key, value in own.items()}
-        yield {
-            "numbers": np.array(numbers if numbers.ndim == 1 else numbers[k], int),
-            "positions": positions[k],
-            "cell": np.zeros((3, 3)) if cell is None else np.asarray(cell, float).reshape(-1, 3, 3)[k if np.ndim(cell) == 3 else 0],
-            "pbc": np.zeros(3, bool)
-            if pbc is None
-            else np.broadcast_to(np.asarray(pbc, bool).reshape(-1, 3)[k if np.ndim(pbc) == 2 else 0], 3),
-            "labels": labels_of((own,), levels, f"{source}: structure {k}"),
-            "source": f"{source}: structure {k}",
-            "info": info,
-        }
+    for key, value in rows.items():
+        if value.shape[:1] != (n,) and (value.size > 1 or key.lower() not in CLOSED):  # one charge may be that of all structures
+            raise DataError(f"{source}: {key} has {len(value) if value.ndim else 1} entries for {n} structures")
+    return numbers, positions, rows, one
+
+
+def _holds(missing, value):
+    return value.dtype.kind == "f" and bool(np.any(missing(value)))
+
+
+def _cells(arrays, n, source):
+    """Cells (n, 3, 3) and pbc (n, 3); sGDML has a `lattice`, whose columns are the vectors."""
+    cell, pbc = np.asarray(arrays.get("cell", np.zeros((3, 3))), float), np.asarray(arrays.get("pbc", False), bool)
+    if "lattice" in arrays and "cell" not in arrays:
+        cell, pbc = np.asarray(arrays["lattice"], float).T, np.asarray(True)
+    if cell.size not in (9, 9 * n) or pbc.size not in (1, 3, 3 * n):
+        raise DataError(
+            f"{source}: a cell of shape {cell.shape} and pbc of shape {pbc.shape}; wanted are (3, 3) and (3,), or one a structure"
+        )
+    pbc = pbc.reshape(-1, 3) if pbc.size > 1 else pbc
+    return np.broadcast_to(cell.reshape(-1, 3, 3), (n, 3, 3)), np.broadcast_to(pbc, (n, 3))
+
+
+def _of_smiles(arrays, info):
+    """{"charge": the sum of the formal charges}, as in [NH3+:1] and [O-2], of a group's one SMILES, where nothing else says a charge."""
+    said = any(key.lower() in CHARGE for key in [*arrays, *info])
+    pieces = [str(plain(piece)) for piece in np.ravel(arrays.get("smiles", ()))]
+    if said or not pieces or (len(pieces) > 1 and max(map(len, pieces)) > 1):  # ANI-1 has a SMILES as an array of its letters
+        return {}
+    found = re.findall(r"\[[^\]]*?([+-])([+-]*)(\d*)(?::\d+)?\]", "".join(pieces))
+    return {"charge": sum((1 if sign == "+" else -1) * int(digits or 1 + len(more)) for sign, more, digits in found)}

@@ -1,18 +1,45 @@
-"""ASE databases. A label is looked up in a row's key-value pairs, its data, and what its calculator had computed."""
+"""ASE databases. A label is looked up in a row's key-value pairs, its data, and what its calculator had computed.
+
+.aselmdb is what fairchem writes (ase-db-backends reads it). Units are those of the metadata, where these are SchNetPack's.
+"""
+
+from pathlib import Path
 
 import ase.db
 
-from mfmd.structures.formats.fields import from_atoms
+from mfmd.structures.formats import qcschema
+from mfmd.structures.formats.fields import from_atoms, label_keys
 from mfmd.structures.record import DataError
 
 
 def read(path, levels):
+    ending = Path(path).suffix.lower()
+    if ending == ".json":
+        content = qcschema.load(path)
+        if not (isinstance(content, dict) and "ids" in content):
+            yield from qcschema.structures(content, path, levels)
+            return
+    # readonly: the database is opened without a lock file beside it, and may lie where nothing can be written
+    kind, more = {".json": ("json", {}), ".aselmdb": ("aselmdb", {"readonly": True})}.get(ending, ("db", {}))
     try:
-        rows = list(ase.db.connect(str(path)).select(sort="id"))
-    except Exception as error:  # sqlite, JSON and ASE each raise their own
+        file = ase.db.connect(str(path), type=kind, **more)
+        units, rows = _units(file.metadata, levels), file.select(sort="id")
+        yield from (_structure(row, path, levels, units) for row in rows)
+    except (ModuleNotFoundError, DataError):
+        raise
+    except Exception as error:  # sqlite, LMDB, JSON and ASE each raise their own
         raise DataError(f"{path}: cannot be read as an ASE database ({error})") from error
-    for row in rows:
-        atoms = row.toatoms()
-        atoms.info = {**row.data, **row.key_value_pairs}
-        places = (row.key_value_pairs, row.data, atoms.calc.results if atoms.calc is not None else {})
-        yield from_atoms(atoms, places, levels, f"{path}: row {row.id}")
+
+
+def _structure(row, path, levels, units):
+    atoms = row.toatoms()
+    atoms.info = {**row.data, **row.key_value_pairs}
+    places = (row.key_value_pairs, row.data, atoms.calc.results if atoms.calc is not None else {})
+    return {**from_atoms(atoms, places, levels, f"{path}: row {row.id}"), "units": units}
+
+
+def _units(metadata, levels):
+    """What SchNetPack writes: a unit a property, and one of length."""
+    properties = metadata.get("_property_unit_dict") or {}
+    said = {"length": metadata.get("_distance_unit"), **{key: properties.get(key) for key in label_keys(levels)}}
+    return {key: unit for key, unit in said.items() if unit}

@@ -21,8 +21,7 @@ from mfmd.structures.record import DataError
 
 METADATA, RECORDS = "metadata.parquet", "data.lmdb"
 COLUMNS = ("formula", "conformation_idx", "method", "energy", "energy_unit", "forces_present", "forces_unit", "idx")
-ENERGY = {key.lower(): value for key, value in {**units.ENERGY, "Ha": units.ENERGY["Hartree"]}.items()}
-LENGTH = {key.lower(): value for key, value in {**units.LENGTH, "A": 1.0, "Ang": 1.0}.items()}
+UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å"}  # whatever those of the rows are
 SAME = 1e-3  # Å; structures of one conformation whose positions differ by more are not one
 
 
@@ -69,9 +68,9 @@ def _structure(table, rows, transaction, levels, source):
         try:
             numbers, positions = np.asarray(record["atomic_numbers"], int), np.asarray(record["positions"], float).reshape(-1, 3)
             if table["energy"][row] is not None:
-                labels[f"{method}.energy"] = table["energy"][row] * unit(table["energy_unit"][row])
+                labels[f"{method}.energy"] = table["energy"][row] * units.energy(table["energy_unit"][row])
             if table["forces_present"][row]:
-                labels[f"{method}.forces"] = np.asarray(record["forces"], float).reshape(-1, 3) * unit(table["forces_unit"][row])
+                labels[f"{method}.forces"] = np.asarray(record["forces"], float).reshape(-1, 3) * units.force(table["forces_unit"][row])
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{source}, {method}: the record of idx {idx} is not what its row says ({error!r})") from None
         if found is None:
@@ -86,15 +85,8 @@ def _structure(table, rows, transaction, levels, source):
         "labels": labels_of((labels,), levels, source),
         "source": source,
         "info": info,
+        "units": UNITS,
     }
-
-
-def unit(name):
-    """How many eV, or eV/Å, one of a unit is: eV, Hartree, kcal/mol, …, or such an energy over a length (eV/Å, Hartree/Bohr)."""
-    if name.lower() in ENERGY:
-        return ENERGY[name.lower()]
-    energy, _, length = name.lower().rpartition("/")
-    return ENERGY[energy] / LENGTH[length]
 
 
 def decode(value, source):
@@ -116,6 +108,8 @@ def decode(value, source):
                 f"{source}: the record is a pickle, which may run anything when it is read; write the records anew as JSON, MessagePack or .npz"
             )
         return msgpack.unpackb(value, object_hook=_array, strict_map_key=False)
+    except DataError:
+        raise
     except (ValueError, OSError, EOFError, zlib.error, msgpack.UnpackException) as error:
         raise DataError(f"{source}: the record is neither JSON nor MessagePack nor .npz ({error})") from None
 

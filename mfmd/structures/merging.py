@@ -1,0 +1,68 @@
+"""One structure, one record: labels from several files come together, and what stands twice is told."""
+
+import warnings
+
+import numpy as np
+
+from mfmd import Note
+from mfmd.structures import identity
+from mfmd.structures.record import KINDS, DataError
+
+# By how much two labels of one structure may differ and be one: eV, eV/Å, eV/Å³.
+ROUNDING = {"energy": 1e-4, "forces": 1e-3, "stress": 1e-5}
+
+
+def merge(structures, levels):
+    """Structures that are the same become one, with the labels of all of them; the first keeps its place and its info.
+
+    Raises
+    ------
+    DataError : two of them have different labels of one level, unless levels.<level>.unchecked; then both stay
+    """
+    first = identity.same(structures)
+    kept, twice = [], 0
+    for k, s in enumerate(structures):
+        one = structures[first[k]]
+        if first[k] == k or not _merged(one, s, levels):
+            kept.append(s)
+        else:
+            twice += 1
+    if twice:
+        warnings.warn(f"{twice:,} structures stand in the files again, and their labels are taken together", Note, stacklevel=3)
+    return kept
+
+
+def _merged(one, other, levels):
+    """Put the labels of the other to the first; False where they are to stay two."""
+    for level, label in other.labels.items():
+        if level not in one.labels:
+            continue
+        for kind in KINDS:
+            a, b = getattr(one.labels[level], kind), getattr(label, kind)
+            if a is None or b is None or np.abs(a - b).max() <= ROUNDING[kind]:
+                continue
+            if levels[level].unchecked:
+                return False
+            raise DataError(
+                f"{other.source}: it is the structure of {one.source}, and its {kind} of level {level} differs by {np.abs(a - b).max():.3g}; remove "
+                f"one of them, or set levels.{level}.unchecked to learn both"
+            )
+    for level, label in other.labels.items():
+        mine = one.labels.setdefault(level, label)
+        for kind in KINDS:
+            if getattr(mine, kind) is None:
+                setattr(mine, kind, getattr(label, kind))
+    return True
+
+
+def tell_duplicates(splits):
+    """How many structures of one split are those of another, or are but for a rotation or the order of their atoms."""
+    for other, name in (("train", "val"), ("train", "test"), ("val", "test")):
+        if found := identity.alike(splits[name], splits[other]):
+            exact = sum(identity.same([splits[name][k], splits[other][one]])[1] == 0 for k, one in found.items())
+            warnings.warn(
+                f"{len(found):,} structures of {name} are structures of {other}, {exact:,} of them exactly and the others but for a rotation or the order of "
+                "atoms; errors there will look too small",
+                Note,
+                stacklevel=3,
+            )
