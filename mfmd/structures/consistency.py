@@ -10,17 +10,19 @@ stresses σ, + ½ (σ_a + σ_b) : ε V (the trapezoidal rule).
 from dataclasses import dataclass
 
 import numpy as np
-from ase.data import covalent_radii
+from ase.data import atomic_numbers, covalent_radii
 
 from mfmd.engine import neighbor_list
 
+# Whose bonds to hydrogen have 13 eV/Å² (Te) and more; those of metals may be as soft as 5.
+NONMETALS = [atomic_numbers[symbol] for symbol in ("B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Ge", "As", "Se", "Br", "Te", "I")]
 STRETCHED = 1.25  # times the sum of covalent radii, up to which atoms are bonded
 MOST_STRUCTURES = 2_000  # whose bonds are looked at
 FAR = 20.0  # times the median, from where a point is of a label that has gone wrong
 NEAR = 0.3  # Å, root mean square of the displacements of near frames
 MOST_STRAIN = 0.05
 MOST_FRAMES, MOST_WORK = 60, 2_000_000  # of a group; pairs times atoms of it
-MOST_GROUPS = 200
+MOST_GROUPS, RUN = 200, 6  # of a large group, runs of so many frames that follow each other, as those of a trajectory are near
 
 
 @dataclass
@@ -43,12 +45,12 @@ def _slope(x, y):
 
 
 def pull(structures, level):
-    """eV/Å² by which the force along an X–H bond changes with its length; lengths and forces less the median of the heavier element."""
+    """eV/Å² by which the force along a bond of hydrogen to a nonmetal changes with its length; lengths and forces less the median of the heavier element."""
     lengths, forces = {}, {}
     labelled = [s for s in structures if level in s.labels and s.labels[level].forces is not None and 1 in s.numbers]
     for s in labelled[:: 1 + len(labelled) // MOST_STRUCTURES]:
         i, j, _, vectors = neighbor_list(s.positions, s.cell, s.pbc, 1.25 * (0.31 + covalent_radii[s.numbers].max()))
-        chosen = (s.numbers[i] == 1) & (s.numbers[j] > 2)
+        chosen = (s.numbers[i] == 1) & np.isin(s.numbers[j], NONMETALS)
         distance = np.linalg.norm(vectors[chosen], axis=1)
         i, j, vectors = i[chosen], j[chosen], vectors[chosen]
         bonded = distance < STRETCHED * (covalent_radii[1] + covalent_radii[s.numbers[j]])
@@ -102,7 +104,7 @@ def _cell(s):
 
 
 def _groups(structures, level, kind, key):
-    """Lists of structures that have the level's energy and this label, and one key; of large ones some, spread evenly over pieces of neighbours."""
+    """Lists of structures that have the level's energy and this label, and one key; of large ones some runs, spread evenly."""
     groups = {}
     for s in structures:
         label = s.labels.get(level)
@@ -111,7 +113,8 @@ def _groups(structures, level, kind, key):
     for group in sorted(groups.values(), key=len, reverse=True)[:MOST_GROUPS]:
         most = max(2, min(MOST_FRAMES, int(np.sqrt(2 * MOST_WORK / len(group[0].numbers)))))
         if len(group) > 1:
-            yield group if len(group) <= most else group[:: -(-len(group) // most)]
+            starts = range(0, len(group), -(-len(group) * RUN // most)) if len(group) > most else ()
+            yield [s for start in starts for s in group[start : start + RUN]] or group
 
 
 def _pairs(group):
