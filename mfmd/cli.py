@@ -169,7 +169,7 @@ def _eval(arguments):
     from mfmd import evaluation, report
     from mfmd.engine import load_model
     from mfmd.structures import checks
-    from mfmd.structures.reading import read_file
+    from mfmd.structures.reading import Isolated, read_file
     from mfmd.structures.record import DataError
     from mfmd.training import plan
 
@@ -190,11 +190,10 @@ def _eval(arguments):
         },
         "the command line",
     )
-    structures = [
-        s
-        for path in arguments.files
-        for s in read_file(path, config.data, {k: config.levels[k] for k in ([arguments.level] if arguments.level else config.levels)})
-    ]
+    levels = {name: level for name, level in config.levels.items() if arguments.level in (None, name)}
+    atoms = Isolated(levels)
+    structures = list(atoms.set_aside(s for path in arguments.files for s in read_file(path, config.data, levels)))
+    atoms.tell()
     points, bars = evaluation.compare(model, structures, arguments.by, arguments.precision)
     if not points:
         keys = ", ".join(level.energy for level in config.levels.values())

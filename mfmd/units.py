@@ -17,9 +17,15 @@ LENGTH = {"Å": 1.0, "Angstrom": 1.0, "nm": 10.0, "Bohr": 0.529177210903}
 PRESSURE = {"GPa": 1.0 / 160.2176634, "kbar": 0.1 / 160.2176634, "bar": 1e-4 / 160.2176634}  # eV/Å³
 
 # What files call them, in lower case.
-_ENERGIES = {name.lower(): value for name, value in ENERGY.items()} | dict.fromkeys(("ha", "eh", "hartrees", "e_h"), ENERGY["Hartree"])
+_ENERGIES = {name.lower(): value for name, value in ENERGY.items()} | dict.fromkeys(
+    ("ha", "eh", "hartrees", "e_h", "au", "a.u.", "atomic units"), ENERGY["Hartree"]
+)
+_ENERGIES |= dict.fromkeys(("electronvolt", "electron volt"), 1.0) | {
+    "kilojoule/mole": ENERGY["kJ/mol"],
+    "kilocalorie/mole": ENERGY["kcal/mol"],
+}
 _LENGTHS = {name.lower(): value for name, value in LENGTH.items()} | dict.fromkeys(("a", "ang", "angstroms"), 1.0)
-_LENGTHS |= dict.fromkeys(("a0", "bohrs"), LENGTH["Bohr"])
+_LENGTHS |= dict.fromkeys(("a0", "bohrs", "au", "a.u.", "atomic units"), LENGTH["Bohr"])
 
 KJ_PER_MOL = 1.0 / ENERGY["kJ/mol"]  # kJ/mol in one eV
 ANGSTROM_PER_NM = LENGTH["nm"]

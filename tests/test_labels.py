@@ -528,7 +528,7 @@ def test_a_run_goes_on_with_the_data_it_began_with(shipped, tmp_path, single, st
 
     run(tmp_path / "a")
     files = json.loads((tmp_path / "run" / "plan.json").read_text())["files"]
-    assert [(f["split"], len(f["sha256"])) for f in files] == [("train", 64), ("val", 64)]
+    assert [(f["split"], len(f["sha256"])) for f in files] == [("atoms", 64), ("train", 64), ("val", 64)]
     (tmp_path / "a").rename(tmp_path / "b")
     (tmp_path / "run" / "multihead" / "stage.ckpt").unlink()
     run(tmp_path / "b", epochs=2)  # the files lie elsewhere and are the same
@@ -566,3 +566,62 @@ def test_a_run_of_before_fingerprints_goes_on_with_a_sentence(shipped, tmp_path,
     path.write_text(json.dumps(old))
     with pytest.warns(Note, match="began with an mfmd that kept no fingerprints"):
         train(c.model_copy(update={"resume": True}))
+
+
+# ------------------------------------------------------------------------------------------------ as a first week's user found
+
+
+def test_a_file_of_another_convention_among_good_ones_is_named(shipped, tmp_path):
+    frames = [a for a in shipped if a.info["molecule"] in ("ethanol", "ammonia")]
+    ase.io.write(tmp_path / "bad.xyz", scaled(frames[:80], 1.0, -1.0), format="extxyz")
+    ase.io.write(tmp_path / "good.xyz", frames[80:], format="extxyz")
+    both = [str(tmp_path / "good.xyz"), str(tmp_path / "bad.xyz")]
+    with pytest.raises(DataError, match="bad.xyz: levels.gfn2: .*forces_sign: gradient"):
+        consider(config(tmp_path, frames, data={"train": both}))
+
+
+def test_a_relaxation_has_steps_that_are_nearer_than_identity(tmp_path):
+    """Its last steps lie within 1e-4 Å of each other and have labels of their own: no conflict, and nothing is lost."""
+    rng = np.random.default_rng(4)
+    rest = np.array([[0, 0, 0], [0, 0, 1.16], [0, 0, 2.32]])
+    steps = []
+    for k in range(30):
+        (s,) = springs(1, np.random.default_rng(5), [(rest, -500.0)], [8, 6, 8], k=100.0, width=0.05 * 0.6**k)
+        steps.append(Atoms(s.numbers, s.positions + rng.normal(scale=1e-7, size=(3, 3)), info={"energy_gfn2": s.labels["dft"].energy}))
+        steps[-1].arrays["forces_gfn2"] = s.labels["dft"].forces
+    splits, _, _ = consider(config(tmp_path, steps, data={"val": 0.2}))
+    assert len(splits["train"]) + len(splits["val"]) >= 20
+
+
+def test_few_frames_are_not_refused_for_a_slope_that_says_little(shipped, tmp_path):
+    frames = [a for a in shipped if a.info["molecule"] == "ammonia"]
+    for start in range(0, 100, 10):
+        consider(config(tmp_path, frames[start : start + 10], data={"val": 0.2}))
+
+
+@pytest.mark.parametrize("key, value", [("charge", 1e-9), ("total charge", 0), ("magmom", 0.001), ("spin_mult", 1)])
+def test_numbers_that_stand_for_none(tmp_path, key, value):
+    atoms = ase.build.molecule("H2O")
+    atoms.info = {"energy_gfn2": -100.0, key: value}
+    with pytest.raises(DataError, match="no structure is left for the val split"):  # one structure: it was read
+        consider(config(tmp_path, [atoms]))
+
+
+@pytest.mark.parametrize("key, value", [("totalcharge", 1), ("formal_charge", -1), ("magmom", 2.0), ("Total Charge", 1), ("spin_mult", 3)])
+def test_other_spellings(tmp_path, key, value):
+    atoms = ase.build.molecule("H2O")
+    atoms.info = {"energy_gfn2": -100.0, key: value}
+    with pytest.raises(DataError, match="not modelled yet"):
+        consider(config(tmp_path, [atoms]))
+
+
+def test_a_key_that_matches_nothing_is_said(shipped, tmp_path):
+    said = consider(config(tmp_path, shipped[:30], {"gfn2": {"forces": "forces_gfn"}}))[2]
+    assert any("levels.gfn2.forces: no training structure in" in text and "'forces_gfn'" in text for text in said)
+
+
+def test_isolated_atoms_in_a_box(shipped, tmp_path):
+    atoms = [Atoms([z], cell=[15, 15, 15], pbc=True, info={"energy_gfn2": -10.0 * z}) for z in (1, 6, 7, 8)]
+    crystal = Atoms("C", cell=[3, 3, 3], pbc=True, info={"energy_gfn2": -60.0})
+    splits, isolated, _ = consider(config(tmp_path, [*atoms, crystal, *shipped[:30]], data={"val": 0.2}))
+    assert isolated["gfn2"] == {1: -10.0, 6: -60.0, 7: -70.0, 8: -80.0} and len(splits["train"]) + len(splits["val"]) == 31

@@ -2,11 +2,23 @@
 
 import numpy as np
 
-# Keys in lower case, and the values that stand for a neutral closed shell. Some call 2S + 1 the spin, some the number of unpaired electrons.
-CHARGE = dict.fromkeys(("charge", "charges", "total_charge", "tot_charge", "net_charge", "molecular_charge", "q"), (0,))
-MULTIPLICITY = dict.fromkeys(("multiplicity", "mult", "spin_multiplicity", "molecular_multiplicity"), (1,))
-SPIN = dict.fromkeys(("spin", "total_spin"), (0, 1)) | dict.fromkeys(("uhf", "unpaired", "unpaired_electrons"), (0,))
+# Keys in lower case with _ between words, and the values that stand for a neutral closed shell. Some call 2S + 1 the spin, some the number of
+# unpaired electrons.
+CHARGE = dict.fromkeys(
+    ("charge", "charges", "total_charge", "totalcharge", "charge_total", "tot_charge", "net_charge", "netcharge", "molecular_charge", "mol_charge", "molcharge",
+     "formal_charge", "system_charge", "q"), (0,),
+)  # fmt: skip
+MULTIPLICITY = dict.fromkeys(("multiplicity", "mult", "spin_multiplicity", "spin_mult", "spinmult", "molecular_multiplicity", "2s+1"), (1,))
+SPIN = dict.fromkeys(("spin", "total_spin"), (0, 1)) | dict.fromkeys(
+    ("uhf", "unpaired", "unpaired_electrons", "n_unpaired", "nunpaired", "num_unpaired", "magmom", "total_magmom", "magmom_total", "total_magnetization",
+     "tot_magnetization"), (0,),
+)  # fmt: skip
 CLOSED = CHARGE | MULTIPLICITY | SPIN
+ROUNDED = 1e-2  # by how much a number may be off from what it stands for
+
+
+def _name(key):
+    return str(key).lower().replace(" ", "_").replace("-", "_")
 
 
 def charge_or_spin(info, charges=(), moments=(), numbers=None):
@@ -18,14 +30,16 @@ def charge_or_spin(info, charges=(), moments=(), numbers=None):
     """
     for key, value in _said(info):
         try:
-            value = float(value)
+            value = float(np.ravel(value)[0])
         except (TypeError, ValueError):
             return f"{key} is {value!r}, which is not a number"
-        if value not in CLOSED[key.lower()]:
+        if np.isnan(value):
+            continue  # nothing is said
+        if min(abs(value - closed) for closed in CLOSED[_name(key)]) > ROUNDED:
             return f"{key} is {value:+g}; charged and open-shell structures are not modelled yet"
-        if numbers is not None and key.lower() in MULTIPLICITY and np.sum(numbers) % 2:
+        if numbers is not None and _name(key) in MULTIPLICITY and np.sum(numbers) % 2:
             return f"{key} is {value:+g}, which {np.sum(numbers)} electrons cannot have"
-    if abs(np.sum(charges)) > 1e-2:
+    if abs(np.sum(charges)) > ROUNDED + 1e-3 * np.size(charges):  # each may be rounded
         return f"the charges of the atoms add up to {np.sum(charges):+g}; charged structures are not modelled yet"
     if np.any(np.abs(moments) > 1e-2):
         return "atoms have magnetic moments; open-shell structures are not modelled yet"
@@ -37,7 +51,7 @@ def _said(info):
     return [
         (key, value)
         for key, value in info.items()
-        if str(key).lower() in CLOSED and value is not None and (isinstance(value, str) or np.size(value) == 1)
+        if _name(key) in CLOSED and value is not None and (isinstance(value, str) or np.size(value) == 1)
     ]
 
 
@@ -48,7 +62,7 @@ class Assumed:
         self.structures = self.charge = self.odd = 0
 
     def add(self, structure):
-        said = {key.lower() for key, _ in _said(structure.info)}
+        said = {_name(key) for key, _ in _said(structure.info)}
         self.structures += 1
         self.charge += not said & CHARGE.keys()
         self.odd += bool(np.sum(structure.numbers) % 2) and not said & (MULTIPLICITY | SPIN).keys()

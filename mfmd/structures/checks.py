@@ -51,10 +51,16 @@ def check_distances(s):
 
 def check_labels(structures, config, levels):
     for name, level in levels.items():
+        files = ", ".join(str(path) for path, own in config.files("train") if own in (None, name))
         if not any(s.labels.get(name) for s in structures):
-            files = ", ".join(map(str, config.train))
             keys = ", ".join(getattr(level, kind) for kind in KINDS)
             raise DataError(f"levels.{name}: no training structure in {files} has one of its keys {keys}")
+        for kind in KINDS:  # keys that were named, and not those there are by default
+            key = getattr(level, kind)
+            if key not in ("", "-", kind, f"{kind}_{name}") and not any(
+                name in s.labels and s.labels[name].count(kind) for s in structures
+            ):
+                warnings.warn(f"levels.{name}.{kind}: no training structure in {files} has the key {key!r}", stacklevel=4)
 
 
 def check_units(structures, levels, given, config):
@@ -74,29 +80,64 @@ def check_units(structures, levels, given, config):
 def questions(structures, name, level, given, config):
     """Sentences on what of a level's labels is not what it is taken for, each with the key that mends it; what cannot be told, and frames that stand out
     from the others, are warnings."""
-    structures = structures[:: 1 + len(structures) // MOST_CHECKED]
-    labelled = [s for s in structures if name in s.labels]
+    labelled = [s for s in structures[:: 1 + len(structures) // MOST_CHECKED] if name in s.labels]
     for sentence in outliers(labelled, name):
         warnings.warn(sentence, stacklevel=3)
     yield from _zero_forces(labelled, name)
-    pull, work = consistency.pull(labelled, name), consistency.work(labelled, name)
-    has_pull = pull.points >= 30 and abs(pull.correlation) > 0.7
-    has_work = work.points >= 20 and abs(work.correlation) > 0.8
-    if (has_pull and not PULL[0] <= pull.value <= PULL[1]) or (has_work and not WORK[0] <= work.value <= WORK[1]):
-        yield _blame(name, level, pull.value if has_pull else None, work.value if has_work else None)
-    elif any(s.labels[name].forces is not None for s in labelled) and not (has_pull or has_work):
-        warnings.warn(
-            f"levels.{name}: whether its forces are in the right unit and of the right sign cannot be told from these structures",
-            Note,
-            stacklevel=3,
-        )
+    yield from _forces(labelled, name, level)
+    files = {}
+    for s in (s for s in structures if name in s.labels):
+        files.setdefault(s.source.split(": ")[0], []).append(s)
+    for file, own in files.items() if 1 < len(files) <= MOST_FILES else ():
+        yield from (f"{file}: {sentence}" for sentence in _forces(own[:: 1 + len(own) // MOST_CHECKED], name, level, alone=False))
     yield from _binding(labelled, name, given, config)
     yield from _stresses(labelled, name)
 
 
+MOST_FILES = 50  # that are asked one by one, since each may have conventions of its own
 PULL = -80.0, -12.0  # eV/Å²; measured are -53 to -20
 USUAL_PULL = -34.0
 WORK = 0.7, 1.4  # measured are 0.87 to 1.20
+FEW, WORK_OF_FEW = 40, (0.5, 1.75)  # frames, whose pairs say little that the others do not
+
+
+def _forces(labelled, name, level, alone=True):
+    """What is questionable of forces, and of energies beside them; alone: what cannot be told is told."""
+    pull, work = consistency.pull(labelled, name), consistency.work(labelled, name)
+    has_pull = pull.points >= 30 and abs(pull.correlation) > 0.7
+    has_work = work.points >= 20 and abs(work.correlation) > 0.8
+    low, high = WORK if work.frames >= FEW else WORK_OF_FEW
+    if (has_pull and not PULL[0] <= pull.value <= PULL[1]) or (has_work and not low <= work.value <= high):
+        yield _blame(name, level, pull.value if has_pull else None, work.value if has_work else None)
+    elif not alone:
+        return
+    elif not (has_pull or has_work) and any(s.labels[name].forces is not None for s in labelled):
+        mixed = max((pull.points, pull.correlation, "bonds"), (work.points, work.correlation, "pairs of frames"))
+        why = (
+            f" ({mixed[0]:,} {mixed[2]} correlate by {mixed[1]:.2f} alone: are labels of several conventions mixed?)"
+            if mixed[0] >= 200
+            else ""
+        )
+        warnings.warn(
+            f"levels.{name}: whether its forces are in the right unit and of the right sign cannot be told from these structures{why}",
+            Note,
+            stacklevel=4,
+        )
+    elif has_work and not has_pull:
+        warnings.warn(
+            f"levels.{name}: energies and forces fit each other; a unit that both share cannot be told from these structures",
+            Note,
+            stacklevel=4,
+        )
+
+
+def holds_gradients(name, level):
+    """Whether what stands under a level's key of forces is taken for gradients: as it says, else where the key, but for the level's name, says so."""
+    return level.forces_sign == "gradient" or (
+        level.forces_sign is None and level.forces != f"forces_{name}" and "grad" in level.forces.lower()
+    )
+
+
 UNITS = {  # of forces and of energies, and how many times too large the numbers are
     "kcal/mol/Å": 1 / units.force("kcal/mol/Å"), "kJ/mol/Å": 1 / units.force("kJ/mol/Å"), "kJ/mol/nm": 1 / units.force("kJ/mol/nm"),
     "Hartree/Å": 1 / units.force("Hartree/Å"), "Hartree/Bohr": 1 / units.force("Hartree/Bohr"), "meV/Å": 1e3, "eV/Bohr": 1 / units.force("eV/Bohr"),
@@ -117,7 +158,7 @@ def _blame(name, level, pull, work):
     unit, _ = min(UNITS.items(), key=lambda item: abs(np.log(factor / item[1])))
     mend = []
     if sign > 0:
-        mend.append(f"gradients? then levels.{name}.forces_sign: {'force' if level.forces_sign == 'gradient' else 'gradient'}")
+        mend.append(f"the other sign? then levels.{name}.forces_sign: {'force' if holds_gradients(name, level) else 'gradient'}")
     if not 1 / 1.6 < factor < 1.6 and (pull is None or not PULL[0] <= -abs(pull) <= PULL[1]):
         both = work is not None and WORK[0] <= abs(work) <= WORK[1]
         energy = unit.rpartition("/")[0]
@@ -126,7 +167,11 @@ def _blame(name, level, pull, work):
             mend.append(f"or data.energy_unit: {energy}, if the energies are in {energy} too")
     elif work is not None and not WORK[0] <= abs(work) <= WORK[1]:
         energy = min(units.ENERGY, key=lambda key: abs(np.log(abs(work) * units.ENERGY[key])))
-        mend.append(f"energies in {energy}? then levels.{name}.energy_unit: {energy}, and levels.{name}.forces_unit: eV/Å")
+        of_forces = min(UNITS, key=lambda key: abs(np.log(abs(work) * UNITS[key])))
+        if abs(np.log(abs(work) * UNITS[of_forces])) < abs(np.log(abs(work) * units.ENERGY[energy])):
+            mend.append(f"forces in {of_forces}? then levels.{name}.forces_unit: {of_forces}")
+        else:
+            mend.append(f"energies in {energy}? then levels.{name}.energy_unit: {energy}, and levels.{name}.forces_unit: eV/Å")
     return f"levels.{name}: {', and '.join(found)}; {', '.join(mend) or 'see data.energy_unit, data.length_unit and forces_unit'}"
 
 
@@ -173,11 +218,11 @@ def between_levels(structures, levels):
 def outliers(labelled, name):
     """Structures whose label stands out from all others: names of the worst."""
     energies = [(s, s.labels[name].energy) for s in labelled if s.labels[name].energy is not None]
-    if len(energies) >= 10:
+    if len(energies) >= 5:
         off = deviations([s for s, _ in energies], [e for _, e in energies]) / [len(s.numbers) for s, _ in energies]
         yield from _standing_out(name, "energy", "eV an atom from what its elements have in the others", [s for s, _ in energies], off, 0.3)
     forced = [s for s in labelled if s.labels[name].forces is not None]
-    if len(forced) >= 10:
+    if len(forced) >= 5:
         largest = np.array([np.abs(s.labels[name].forces).max() for s in forced])
         yield from _standing_out(name, "forces", "eV/Å", forced, largest, 20.0)
 
@@ -186,7 +231,7 @@ def _standing_out(name, kind, words, structures, values, least):
     limit = max(least, 30.0 * np.median(np.abs(values)))
     found = np.flatnonzero(np.abs(values) > limit)
     worst = found[np.argsort(-np.abs(values[found]))][:3]
-    if 0 < len(found) < 0.1 * len(values):
+    if 0 < len(found) <= max(1, 0.1 * len(values)):
         named = "; ".join(f"{structures[k].source}: {values[k]:+.4g} {words}" for k in worst)
         yield f"levels.{name}: the {kind} of {len(found)} of {len(values)} structures stand out, look at them first: {named}"
 
@@ -219,20 +264,29 @@ def _symmetric(s):
     i, _, _, vectors = neighbor_list(s.positions, s.cell, s.pbc, 6.0)
     distances = np.linalg.norm(vectors, axis=1)
     pull = np.zeros((len(s.numbers), 3))
-    np.add.at(pull, i, vectors * np.exp(-distances)[:, None])
+    np.add.at(pull, i, vectors * (np.exp(-distances) * (1.0 - distances / 6.0) ** 2)[:, None])
     return np.abs(pull).max(initial=0.0) < 1e-3
 
 
 def _stresses(labelled, name):
     stressed = [s for s in labelled if s.labels[name].stress is not None]
-    size = np.median([np.abs(s.labels[name].stress).max() for s in stressed]) if stressed else 0.0
-    if size > 1.0:
+    if not stressed:
+        return
+    slope = consistency.stress_work(stressed, name)
+    told = slope.points >= 10 and abs(slope.correlation) > 0.8
+    size = np.median([np.abs(s.labels[name].stress).max() for s in stressed])
+    if size > 1.0 and not (told and WORK[0] <= slope.value <= WORK[1]):
         yield (
             f"levels.{name}: half of the stresses are above {size:.3g} eV/Å³ ({160.2 * size:.0f} GPa); set levels.{name}.stress_unit (GPa, kbar, …), or "
             f"levels.{name}.virial to the key if it holds virials"
         )
-    slope = consistency.stress_work(stressed, name)
-    if slope.points >= 10 and abs(slope.correlation) > 0.8 and not WORK[0] <= slope.value <= WORK[1]:
+    elif not told:
+        warnings.warn(
+            f"levels.{name}: whether its stresses are in the right unit and of the right sign cannot be told, for want of near cells",
+            Note,
+            stacklevel=3,
+        )
+    elif not WORK[0] <= slope.value <= WORK[1]:
         yield (
             f"levels.{name}: between near cells energies change by {slope.value:.3g} times the work of the stresses, where they must by {WORK[0]:g} to "
             f"{WORK[1]:g}; a stress is dE/dε over the volume, positive where the cell wants to shrink: see levels.{name}.stress_unit, and virial for "

@@ -7,7 +7,7 @@ Energy against work: between two near frames E_b − E_a = −½ (F_a + F_b) · 
 stresses σ, + ½ (σ_a + σ_b) : ε V (the trapezoidal rule).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
@@ -27,11 +27,12 @@ MOST_GROUPS, RUN = 200, 6  # of a large group, runs of so many frames that follo
 
 @dataclass
 class Slope:
-    """y = value · x, how many points say so, and their correlation."""
+    """y = value · x, how many points say so, and their correlation; of pairs of frames, how many frames."""
 
     value: float
     correlation: float
     points: int
+    frames: int = 0
 
 
 def _slope(x, y):
@@ -64,7 +65,7 @@ def pull(structures, level):
 
 def work(structures, level):
     """Energy differences over the forces' work, between near frames of the same atoms in the same order (and cell)."""
-    works, differences = [], []
+    works, differences, frames = [], [], 0
     for group in _groups(
         structures, level, "forces", lambda s: (s.numbers.tobytes(), tuple(map(bool, s.pbc)), _cell(s).round(4).tobytes())
     ):
@@ -72,7 +73,8 @@ def work(structures, level):
             fa, fb = (np.stack([group[k].labels[level].forces for k in index]) for index in (a, b))
             works += list(-0.5 * np.einsum("pik,pik->p", fa + (fb @ turn if turn is not None else fb), moved))
             differences += [group[q].labels[level].energy - group[p].labels[level].energy for p, q in zip(a, b, strict=True)]
-    return _slope(works, differences)
+            frames += len(np.union1d(a, b))
+    return replace(_slope(works, differences), frames=frames)
 
 
 def stress_work(structures, level):

@@ -9,7 +9,8 @@ from mfmd.structures import identity
 from mfmd.structures.record import KINDS, DataError
 
 # By how much two labels of one structure may differ and be one: eV, eV/Å, eV/Å³.
-ROUNDING = {"energy": 1e-4, "forces": 1e-3, "stress": 1e-5}
+ROUNDING = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-4}
+EQUAL = 1e-6  # Å, up to which two structures cannot have two labels; those of a relaxation's last steps may be nearer than SAME
 
 
 def merge(structures, levels):
@@ -34,6 +35,9 @@ def merge(structures, levels):
 
 def _merged(one, other, levels):
     """Put the labels of the other to the first; False where they are to stay two."""
+    apart = np.abs(one.positions - other.positions).max()
+    if apart > identity.SAME:  # what is near to what is near
+        return False
     for level, label in other.labels.items():
         if level not in one.labels:
             continue
@@ -41,7 +45,7 @@ def _merged(one, other, levels):
             a, b = getattr(one.labels[level], kind), getattr(label, kind)
             if a is None or b is None or np.abs(a - b).max() <= ROUNDING[kind]:
                 continue
-            if levels[level].unchecked:
+            if levels[level].unchecked or apart > EQUAL:
                 return False
             raise DataError(
                 f"{other.source}: it is the structure of {one.source}, and its {kind} of level {level} differs by {np.abs(a - b).max():.3g}; remove "

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from mfmd import Note, units
+from mfmd.engine import neighbor_list
 from mfmd.structures.charge import Assumed
-from mfmd.structures.checks import check_distances, check_labels, check_structure
+from mfmd.structures.checks import check_distances, check_labels, check_structure, holds_gradients
 from mfmd.structures.formats import registry
 from mfmd.structures.merging import merge, tell_duplicates
 from mfmd.structures.packed import Packed, pack
@@ -56,6 +57,8 @@ def read_all(config, levels, folder=None):
             if not atoms.takes(structure):
                 splits[name].append(structure)
         splits = {name: merge(structures, levels) for name, structures in splits.items()}
+        if isinstance(config.train, dict) and len(config.train) > 1 and not any(len(s.labels) > 1 for s in splits["train"]):
+            warnings.warn("data.train: the files of the levels have no structure in common (positions to 1e-4 Å)", Note, stacklevel=3)
     atoms.tell()
     _split_off(splits, config)
     for name in ("train", "val"):
@@ -67,14 +70,19 @@ def read_all(config, levels, folder=None):
     return splits, atoms.energies
 
 
+ALONE = 8.0  # Å, up to which an atom that is isolated has no image
+
+
 class Isolated:
-    """Single atoms without periodic boundaries: reference energies, and no structures to learn from."""
+    """Single atoms, without periodic boundaries or in a box that is large enough: reference energies, and no structures to learn from."""
 
     def __init__(self, levels):
         self.levels, self.energies, self.number = levels, {level: {} for level in levels}, 0
 
     def takes(self, structure):
-        if len(structure.numbers) != 1 or np.any(structure.pbc):
+        if len(structure.numbers) != 1:
+            return False
+        if np.any(structure.pbc) and len(neighbor_list(structure.positions, structure.cell, structure.pbc, ALONE)[0]):
             return False
         self.number += 1
         z = int(structure.numbers[0])
@@ -103,11 +111,9 @@ class Isolated:
 
 def fingerprints(config):
     """What the files of a config hold, wherever they lie: a list of split, level, path and sha256 of each."""
-    return [
-        {"split": split, "level": level, "path": str(path), "sha256": _sha256(Path(path))}
-        for split in SPLITS
-        for path, level in config.files(split)
-    ]
+    files = [("atoms", None, config.atoms)] if config.atoms else []
+    files += [(split, level, path) for split in SPLITS for path, level in config.files(split)]
+    return [{"split": split, "level": level, "path": str(path), "sha256": _sha256(Path(path))} for split, level, path in files]
 
 
 def _sha256(path):
@@ -115,13 +121,21 @@ def _sha256(path):
     if not path.exists():
         raise DataError(f"{path}: no such file (data files are looked up from the folder the command runs in)")
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in _parts(path):
         if file is not path:
             digest.update(str(file.relative_to(path)).encode())
         with open(file, "rb") as content:
             while block := content.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _parts(path):
+    """The files that a data file consists of."""
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    records = path.with_name("data.lmdb")  # beside metadata.parquet
+    return [path, records] if records.is_file() else [path]
 
 
 def _labelled_files(config, levels, names):
@@ -174,6 +188,9 @@ def read_file(path, config, levels):
 WEIGHTS = {"energy": "energy", "forces": "forces", "force": "forces", "stress": "stress", "virial": "virial", "virials": "virial"}
 
 
+ZERO_OR_ONE = {"0": 0, "0.0": 0, "0.": 0, "False": 0, "1": 1, "1.0": 1, "1.": 1, "True": 1}
+
+
 def _weighted_out(structure):
     """Kinds of labels that a structure's own weights in MACE's dialect, config_<kind>_weight, leave out; these are dropped. DataError for other weights."""
     dropped = []
@@ -181,12 +198,12 @@ def _weighted_out(structure):
         name = str(key).lower()
         if not (name.startswith("config_") and name.endswith("weight")):
             continue
-        if not np.size(value) == 1 or float(value) not in (0.0, 1.0):
+        if str(value).strip("[]") not in ZERO_OR_ONE:
             raise DataError(
                 f"{structure.source}: {key} is {value}; of a structure's own weights 0 leaves its label out and 1 is what every label has; "
                 "set levels.<level>.energy_weight and the like, or remove the key"
             )
-        if float(value) == 1.0:
+        if ZERO_OR_ONE[str(value).strip("[]")]:
             continue
         kinds = list(WEIGHTS.values()) if name == "config_weight" else [WEIGHTS.get(name.removeprefix("config_").removesuffix("_weight"))]
         for label in structure.labels.values():
@@ -239,7 +256,9 @@ class Units:
         try:
             found = parse(said) if said else None
         except ValueError as error:
-            raise DataError(f"{self.path}: {error}") from None
+            if not wanted:
+                raise DataError(f"{self.path}: the file's unit {error}; say what it is with {key or 'data.energy_unit'}") from None
+            found = None  # the config says what it is
         if found is not None and wanted and abs(parse(wanted) / found - 1) > 1e-4:
             raise DataError(f"{self.path}: the file says {said}, and {key} says {wanted}; leave out the key, or correct the file")
         name = wanted or usual
@@ -254,8 +273,7 @@ def _convert(structure, unit, levels):
         for kind in (*KINDS, "virial"):
             if (value := getattr(label, kind)) is not None:
                 setattr(label, kind, value * factor[kind])
-        gradient = level.forces_sign == "gradient" or (level.forces_sign is None and "grad" in level.forces.lower())
-        if gradient and label.forces is not None:
+        if label.forces is not None and holds_gradients(name, level):
             label.forces = -label.forces
         if label.virial is not None:
             if label.stress is not None:

@@ -93,6 +93,10 @@ class Config(Section):
             for _, level in self.data.files(split):
                 if level is not None and level not in self.levels:
                     raise ValueError(f"data.{split}: there is no level {level!r}; there are {', '.join(self.levels)}")
+        if self.data.stream and isinstance(self.data.train, dict):
+            raise ValueError(
+                "data.stream: structures on disk are not put together from files by level; write one file, or leave out stream"
+            )
         _train_fits("train", self.train, self.levels)
         self._stages_fit()
         return self

@@ -73,9 +73,9 @@ def _check_same(config, then):
         then = _upgraded(then, now)
     else:
         _check_files(config, files)
-        for split in SPLITS:
-            if not isinstance(now["data"][split], float):
-                now["data"][split] = then["data"][split] = None
+        for key in (*SPLITS, "atoms"):
+            if not isinstance(now["data"][key], float):
+                now["data"][key] = then["data"][key] = None
     for section in ("data", "levels", "backbone", "seed"):
         if then[section] != now[section]:
             raise ConfigError(
@@ -126,11 +126,10 @@ def _read(config, out, begun):
         for name in SPLITS:
             (out / "data" / f"{name}.packed").unlink(missing_ok=True)
     splits, isolated = reading.read_all(config.data, config.levels, out / "data")
-    checks.check_units(splits["train"], config.levels, energies.given_atoms(config, isolated), config.data)
-    for name in ("val", "test"):
-        for level in config.levels:
-            for sentence in checks.outliers([s for s in splits[name] if level in s.labels], level):
-                warnings.warn(f"data.{name}: {sentence}", stacklevel=2)
+    given = energies.given_atoms(config, isolated)
+    for name in SPLITS:
+        if name == "train" or not isinstance(getattr(config.data, name), float):  # a fraction is asked with the rest of its file
+            checks.check_units(splits[name], config.levels, given, config.data)
     reading.keep_labels(splits["train"], config.levels, config.data.split_seed)
     return splits, isolated
 

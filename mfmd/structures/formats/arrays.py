@@ -154,7 +154,10 @@ def _holds(missing, value):
 
 def _cells(arrays, n, source):
     """Cells (n, 3, 3) and pbc (n, 3); sGDML has a `lattice`, whose columns are the vectors."""
-    cell, pbc = np.asarray(arrays.get("cell", np.zeros((3, 3))), float), np.asarray(arrays.get("pbc", False), bool)
+    cell, pbc = (
+        np.asarray(arrays.get("cell", np.zeros((3, 3))), float),
+        np.asarray(arrays.get("pbc", "cell" in arrays and np.any(arrays["cell"])), bool),
+    )
     if "lattice" in arrays and "cell" not in arrays:
         cell, pbc = np.asarray(arrays["lattice"], float).T, np.asarray(True)
     if cell.size not in (9, 9 * n) or pbc.size not in (1, 3, 3 * n):

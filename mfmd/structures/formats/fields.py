@@ -34,7 +34,8 @@ def label_keys(levels):
 
 
 def from_atoms(atoms, places, levels, source):
-    """The dict of an ase.Atoms."""
+    """The dict of an ase.Atoms; computed magnetic moments say as much of the spin as initial ones."""
+    results = atoms.calc.results if atoms.calc is not None else {}
     return {
         "numbers": atoms.numbers.copy(),
         "positions": atoms.positions.copy(),
@@ -42,9 +43,9 @@ def from_atoms(atoms, places, levels, source):
         "pbc": atoms.pbc.copy(),
         "labels": labels_of(places, levels, source),
         "source": source,
-        "info": dict(atoms.info),
-        "charges": atoms.get_initial_charges(),
-        "moments": (atoms.calc.results if atoms.calc is not None else {}).get("magmoms", atoms.get_initial_magnetic_moments()),
+        "info": {key: results[key] for key in ("magmom",) if key in results} | atoms.info,
+        "charges": atoms.arrays.get("formal_charges", atoms.get_initial_charges()),
+        "moments": results.get("magmoms", atoms.get_initial_magnetic_moments()),
     }
 
 
