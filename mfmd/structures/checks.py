@@ -11,7 +11,7 @@ from mfmd.structures import consistency
 from mfmd.structures.charge import charge_or_spin
 from mfmd.structures.record import KINDS, MAX_Z, DataError
 
-MOST_CHECKED = 5_000  # structures by which units are judged
+MOST_CHECKED = 3_000  # structures by which units are judged
 
 
 def check_structure(s):
@@ -87,7 +87,7 @@ def questions(structures, name, level, given, config):
     yield from _forces(labelled, name, level)
     files = {}
     for s in (s for s in structures if name in s.labels):
-        files.setdefault(s.source.split(": ")[0], []).append(s)
+        files.setdefault(s.source.partition(": ")[0], []).append(s)
     for file, own in files.items() if 1 < len(files) <= MOST_FILES else ():
         yield from (f"{file}: {sentence}" for sentence in _forces(own[:: 1 + len(own) // MOST_CHECKED], name, level, alone=False))
     yield from _binding(labelled, name, given, config)

@@ -17,12 +17,12 @@ from mfmd.engine import neighbor_list
 # Whose bonds to hydrogen have 13 eV/Å² (Te) and more; those of metals may be as soft as 5.
 NONMETALS = [atomic_numbers[symbol] for symbol in ("B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Ge", "As", "Se", "Br", "Te", "I")]
 STRETCHED = 1.25  # times the sum of covalent radii, up to which atoms are bonded
-MOST_STRUCTURES = 2_000  # whose bonds are looked at
+MOST_STRUCTURES = 1_000  # whose bonds are looked at
 FAR = 20.0  # times the median, from where a point is of a label that has gone wrong
 NEAR = 0.3  # Å, root mean square of the displacements of near frames
 MOST_STRAIN = 0.05
 MOST_FRAMES, MOST_WORK = 60, 2_000_000  # of a group; pairs times atoms of it
-MOST_GROUPS, RUN = 200, 6  # of a large group, runs of so many frames that follow each other, as those of a trajectory are near
+MOST_GROUPS, RUN = 60, 6  # of a large group, runs of so many frames that follow each other, as those of a trajectory are near
 
 
 @dataclass

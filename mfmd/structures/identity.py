@@ -13,7 +13,7 @@ AT_ONCE = 4_000_000  # numbers that are looked at a time
 def same(structures):
     """For every structure the index of the first that is the same: numbers in order, positions to SAME, cell and periodicity."""
     first = np.arange(len(structures))
-    for group in _groups(structures, lambda s: s.numbers.tobytes() + bytes(s.pbc)).values():
+    for group in _groups(structures).values():
         if len(group) > 1:
             few, chosen, again = _few(structures, group, _along)
             pairs = [(group[chosen[a]], group[chosen[b]]) for a, b in cKDTree(few).query_pairs(SAME, p=np.inf)]
@@ -26,7 +26,7 @@ def alike(some, others):
     """{index of one of some molecules: that of one of others} which is the same but for a rotation, a shift, a reflection or the order of the atoms: it has
     the same distances between the same elements."""
     found = {}
-    here, there = (_groups(s, _composition(), lambda x: len(x.numbers) > 1 and not any(x.pbc)) for s in (some, others))
+    here, there = _compositions(some), _compositions(others)
     for key in here.keys() & there.keys():
         mine, theirs = here[key], there[key]
         few, chosen, _ = _few(others, theirs, _radii)
@@ -36,17 +36,14 @@ def alike(some, others):
     return found
 
 
-def _composition():
-    """A function that gives a structure's sorted numbers as bytes; most have an order of atoms that was there before."""
-    known = {}
-
-    def key(s):
-        order = s.numbers.tobytes()
-        if order not in known:
-            known[order] = np.sort(s.numbers).tobytes()
-        return known[order]
-
-    return key
+def _compositions(structures):
+    """{sorted numbers: indices} of molecules."""
+    out = {}
+    for group in _groups(structures).values():
+        s = structures[group[0]]
+        if len(s.numbers) > 1 and not np.any(s.pbc):
+            out.setdefault(np.sort(s.numbers).tobytes(), []).extend(group)
+    return out
 
 
 def _places(structures):
@@ -77,19 +74,18 @@ def _radii(structures):
     """Radii of gyration, and such of the fourth power, with several weights of the elements: each differs by less than the distances do."""
     numbers, positions = (np.stack([np.asarray(getattr(s, key), float) for s in structures]) for key in ("numbers", "positions"))
     out = []
-    for weights in (np.ones_like(numbers), numbers, numbers**2, (numbers == 1) + 1e-3):
+    for weights in (np.ones_like(numbers), numbers, (numbers == 1) + 1e-3):
         weights = weights / weights.sum(1, keepdims=True)
         square = np.sum((positions - np.einsum("na,nax->nx", weights, positions)[:, None]) ** 2, axis=2)
         out += [np.sqrt(np.sum(weights * square, axis=1)), 0.25 * np.sum(weights * square**2, axis=1) ** 0.25]
     return np.stack(out, axis=1)
 
 
-def _groups(structures, key, wanted=None):
-    """{key: indices} of the structures that are wanted."""
+def _groups(structures):
+    """Lists of indices of structures with the same numbers in order and the same periodicity."""
     groups = {}
     for k, s in enumerate(structures):
-        if wanted is None or wanted(s):
-            groups.setdefault(key(s), []).append(k)
+        groups.setdefault(s.numbers.tobytes() + bytes(s.pbc), []).append(k)
     return groups
 
 
