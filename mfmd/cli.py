@@ -205,10 +205,8 @@ def _eval(arguments):
             warnings.warn(sentence, stacklevel=1)
     for (level, kind), ratio in evaluation.ratios(points).items():
         if not 1 / 3 < ratio < 3:
-            warnings.warn(
-                f"{'energies' if kind == 'energy' else kind} of level {level} are {ratio:.3g} times the model's; --energy-unit is {config.data.energy_unit or 'eV, or as the files say'}",
-                stacklevel=1,
-            )
+            what, unit = {"energy": "energies"}.get(kind, kind), config.data.energy_unit or "eV, or as the files say"
+            warnings.warn(f"{what} of level {level} are {ratio:.3g} times the model's; --energy-unit is {unit}", stacklevel=1)
     report.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
 
 

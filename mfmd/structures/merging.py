@@ -18,16 +18,22 @@ def merge(structures, levels):
 
     Raises
     ------
-    DataError : two of them have different labels of one level, unless levels.<level>.unchecked; then both stay
+    DataError : two that are equal have different labels of one level, unless levels.<level>.unchecked; then both stay, as do those that are only near
     """
     first = identity.same(structures)
-    kept, twice = [], 0
+    kept, twice, near = [], 0, 0
     for k, s in enumerate(structures):
-        one = structures[first[k]]
-        if first[k] == k or not _merged(one, s, levels):
+        if first[k] == k:
             kept.append(s)
-        else:
+        elif _merged(structures[first[k]], s, levels):
             twice += 1
+        else:
+            kept.append(s)
+            near += 1
+    if near:
+        warnings.warn(
+            f"{near:,} structures are within {identity.SAME:g} Å of others and have labels of their own; they stay", Note, stacklevel=3
+        )
     if twice:
         warnings.warn(f"{twice:,} structures stand in the files again, and their labels are taken together", Note, stacklevel=3)
     return kept
