@@ -127,9 +127,12 @@ def _read(config, out, begun):
             (out / "data" / f"{name}.packed").unlink(missing_ok=True)
     splits, isolated = reading.read_all(config.data, config.levels, out / "data")
     given = energies.given_atoms(config, isolated)
-    for name in SPLITS:
-        if name == "train" or not isinstance(getattr(config.data, name), float):  # a fraction is asked with the rest of its file
-            checks.check_units(splits[name], config.levels, given, config.data)
+    checks.check_units(splits["train"], config.levels, given, config.data)
+    for name in ("val", "test"):
+        if not isinstance(getattr(config.data, name), float):  # a fraction is asked with the rest of its file
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Note)  # what cannot be told has been said
+                checks.check_units(splits[name], config.levels, given, config.data)
     reading.keep_labels(splits["train"], config.levels, config.data.split_seed)
     return splits, isolated
 
