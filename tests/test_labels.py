@@ -207,7 +207,7 @@ def test_stress_and_virial(tmp_path):
         ("stress_gfn2", lambda s, v: 160.2176634 * s, {"stress_unit": "GPa"}),
         ("stress_gfn2", lambda s, v: matrix(s), {}),
         ("virial_gfn2", lambda s, v: matrix(-v * s), {}),
-        ("W", lambda s, v: -v * s if False else matrix(-v * s), {"virial": "W"}),
+        ("W", lambda s, v: matrix(-v * s), {"virial": "W"}),
     ):
         found = [s.labels["gfn2"].stress for s in consider(config(tmp_path, crystals(make, key), {"gfn2": level}))[0]["train"]]
         np.testing.assert_allclose(found, wanted, atol=1e-12)

@@ -149,7 +149,8 @@ def _run(config, console, out, splits, isolated):
             raise ConfigError(f"stages.{stage.name}.train.monitor: {stage.train.monitor} has no label in the validation set")
     out.mkdir(parents=True, exist_ok=True)
     if writing:
-        write_json(out / "plan.json", config.model_dump(mode="json") | {"files": reading.fingerprints(config.data)})
+        files = reading.fingerprints(config.data)  # once: they are read whole
+        write_json(out / "plan.json", config.model_dump(mode="json") | {"files": files})
     models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
     for number, stage in enumerate(config.stages):
         folder = out / stage.name
@@ -210,7 +211,7 @@ def _run(config, console, out, splits, isolated):
         "torch": torch.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),
-        "files": reading.fingerprints(config.data),
+        "files": files,
         "labels": reading.count_labels(splits["train"], config.levels),
         "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
     }
