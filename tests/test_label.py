@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -181,6 +183,42 @@ def test_a_process_that_dies_takes_only_its_own_label():
     found = {key: (result, error) for key, result, error in workers.in_parallel(tasks, 2)}
     assert set(found) == set(range(8)) and "died" in found[3][1]
     assert all(found[k] == (k, None) for k in range(8) if k != 3)
+
+
+THREADED = """
+import ctypes, os, sys
+{loads}
+from mfmd.labelling import workers
+
+def threads(_):  # of every OpenMP there is in this process
+    import {package}
+    paths = {{line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}}
+    return sorted(ctypes.CDLL(path).omp_get_max_threads() for path in paths)
+
+if __name__ == "__main__":
+    print([found for _, found, _ in workers.in_parallel([(k, threads, (k,)) for k in range(3)], 2)], os.environ["OMP_NUM_THREADS"])
+"""
+
+
+@pytest.mark.parametrize(("loads", "package"), [("import torch", "pyscf.lib"), ("import pyscf.lib", "torch"), ("", "tblite.interface")])
+def test_a_worker_has_one_thread_whatever_the_script_loads_first(tmp_path, loads, package):
+    (tmp_path / "script.py").write_text(THREADED.format(loads=loads, package=package))
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "3"}
+    )
+    found, _, after = done.stdout.strip().rpartition(" ")
+    assert after == "3", done.stderr
+    assert len(json.loads(found)) == 3 and all(row and set(row) == {1} for row in json.loads(found)), found
+
+
+def test_threads_are_the_callers_again_where_it_stops_in_between(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    running = workers.in_parallel([(k, abs, (k,)) for k in range(4)], 2)
+    next(running)
+    assert os.environ["OMP_NUM_THREADS"] == "3" and "MKL_NUM_THREADS" not in os.environ
+    running.close()
+    assert os.environ["OMP_NUM_THREADS"] == "3" and "MKL_NUM_THREADS" not in os.environ
 
 
 @pytest.mark.parametrize(

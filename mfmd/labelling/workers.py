@@ -4,6 +4,7 @@ import concurrent.futures
 import multiprocessing
 import os
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 
 def _guarded(function, arguments):
@@ -14,26 +15,42 @@ def _guarded(function, arguments):
         return None, f"{type(error).__name__}: {error}"
 
 
-def _alone():
-    """A worker computes on one thread; the run has as many workers as it has cores."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@contextmanager
+def _one_thread():
+    """What is started in here computes on one thread. The variables are read when a library is loaded, which may be before a worker's first own line:
+    a process has to be born with them."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def in_parallel(tasks, workers):
-    """Yield (key, result, error) of tasks (key, function, arguments) as they end; one whose process dies is an error of its own."""
+    """Yield (key, result, error) of tasks (key, function, arguments) as they end; one whose process dies is an error of its own.
+
+    A worker computes on one thread; a run has as many workers as it has cores."""
     tasks, suspects = list(tasks), []
     for batch, size in ((tasks, workers), (suspects, 1)):
         while batch:
             context = multiprocessing.get_context("spawn")
-            with concurrent.futures.ProcessPoolExecutor(size, mp_context=context, initializer=_alone) as pool:
+            with concurrent.futures.ProcessPoolExecutor(size, mp_context=context) as pool:
                 waiting, queue = {}, list(batch)
                 batch.clear()
                 try:
                     while queue or waiting:
                         while queue and len(waiting) < size:
                             task = queue.pop(0)
-                            waiting[pool.submit(_guarded, *task[1:])] = task
+                            with _one_thread():  # processes are started here
+                                waiting[pool.submit(_guarded, *task[1:])] = task
                         done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
                         for future in done:
                             result, error = future.result()
