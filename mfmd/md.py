@@ -12,25 +12,23 @@ import json
 import math
 import os
 import time
+import warnings
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import openmm
 import openmm.app
 import openmm.unit as unit
-from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
-from ase.cell import Cell
-from ase.neighborlist import natural_cutoffs, neighbor_list
-from ase.optimize import LBFGS
 
-from mfmd import Error, units
+from mfmd import Note, units
 from mfmd.engine import load_model
 from mfmd.hosts import openmm as host
-from mfmd.structures.charge import charge_or_spin
+from mfmd.hosts.relax import minimize
+from mfmd.hosts.topology import Isotope, MDError, read_start, read_structure, topology_of
+
+__all__ = ["MDError", "Settings", "minimize", "read_structure", "run", "topology_of"]
 
 ENSEMBLES = ("nve", "nvt", "npt")
 FORMATS = {"dcd": openmm.app.DCDReporter, "xtc": openmm.app.XTCReporter, "h5": openmm.app.DCDReporter}  # what is written along the way
@@ -38,17 +36,14 @@ BAROSTAT = 100  # steps from checkpoint to checkpoint that it needs at least; it
 HEADER = 512  # bytes of a trajectory's beginning that its writer changes later
 
 
-class MDError(Error):
-    """A run cannot be made, or not gone on with; names the option or file."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """A run. Times in ps, the time step in fs, temperature in K, pressure in bar, friction in 1/ps."""
 
     model: str
-    structure: str  # PDB, XYZ, extended XYZ or another format of ASE
+    structure: str  # PDB, mmCIF, XYZ, extended XYZ or another format of ASE
     out: str
+    continue_from: str | None = None  # folder of another run of this structure: positions, velocities and box at its last checkpoint
     ensemble: str = "nvt"
     time: float = 10.0  # of production
     timestep: float = 0.5
@@ -56,7 +51,7 @@ class Settings:
     pressure: float = 1.0
     friction: float = 1.0
     equilibrate: float = 0.0  # with a thermostat, before production
-    minimize: bool = True
+    minimize: bool | None = None  # None: unless there are velocities to start with, which would be lost
     every: float = 0.05  # between frames, and between lines of the log
     checkpoint: float = 5.0
     format: str = "dcd"
@@ -81,6 +76,8 @@ class Settings:
         for name in ("time", "equilibrate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise MDError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.continue_from is not None and self.minimize:
+            raise MDError("continue_from and minimize exclude each other: a run that goes on keeps its positions and velocities")
         if not math.isfinite(self.pressure):
             raise MDError(f"pressure is {self.pressure}; it must be finite")
         if not 0 <= self.seed < 2**31:
@@ -113,20 +110,70 @@ def run(settings, progress=lambda step, steps, rate: None):
     ------
     MDError : settings that cannot be, a structure that cannot be read, a folder that holds another run, files that do not fit the checkpoint
     """
+    home = {
+        name: os.path.expanduser(getattr(settings, name))
+        for name in ("model", "structure", "out", "continue_from")
+        if getattr(settings, name)
+    }
+    settings = dataclasses.replace(settings, **home)
     out, model = Path(settings.out), load_model(settings.model)
-    topology, positions = read_structure(settings.structure)
+    start = read_start(settings.structure)
     kind = settings.host or host.default_host()
-    system = host.create_system(model, topology, settings.head, kind, settings.precision, settings.threads, terms=settings.terms)
+    system = host.create_system(model, start.topology, settings.head, kind, settings.precision, settings.threads, terms=settings.terms)
     if settings.ensemble == "npt":
-        if topology.getPeriodicBoxVectors() is None:
+        if start.topology.getPeriodicBoxVectors() is None:
             raise MDError(f"{settings.structure} has no box, and the ensemble is npt")
+        if any(system.getParticleMass(k)._value == 0 for k in range(system.getNumParticles())):
+            raise MDError(f"{settings.structure} has atoms that are held, which a barostat would move; take nvt, or let them go")
         system.addForce(openmm.MonteCarloBarostat(settings.pressure * unit.bar, settings.temperature * unit.kelvin))
-    atoms = np.concatenate([np.ravel(_box(topology)), np.ravel(positions), [a.element.atomic_number for a in topology.atoms()]])
-    _claim(out, settings, {"host": kind, "model_sha256": model.sha256, "structure_sha256": hashlib.sha256(atoms.tobytes()).hexdigest()})
+    made_of = {"host": kind, "model_sha256": model.sha256, "structure_sha256": _sha256(start)}
+    if settings.continue_from is not None:
+        made_of["continued_sha256"] = _take_up(settings, start, made_of["structure_sha256"])
+    settings = dataclasses.replace(settings, minimize=start.velocities is None if settings.minimize is None else settings.minimize)
+    _claim(out, settings, made_of)
     try:
-        return _run(settings, out, topology, system, positions, progress)
+        return _run(settings, out, start, system, progress)
     except openmm.OpenMMException as error:
         raise MDError(f"{error} (a checkpoint of {out}, if there is one, is as it was)") from None
+    except OSError as error:  # a full disk
+        raise MDError(f"{error}; {_going_on(out)}") from None
+    except KeyboardInterrupt as stop:
+        stop.args = (_going_on(out),)
+        raise
+
+
+def _going_on(out):
+    """What is left to a user whose run ends before its time."""
+    if not (out / "checkpoint.npz").exists():
+        return f"{out} has no checkpoint yet, and the same command starts anew"
+    return f"the same command goes on from the checkpoint of {out}, at step {int(_load(out)['step'])}"
+
+
+def _sha256(start):
+    """Of all that a run begins with; of a structure without masses and velocities of its own it is that of box, positions and elements alone."""
+    elements = [a.element for a in start.topology.atoms()]
+    parts = [np.ravel(_box(start.topology)), np.ravel(start.positions), [e.atomic_number for e in elements]]
+    if any(isinstance(e, Isotope) for e in elements):
+        parts.append([e.mass._value for e in elements])
+    if start.velocities is not None:
+        parts.append(np.ravel(start.velocities))
+    return hashlib.sha256(np.concatenate(parts).tobytes()).hexdigest()
+
+
+def _take_up(settings, start, structure_sha256):
+    """The start of a run that goes on from another's checkpoint; returns the hash of that."""
+    folder = Path(settings.continue_from)
+    try:
+        then = json.loads((folder / "settings.json").read_text())
+    except (OSError, ValueError) as error:
+        raise MDError(f"--continue-from {folder}: no run of mfmd md is there ({error})") from None
+    if then.get("structure_sha256") != structure_sha256:
+        raise MDError(f"--continue-from {folder}: its run is not of {settings.structure}; name the structure it started from")
+    state = _load(folder)
+    start.positions, start.velocities = state["positions"] * units.ANGSTROM_PER_NM, state["velocities"] * units.ANGSTROM_PER_NM
+    if start.topology.getPeriodicBoxVectors() is not None:
+        start.topology.setPeriodicBoxVectors(state["box"] * unit.nanometer)
+    return hashlib.sha256(b"".join(state[name].tobytes() for name in ("positions", "velocities", "box"))).hexdigest()
 
 
 def _box(topology):
@@ -135,13 +182,14 @@ def _box(topology):
     return [] if box is None else np.array(box.value_in_unit(unit.nanometer))
 
 
-def _run(settings, out, topology, system, positions, progress):
+def _run(settings, out, start, system, progress):
+    topology = start.topology
     if not (out / "checkpoint.npz").exists():
-        _begin(settings, out, topology, system, positions)
+        _begin(settings, out, start, system)
     state = _load(out)
     _cut_back(out, json.loads(str(state["files"])))
     before, after = settings.steps(settings.equilibrate), settings.steps(settings.time)
-    reporters, start, first = None, time.perf_counter(), int(state["step"])
+    reporters, began, first = None, time.perf_counter(), int(state["step"])
     while (step := int(state["step"])) < before + after:
         producing = step >= before
         if producing and reporters is None:
@@ -152,7 +200,7 @@ def _run(settings, out, topology, system, positions, progress):
         every = settings.steps(settings.every)
         for done in range(0, todo, every):
             simulation.step(min(every, todo - done))
-            elapsed = time.perf_counter() - start
+            elapsed = time.perf_counter() - began
             made = simulation.currentStep - first
             progress(simulation.currentStep, before + after, 86400e-6 * settings.timestep * made / elapsed)
         _save(out, simulation.context)
@@ -161,122 +209,12 @@ def _run(settings, out, topology, system, positions, progress):
     _write_pdb(out / "final.pdb", topology, state)
     if settings.format == "h5" and (out / "trajectory.dcd").exists():
         _write_hdf5(out, topology, settings)
-    summary = {"steps": before + after, "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - start) if made else None}
+    summary = {"steps": before + after, "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - began) if made else None}
     if (out / "log.csv").exists():
         from mfmd import report
 
         summary |= report.summarize_md(out / "log.csv", topology.getNumAtoms(), out / "md.png")
     return summary
-
-
-# ------------------------------------------------------------------------------------------------ structures
-
-
-def read_structure(path):
-    """(openmm.app.Topology, positions (atoms, 3) Å) of a PDB file, or of the first structure in a file that ASE reads.
-
-    Bonds, which a barostat needs to move molecules whole, are those of the PDB file, else between atoms within 1.2 times the sum of their
-    covalent radii; a molecule that stands across the boundary is put together. A cell is turned so that it is lower triangular, as OpenMM needs it.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise MDError(f"{path}: there is no such file")
-    if path.suffix.lower() == ".pdb":
-        pdb = host.read_pdb(path)
-        topology, positions = pdb.topology, np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.angstrom))
-        bonds = [(a.index, b.index) for a, b in topology.bonds()]
-        positions = _molecules(positions, bonds, units.ANGSTROM_PER_NM * np.array(_box(topology)))[1]
-    else:
-        try:
-            atoms = ase.io.read(path, index=0)
-        except Exception as error:  # readers raise whatever they meet
-            raise MDError(f"{path}: cannot be read as a structure ({error})") from None
-        if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments()):
-            raise MDError(f"{path}: {reason}")
-        topology, positions = topology_of(atoms)
-    if topology.getNumAtoms() < 2:
-        raise MDError(f"{path}: it takes two atoms or more for dynamics, and there are {topology.getNumAtoms()}")
-    return topology, positions
-
-
-def topology_of(atoms):
-    """(openmm.app.Topology, positions (atoms, 3) Å) of ase.Atoms; see `read_structure`. MDError for a cell that OpenMM does not have."""
-    if atoms.pbc.any() and not atoms.pbc.all():
-        raise MDError("the structure is periodic in some directions only, which OpenMM does not have")
-    if periodic := bool(atoms.pbc.all()):
-        if abs(atoms.cell.volume) < 1e-3:
-            raise MDError("the structure is periodic, and its cell has no volume")
-        cell, rotation = Cell(
-            atoms.cell.array * np.sign(np.linalg.det(atoms.cell.array))
-        ).standard_form()  # of the same lattice, right-handed
-        box = openmm.app.internal.unitcell.reducePeriodicBoxVectors([openmm.Vec3(*v) for v in cell.array] * unit.angstrom)
-        atoms = Atoms(atoms.numbers, atoms.positions @ rotation.T, cell=np.array(box.value_in_unit(unit.angstrom)), pbc=True)
-    first, second = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.2))
-    bonds = sorted({(int(min(a, b)), int(max(a, b))) for a, b in zip(first, second, strict=True) if a != b})
-    molecule, positions = _molecules(atoms.positions, bonds, atoms.cell.array if periodic else [])
-    # A residue a molecule where the atoms of each stand together, since a topology's atoms are in the order of its residues; else one an atom.
-    together = all(np.all(np.diff(np.flatnonzero(molecule == m)) == 1) for m in set(molecule))
-    topology = openmm.app.Topology()
-    chain, members = topology.addChain(), []
-    for k, z in enumerate(atoms.numbers):
-        if not together or molecule[k] == k:
-            residue = topology.addResidue("MOL", chain)
-        name = f"{atoms.symbols[k]}{k - molecule[k]}" if together else atoms.symbols[k]
-        members.append(topology.addAtom(name, openmm.app.Element.getByAtomicNumber(int(z)), residue))
-    for a, b in bonds:
-        topology.addBond(members[a], members[b])
-    if periodic:
-        topology.setPeriodicBoxVectors([openmm.Vec3(*v) for v in atoms.cell.array] * unit.angstrom)
-    return topology, positions
-
-
-def _molecules(positions, bonds, cell):
-    """Of each atom the lowest index of its molecule, and positions with every molecule in one piece; cell : (3, 3), or nothing."""
-    near = [[] for _ in positions]
-    for a, b in bonds:
-        near[a].append(b)
-        near[b].append(a)
-    whole, molecule = np.array(positions, float), np.full(len(positions), -1)
-    inverse = np.linalg.inv(cell) if len(cell) else None
-    for k in range(len(positions)):
-        if molecule[k] >= 0:
-            continue
-        molecule[k], todo = k, [k]
-        while todo:
-            a = todo.pop()
-            for b in near[a]:
-                if molecule[b] < 0:
-                    molecule[b] = k
-                    todo.append(b)
-                    if inverse is not None:
-                        whole[b] -= np.round((whole[b] - whole[a]) @ inverse) @ cell
-    return molecule, whole
-
-
-def minimize(context, fmax=0.05, steps=500):
-    """Relax the positions of a Context, each atom by at most 0.1 Å a step; OpenMM's own minimiser may start with steps of a nm.
-
-    fmax : eV/Å, of the largest force; steps : at most so many
-    """
-    start = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
-    atoms = Atoms(["X"] * len(start), start, calculator=_ContextCalculator(context))
-    LBFGS(atoms, maxstep=0.1, logfile=None).run(fmax=fmax, steps=steps)
-    context.setPositions(atoms.positions * unit.angstrom)
-
-
-class _ContextCalculator(Calculator):
-    implemented_properties = ["energy", "forces"]
-
-    def __init__(self, context):
-        super().__init__()
-        self.context = context
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        super().calculate(atoms, properties, system_changes)
-        self.context.setPositions(self.atoms.positions * unit.angstrom)
-        state = self.context.getState(energy=True, forces=True)
-        forces = state.getForces(asNumpy=True)._value / host.FORCE_UNIT
-        self.results = {"energy": state.getPotentialEnergy()._value / units.KJ_PER_MOL, "forces": forces}
 
 
 # ------------------------------------------------------------------------------------------------ a run and its files
@@ -288,6 +226,7 @@ def _claim(out, settings, made_of):
         **dataclasses.asdict(settings),
         "model": str(Path(settings.model).resolve()),
         "structure": str(Path(settings.structure).resolve()),
+        "continue_from": settings.continue_from and str(Path(settings.continue_from).resolve()),
     }
     now |= {"terms": [list(t) for t in settings.terms] if settings.terms else None, **made_of}
     del now["out"]
@@ -297,7 +236,12 @@ def _claim(out, settings, made_of):
             then = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise MDError(f"{path} cannot be read ({error}); remove the folder to start anew") from None
-        if different := [key for key in now if now[key] != then.get(key) and key not in ("time", "threads")]:
+        free = {"time", "threads", "model", "structure"}  # what model and structure are their hashes say, wherever they are now
+        if now.get("continued_sha256") == then.get("continued_sha256"):
+            free.add("continue_from")
+        elif now["continue_from"] == then["continue_from"]:  # and that run has gone on since
+            free.add("continued_sha256")
+        if different := [key for key in now if now[key] != then.get(key) and key not in free]:
             key = different[0]
             raise MDError(
                 f"{out} holds a run with {key} {then.get(key)}, and now it is {now[key]}; take another folder, or remove this one"
@@ -312,18 +256,33 @@ def _claim(out, settings, made_of):
     _replace(path, json.dumps(now, indent=1).encode())
 
 
-def _begin(settings, out, topology, system, positions):
+def _begin(settings, out, start, system):
     integrator = openmm.VerletIntegrator(settings.timestep * unit.femtosecond)
-    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(settings.platform))
+    context, topology = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(settings.platform)), start.topology
     if topology.getPeriodicBoxVectors() is not None:
         context.setPeriodicBoxVectors(*topology.getPeriodicBoxVectors())
-    context.setPositions(positions * unit.angstrom)
+    context.setPositions(start.positions * unit.angstrom)
     if settings.minimize:
         minimize(context)
-    context.setVelocitiesToTemperature(settings.temperature * unit.kelvin, settings.seed)
+    if start.velocities is None or settings.minimize:
+        context.setVelocitiesToTemperature(settings.temperature * unit.kelvin, settings.seed)
+    else:
+        context.setVelocities(start.velocities / units.ANGSTROM_PER_NM)
+    if start.velocities is not None:
+        warnings.warn(_told_of_velocities(settings, context), Note, stacklevel=4)
     state = context.getState(positions=True)
     _write_pdb(out / "topology.pdb", topology, {"positions": state.getPositions(asNumpy=True)._value, "box": state.getPeriodicBoxVectors()})
     _save(out, context)
+
+
+def _told_of_velocities(settings, context):
+    if settings.minimize:
+        return f"velocities of {settings.structure} are not used: it is minimised, and new ones are drawn at {settings.temperature:g} K"
+    system = context.getSystem()
+    free = 3 * sum(system.getParticleMass(k)._value > 0 for k in range(system.getNumParticles()))
+    free -= 3 * any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
+    kelvin = 2 * context.getState(energy=True).getKineticEnergy() / (free * unit.MOLAR_GAS_CONSTANT_R)
+    return f"velocities are those of {settings.continue_from or settings.structure}, of {kelvin.value_in_unit(unit.kelvin):.0f} K, and nothing is minimised"
 
 
 def _simulation(settings, topology, system, state, thermostat):
@@ -413,6 +372,7 @@ def _cut_back(out, files):
 
 
 def _replace(path, content):
+    """Write a file that is there whole or as it was."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
         file.write(content)

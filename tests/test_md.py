@@ -217,9 +217,6 @@ def test_a_large_box_keeps_its_atoms_in_a_pdb_file(tmp_path):
         app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
     again, _ = md.read_structure(tmp_path / "box.pdb")
     assert again.getNumAtoms() == 1536 and again.getNumBonds() == 1024
-    ethanol().write(tmp_path / "names.pdb")  # ASE names every carbon C
-    with pytest.raises(InputError, match=r"names\.pdb: not a readable PDB file .*duplicate"):
-        md.read_structure(tmp_path / "names.pdb")
 
 
 def test_what_a_folder_may_hold(trained, start, tmp_path):

@@ -6,6 +6,7 @@ Positions come in nm and leave as kJ/mol; the conversion stands here, in csrc/ho
 import base64
 import importlib.metadata
 import importlib.util
+import json
 import warnings
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,23 +18,36 @@ import openmm
 import openmm.app
 import openmm.unit as unit
 import openmm.version
+from ase.data import chemical_symbols
 
 from mfmd import Error, units
 from mfmd.engine import LIBRARY_DIR, Engine, HostError, InputError, load_model, load_torch_host
+from mfmd.hosts import pdb
 
 FORCE_UNIT = units.KJ_PER_MOL * units.ANGSTROM_PER_NM  # kJ/mol/nm in one eV/Å
 LAMBDA = "mfmd_lambda"  # the global parameter that leads from the first of two heads (0) to the second (1)
 
 
 def create_force(
-    model, topology, atoms=None, head=None, host=None, precision="single", threads=None, *, heads=None, terms=None, parameters=None
+    model,
+    topology,
+    atoms=None,
+    head=None,
+    host=None,
+    precision="single",
+    threads=None,
+    *,
+    heads=None,
+    terms=None,
+    parameters=None,
+    periodic=None,
 ):
     """An OpenMM Force that evaluates one head of a model, two heads and the way between them, or any weighted sum of heads.
 
     Parameters
     ----------
     model : path of a `model.pt`
-    topology : openmm.app.Topology; its elements are read, and it is periodic where it has box vectors
+    topology : openmm.app.Topology, whose elements and bonds are read
     atoms : indices of the atoms the model acts on (it sees no others); None for all
     head : level of theory; None for the highest the model has
     host : "native" (a plugin of mfmd, without torch and Python in the step; platforms Reference and CPU), "torch" (TorchForce, needs
@@ -44,16 +58,25 @@ def create_force(
         forces come from one forward and one reverse pass. State.getEnergyParameterDerivatives() has dE/dλ = E_b − E_a (not with "python")
     terms : (head, weight) or (head, weight, parameter) each: E = sum of weight · E_head, times the value of the global parameter if one is named
     parameters : {global parameter: default} of the terms
+    periodic : whether the box of the Context counts; None where the topology has one
 
     Raises
     ------
     ModelFileError : the model cannot be read
-    InputError : unknown head or host, atoms that do not exist, an atom without element, a charged atom, a parameter without default
+    InputError : unknown head or host, atoms that do not exist, an atom without element or of one that a head was not trained on, a charged
+        atom, a parameter without default
     HostError : the host is not installed, or in a version that does not work
     """
     model = load_model(model)
     evaluated = Evaluated(
-        model, topology, atoms, _terms(model, head, heads, terms), parameters or ({LAMBDA: 1.0} if heads else {}), precision, threads
+        model,
+        topology,
+        atoms,
+        _terms(model, head, heads, terms),
+        parameters or ({LAMBDA: 1.0} if heads else {}),
+        precision,
+        threads,
+        periodic,
     )
     host = default_host() if host is None else host
     if host not in _HOSTS:
@@ -66,7 +89,7 @@ def create_force(
 def create_system(model, topology, head=None, host=None, precision="single", threads=None, remove_cm_motion=True, **more):
     """An OpenMM System of a whole topology: masses, box, the model's force, and no constraints.
 
-    Parameters as for `create_force`; `remove_cm_motion` adds a CMMotionRemover, as OpenMM's ForceField does.
+    Parameters as for `create_force`; `remove_cm_motion` adds a CMMotionRemover, as OpenMM's ForceField does, unless atoms are held (mass 0).
     """
     force = create_force(model, topology, None, head, host, precision, threads, **more)
     system = openmm.System()
@@ -76,7 +99,7 @@ def create_system(model, topology, head=None, host=None, precision="single", thr
     if box is not None:
         system.setDefaultPeriodicBoxVectors(*box)
     system.addForce(force)
-    if remove_cm_motion:
+    if remove_cm_motion and all(atom.element.mass._value > 0 for atom in topology.atoms()):
         system.addForce(openmm.CMMotionRemover())
     return system
 
@@ -93,7 +116,7 @@ class Evaluated:
     terms, of (head index, weight, parameter or ""); parameters; periodic; precision; threads
     """
 
-    def __init__(self, model, topology, atoms, terms, parameters, precision, threads):
+    def __init__(self, model, topology, atoms, terms, parameters, precision, threads, periodic=None):
         if precision not in ("single", "double"):
             raise InputError(f"precision is {precision!r}; it must be 'single' or 'double'")
         if threads is not None and threads < 1:
@@ -103,8 +126,9 @@ class Evaluated:
         self.model, self.terms, self.precision, self.threads = model, terms, precision, threads
         self.parameters = {name: float(value) for name, value in parameters.items()}
         self.numbers, self.chosen = _atoms(topology, atoms)
+        _check_elements(model, [head for head, _, _ in terms], self.numbers, self.chosen)
         self.atoms = topology.getNumAtoms()
-        self.periodic = topology.getPeriodicBoxVectors() is not None
+        self.periodic = topology.getPeriodicBoxVectors() is not None if periodic is None else periodic
         mine = set(range(self.atoms) if self.chosen is None else self.chosen)
         self.bonds = [(a.index, b.index) for a, b in topology.bonds() if a.index in mine and b.index in mine]
 
@@ -125,6 +149,22 @@ def _terms(model, head, heads, terms):
     if wrong := [weight for _, weight, *_ in terms if not np.isfinite(weight)]:
         raise InputError(f"the weight of a term is {wrong[0]}; it must be finite")
     return [(model.level(name), float(weight), parameter[0] if parameter else "") for name, weight, *parameter in terms]
+
+
+def _check_elements(model, heads, numbers, chosen):
+    """That every head, and those it is relative to, was trained on the elements."""
+    levels = json.loads(model.metadata)["levels"]
+    for index in heads:
+        name = model.levels[index]
+        while name:
+            level = next(level for level in levels if level["name"] == name)
+            if len(unknown := np.flatnonzero(~np.isin(numbers, level["elements"]))):
+                k = unknown[0] if chosen is None else chosen[unknown[0]]
+                known = " ".join(chemical_symbols[z] for z in level["elements"])
+                raise InputError(
+                    f"atom {k} is {chemical_symbols[numbers[unknown[0]]]}, and head {name} was trained on the elements {known} only"
+                )
+            name = level.get("delta_of")
 
 
 def native_library():
@@ -266,25 +306,11 @@ def write_archive(path, model, topology, head=None, precision="single", threads=
     from mfmd.training import export
 
     if not isinstance(topology, openmm.app.Topology):
-        topology = read_pdb(topology).topology
+        topology, _ = pdb.read_pdb(topology)
     model = load_model(model)
     evaluated = Evaluated(model, topology, None, _terms(model, head, None, None), {}, precision, threads)
     export.write_archive(path, _script(evaluated), model.bytes)
     return evaluated.periodic
-
-
-def read_pdb(path):
-    """openmm.app.PDBFile of a file. InputError where it cannot be read, or two atoms of a residue have one name, of which OpenMM would drop one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*duplicate atom.*")
-            pdb = openmm.app.PDBFile(str(path))
-    except Exception as error:  # the reader raises whatever it meets
-        raise InputError(f"{path}: not a readable PDB file ({error})") from None
-    box = pdb.topology.getPeriodicBoxVectors()
-    if box is not None and max(abs(v[k]._value) for k, v in enumerate(box)) < 0.11:  # CRYST1 1 1 1, which means that there is none
-        pdb.topology.setPeriodicBoxVectors(None)
-    return pdb
 
 
 def load_torchforce():

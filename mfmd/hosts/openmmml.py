@@ -5,7 +5,11 @@ system = potential.createSystem(topology, head="cctz", precision="single")
 mixed = potential.createMixedSystem(topology, mm_system, ml_atoms, interpolate=True)
 """
 
+import warnings
+
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
+
+from mfmd import Note
 
 
 class MfmdPotentialImplFactory(MLPotentialImplFactory):
@@ -18,8 +22,9 @@ class MfmdPotentialImplFactory(MLPotentialImplFactory):
 class MfmdPotentialImpl(MLPotentialImpl):
     """One head of a model file.
 
-    Arguments of createSystem and createMixedSystem beside openmm-ml's own: head, host, precision, threads, heads, terms, parameters, as for
-    mfmd.openmm.create_force; charge and multiplicity may be said if they are 0 and 1. InputError for others.
+    Arguments of createSystem and createMixedSystem beside openmm-ml's own: head, host, precision, threads, heads, terms, parameters, periodic, as for
+    mfmd.openmm.create_force; charge and multiplicity may be said if they are 0 and 1. InputError for others. The force is periodic where the
+    topology has a box or the System is periodic, as openmm-ml's own are; with interpolate=True openmm-ml does not show the System.
     """
 
     def __init__(self, model_path):
@@ -37,9 +42,18 @@ class MfmdPotentialImpl(MLPotentialImpl):
             raise openmm.InputError("MLPotential('mfmd') needs modelPath, the path of a model.pt")
         if reason := charge_or_spin({key: arguments.pop(key, None) for key in ("charge", "multiplicity")}):
             raise openmm.InputError(reason)
-        known = ("head", "host", "precision", "threads", "heads", "terms", "parameters")
+        known = ("head", "host", "precision", "threads", "heads", "terms", "parameters", "periodic")
         if unknown := [key for key in arguments if key not in known]:
             raise openmm.InputError(f"mfmd has no argument {unknown[0]!r}; it has {', '.join(known)}")
+        if arguments.get("periodic") is None:
+            arguments["periodic"] = topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
+            if not arguments["periodic"] and system.getNumParticles() == 0:
+                warnings.warn(
+                    "the topology has no box, and openmm-ml does not show the System it interpolates; the model is taken as not periodic, "
+                    "unless periodic=True is said",
+                    Note,
+                    stacklevel=2,
+                )
         force = openmm.create_force(self.model_path, topology, atoms, **arguments)
         force.setForceGroup(forceGroup)
         system.addForce(force)

@@ -1,0 +1,308 @@
+"""Start structures: files, and ase.Atoms, as openmm.app.Topology and positions. What they say is kept, or refused by name.
+
+Bonds, which a barostat needs to move molecules whole, are those that the file says; where it says none, of atoms within 1.2 times the sum of their
+covalent radii. Masses of the file, and 0 for atoms that are held, are those of the topology's elements.
+"""
+
+import dataclasses
+import re
+import warnings
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import openmm
+import openmm.app
+import openmm.unit as unit
+from ase import Atoms
+from ase.cell import Cell
+from ase.constraints import FixAtoms, FixCartesian
+from ase.geometry import find_mic
+from ase.io.formats import filetype
+from ase.neighborlist import natural_cutoffs, neighbor_list
+
+from mfmd import Error, Note
+from mfmd.hosts import pdb
+from mfmd.structures.charge import charge_or_spin
+
+NEAR = 1.2  # times the sum of covalent radii: bonded
+FEMTOSECOND = 1e-3  # ps
+
+
+class MDError(Error):
+    """A structure to start from, or a run, that cannot be; names the file or option."""
+
+
+class Isotope(openmm.app.Element):
+    """An element with a mass of its own, Da; 0 where an atom is held. Unlike OpenMM's elements it is not looked up by symbol."""
+
+    def __init__(self, element, mass):
+        self._atomic_number, self._name, self._symbol, self._mass = element.atomic_number, element.name, element.symbol, mass * unit.dalton
+
+    def __reduce__(self):
+        return Isotope, (openmm.app.Element.getByAtomicNumber(self.atomic_number), self.mass.value_in_unit(unit.dalton))
+
+
+@dataclasses.dataclass
+class Start:
+    """What a run begins with; positions (atoms, 3) Å, velocities (atoms, 3) Å/ps where the structure has any."""
+
+    topology: openmm.app.Topology
+    positions: np.ndarray
+    velocities: np.ndarray | None = None
+
+
+def read_structure(path):
+    """(openmm.app.Topology, positions (atoms, 3) Å) of a file; see `read_start`."""
+    start = read_start(path)
+    return start.topology, start.positions
+
+
+def topology_of(atoms):
+    """(openmm.app.Topology, positions (atoms, 3) Å) of ase.Atoms; see `read_start`."""
+    start = start_of(atoms)
+    return start.topology, start.positions
+
+
+def read_start(path):
+    """The Start of a PDB or mmCIF file, or of the last structure in a file that ASE reads.
+
+    A molecule that stands across the boundary is put together. Atoms of one that is bonded to its own image (a crystal, a polymer) have no bonds,
+    so that a barostat scales them one by one. A cell is turned so that it is lower triangular, as OpenMM needs it.
+
+    Raises
+    ------
+    MDError : the file cannot be read, or says what cannot be kept: a charge, an unpaired spin, an atom without element or one that two elements
+        may be, constraints other than fixed atoms, a cell that OpenMM does not have
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise MDError(f"{path}: there is no such file")
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    try:
+        if suffix in (".pdb", ".ent"):
+            start = _start_of_residues(path, *pdb.read_pdb(path))
+        elif suffix in (".cif", ".mmcif", ".pdbx") and pdb.is_mmcif(path):
+            start = _start_of_residues(path, *pdb.read_mmcif(path))
+        else:
+            start = start_of(*_last_frame(path), told=f"{path}: ")
+    except Error as error:
+        raise MDError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+    if start.topology.getNumAtoms() < 2:
+        raise MDError(f"{path}: it takes two atoms or more for dynamics, and there are {start.topology.getNumAtoms()}")
+    return start
+
+
+def start_of(atoms, said=(), told=""):
+    """The Start of ase.Atoms; see `read_start`. said : bonds, pairs of indices; told : what Notes begin with."""
+    if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments()):
+        raise MDError(reason)
+    if not (atoms.numbers > 0).all():
+        raise MDError(f"atom {np.argmin(atoms.numbers)} has no element")
+    if atoms.pbc.any() and not atoms.pbc.all():
+        raise MDError("the structure is periodic in some directions only, which OpenMM does not have")
+    elements, velocities = _elements(atoms, told), None
+    if np.any(atoms.get_momenta()):
+        velocities = atoms.get_velocities() * ase.units.fs / FEMTOSECOND
+        velocities[[e.mass._value == 0 for e in elements]] = 0
+    atoms = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    if atoms.pbc.all():
+        if abs(atoms.cell.volume) < 1e-3:
+            raise MDError("the structure is periodic, and its cell has no volume")
+        cell, rotation = Cell(
+            atoms.cell.array * np.sign(np.linalg.det(atoms.cell.array))
+        ).standard_form()  # of the same lattice, right-handed
+        box = openmm.app.internal.unitcell.reducePeriodicBoxVectors([openmm.Vec3(*v) for v in cell.array] * unit.angstrom)
+        atoms.set_cell(np.array(box.value_in_unit(unit.angstrom)))
+        atoms.positions = atoms.positions @ rotation.T
+        velocities = None if velocities is None else velocities @ rotation.T
+    bonds, molecule, endless, positions = _connect(atoms, said, np.full(len(atoms), not said), np.zeros(len(atoms), bool))
+    _tell_endless(endless, told)
+    # A residue a molecule where the atoms of each stand together, since a topology's atoms are in the order of its residues; else one an atom.
+    together = all(np.all(np.diff(np.flatnonzero(molecule == m)) == 1) for m in set(molecule))
+    topology, counts = openmm.app.Topology(), {}
+    chain, members = topology.addChain(), []
+    for k, element in enumerate(elements):
+        if not together or molecule[k] == k:
+            residue, counts = topology.addResidue("MOL", chain), {}
+        counts[element.symbol] = counts.get(element.symbol, 0) + 1
+        name = pdb.label(element.symbol, counts[element.symbol]) if together else element.symbol
+        members.append(topology.addAtom(name, element, residue))
+    for a, b in bonds:
+        topology.addBond(members[a], members[b])
+    if atoms.pbc.all():
+        topology.setPeriodicBoxVectors([openmm.Vec3(*v) for v in atoms.cell.array] * unit.angstrom)
+    return Start(topology, positions, velocities)
+
+
+def _elements(atoms, told):
+    """Of each atom; those with a mass of their own, or 0 for an atom that is held, are Isotopes."""
+    elements, held = [openmm.app.Element.getByAtomicNumber(int(z)) for z in atoms.numbers], np.zeros(len(atoms), bool)
+    for constraint in atoms.constraints:
+        if not isinstance(constraint, FixAtoms) and not (isinstance(constraint, FixCartesian) and np.all(constraint.mask)):
+            raise MDError(f"its constraint {type(constraint).__name__} cannot be kept; atoms can be fixed (FixAtoms), and nothing else")
+        held[constraint.index] = True
+    if atoms.has("masses"):
+        masses = atoms.get_masses()
+        if not (np.isfinite(masses).all() and (masses > 0).all()):
+            raise MDError("its masses are not all more than 0; an atom is held by a constraint (FixAtoms, move_mask)")
+        usual = np.array([e.mass._value for e in elements])
+        elements = [Isotope(e, m) if abs(m - u) > 1e-6 else e for e, m, u in zip(elements, masses, usual, strict=True)]
+        if (other := np.abs(masses / usual - 1) > 5e-3).any():
+            k = int(np.argmax(other))
+            warnings.warn(f"{told}masses are the file's, such as {masses[k]:g} of atom {k} ({elements[k].symbol})", Note, stacklevel=4)
+    if held.any():
+        warnings.warn(f"{told}{np.sum(held)} of {len(atoms)} atoms are held where they are", Note, stacklevel=4)
+    return [Isotope(e, 0.0) if h else e for e, h in zip(elements, held, strict=True)]
+
+
+def _start_of_residues(path, topology, positions):
+    """The Start of a topology with the bonds that its file says. A residue of several atoms in which one has no bond is not said whole."""
+    for atom in topology.atoms():
+        if atom.element is None:
+            raise MDError(f"{path}: atom {atom.index} ({atom.name}) has no element; a model needs one for every atom")
+    said = [(a.index, b.index) for a, b in topology.bonds()]
+    bonded, residues = {k for pair in said for k in pair}, [[a.index for a in r.atoms()] for r in topology.residues()]
+    guessed, alone = np.zeros(topology.getNumAtoms(), bool), np.zeros(topology.getNumAtoms(), bool)
+    for members in residues:
+        if len(members) == 1 < max(map(len, residues)):
+            alone[members] = True  # an ion
+        elif not bonded.issuperset(members):
+            guessed[members] = True
+    box = topology.getPeriodicBoxVectors()
+    atoms = Atoms([a.element.atomic_number for a in topology.atoms()], positions)
+    if box is not None:
+        atoms.set_cell(np.array(box.value_in_unit(unit.angstrom)))
+        atoms.pbc = True
+    bonds, _, endless, positions = _connect(atoms, said, guessed, alone)
+    if more := len(set(bonds) - set(map(_ordered, said))):
+        names = dict.fromkeys(a.residue.name for a in topology.atoms() if guessed[a.index])
+        warnings.warn(
+            f"{path}: does not say all bonds of {', '.join(list(names)[:4])}{' …' if len(names) > 4 else ''}; {more} are found by distance, "
+            f"within {NEAR} times the sum of covalent radii",
+            Note,
+            stacklevel=3,
+        )
+    _tell_endless(endless, f"{path}: ")
+    return Start(_rebonded(topology, bonds), positions)
+
+
+def _rebonded(topology, bonds):
+    """A topology with these bonds; what was known of those it had before stays known."""
+    kinds = {_ordered((bond[0].index, bond[1].index)): (bond.type, bond.order) for bond in topology.bonds()}
+    out, members = openmm.app.Topology(), []
+    for chain in topology.chains():
+        copied = out.addChain(chain.id)
+        for residue in chain.residues():
+            of = out.addResidue(residue.name, copied, residue.id, residue.insertionCode)
+            members += [out.addAtom(a.name, a.element, of, a.id, a.formalCharge) for a in residue.atoms()]
+    for a, b in bonds:
+        out.addBond(members[a], members[b], *kinds.get((a, b), (None, None)))
+    out.setPeriodicBoxVectors(topology.getPeriodicBoxVectors())
+    return out
+
+
+def _ordered(pair):
+    return min(pair), max(pair)
+
+
+def _tell_endless(endless, told):
+    if endless.any():
+        warnings.warn(
+            f"{told}{np.sum(endless)} atoms are bonded to their own images (a crystal, a polymer); a barostat scales them one by one",
+            Note,
+            stacklevel=4,
+        )
+
+
+def _connect(atoms, said, guessed, alone):
+    """Who is bonded to whom, and molecules in one piece.
+
+    atoms : ase.Atoms in a lower triangular cell, or without one; said : pairs; guessed, alone : (atoms,) bool, atoms whose bonds are found by
+    distance too, and atoms that have none
+
+    Returns
+    -------
+    bonds : sorted pairs (lower, higher); those of endless molecules are left out
+    molecule : (atoms,) of each atom the lowest index of its molecule
+    endless : (atoms,) bool, bonded to its own image
+    positions : (atoms, 3) Å; endless molecules as they were
+    """
+    edges = {_ordered(pair): set() for pair in said}  # in which cells the second is, seen from the first
+    i, j, images = neighbor_list("ijS", atoms, natural_cutoffs(atoms, mult=NEAR)) if atoms.pbc.all() or guessed.any() else ((), (), ())
+    for a, b, image in zip(i, j, images, strict=True):
+        a, b = int(a), int(b)
+        if (a, b) in edges or a == b or ((a < b and (guessed[a] or guessed[b])) and not (alone[a] or alone[b])):
+            edges.setdefault((a, b), set()).add(tuple(int(s) for s in image))
+    far = [pair for pair, cells in edges.items() if not cells]
+    if far:  # said, and longer than bonds are: the nearest image
+        apart = np.array([atoms.positions[b] - atoms.positions[a] for a, b in far])
+        nearest = (
+            np.rint((find_mic(apart, atoms.cell, True)[0] - apart) @ np.linalg.inv(atoms.cell)).astype(int)
+            if atoms.pbc.all()
+            else np.zeros_like(apart, int)
+        )
+        for pair, image in zip(far, nearest, strict=True):
+            edges[pair].add(tuple(int(s) for s in image))
+    near = [[] for _ in atoms]
+    for (a, b), cells in edges.items():
+        for cell in cells:
+            near[a].append((b, np.array(cell)))
+            near[b].append((a, -np.array(cell)))
+    molecule, offset, endless = np.full(len(atoms), -1), np.zeros((len(atoms), 3), int), np.zeros(len(atoms), bool)
+    for k in range(len(atoms)):
+        if molecule[k] >= 0:
+            continue
+        molecule[k], todo, members = k, [k], []
+        while todo:
+            members.append(a := todo.pop())
+            for b, cell in near[a]:
+                if molecule[b] < 0:
+                    molecule[b], offset[b] = k, offset[a] + cell
+                    todo.append(b)
+                elif np.any(offset[b] != offset[a] + cell):
+                    endless[k] = True
+        if endless[k]:
+            endless[members], offset[members] = True, 0
+    bonds = sorted((a, b) for a, b in edges if a != b and not endless[a])
+    return bonds, molecule, endless, atoms.positions + offset @ atoms.cell.array
+
+
+# ------------------------------------------------------------------------------------------------ files that ASE reads
+
+
+def _last_frame(path):
+    """ase.Atoms, and bonds where the file says some."""
+    try:
+        atoms, kind = ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True), filetype(str(path))
+        several = len(ase.io.read(str(path), index="0:2", do_not_split_by_at_sign=True)) > 1
+    except Exception as error:  # readers raise whatever they meet
+        raise MDError(f"cannot be read as a structure ({type(error).__name__}: {error})") from None
+    if several:
+        warnings.warn(f"{path}: of several structures the last is taken", Note, stacklevel=3)
+    if kind.startswith("lammps") and "type" in atoms.arrays and np.array_equal(atoms.arrays["type"], atoms.numbers):
+        raise MDError("its atoms have types and no elements; write masses or elements into it")
+    if kind == "gromacs":
+        symbols = [pdb.element_named(*names) for names in zip(atoms.arrays["atomtypes"], atoms.arrays["residuenames"], strict=True)]
+        for name, residue, found in zip(atoms.arrays["atomtypes"], atoms.arrays["residuenames"], symbols, strict=True):
+            if len(found) != 1:
+                raise MDError(
+                    f"the element of atom {name} of {residue} is {' or '.join(found) or 'unknown'}; use a format that has elements"
+                )
+        atoms.symbols = [found[0] for found in symbols]
+    said = ()
+    if "bonds" in atoms.arrays:  # of LAMMPS data files: partner(type) of each
+        said = [(k, int(partner)) for k, of in enumerate(atoms.arrays["bonds"]) for partner in re.findall(r"(\d+)\(", str(of))]
+    if kind in ("sdf", "mol"):
+        said = _said_by_mdl(path)
+    return atoms, said
+
+
+def _said_by_mdl(path):
+    """Bonds of an MDL file (V2000), of which ASE reads atoms alone; MDError where it has charges or isotopes."""
+    lines = path.read_text().splitlines()
+    atoms, bonds = int(lines[3][:3]), int(lines[3][3:6])
+    for line in lines[4 + atoms + bonds :]:
+        if line.startswith(("M  CHG", "M  ISO", "M  RAD")):
+            raise MDError(f"its line {' '.join(line.split())} is not read; use extended XYZ")
+    return [(int(line[:3]) - 1, int(line[3:6]) - 1) for line in lines[4 + atoms : 4 + atoms + bonds]]
