@@ -13,11 +13,14 @@
 #include "comm.h"
 #include "error.h"
 #include "force.h"
+#include "group.h"
+#include "input.h"
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
 #include "pair.h"
 #include "update.h"
+#include "variable.h"
 #ifndef MFMD_LAMMPS_VERSION  // compiled against a source tree
 #include "version.h"
 #define MFMD_LAMMPS_VERSION LAMMPS_VERSION
@@ -28,6 +31,17 @@ namespace mfmd::lammps {
 using LAMMPS_NS::LAMMPS;
 
 constexpr double kKcalPerMol = 96485.33212331001 / 4184.0;  // in an eV
+// Standard atomic weights, amu, by atomic number.
+const double kMasses[119] = {
+    0, 1.008, 4.0026, 6.94, 9.01218, 10.81, 12.011, 14.007, 15.999, 18.9984, 20.1797, 22.9898, 24.305, 26.9815, 28.085, 30.9738,
+    32.06, 35.45, 39.948, 39.0983, 40.078, 44.9559, 47.867, 50.9415, 51.9961, 54.938, 55.845, 58.9332, 58.6934, 63.546, 65.38,
+    69.723, 72.63, 74.9216, 78.971, 79.904, 83.798, 85.4678, 87.62, 88.9058, 91.224, 92.9064, 95.95, 97.9072, 101.07, 102.906,
+    106.42, 107.868, 112.414, 114.818, 118.71, 121.76, 127.6, 126.904, 131.293, 132.905, 137.327, 138.905, 140.116, 140.908, 144.242,
+    144.913, 150.36, 151.964, 157.25, 158.925, 162.5, 164.93, 167.259, 168.934, 173.054, 174.967, 178.49, 180.948, 183.84, 186.207,
+    190.23, 192.217, 195.084, 196.967, 200.592, 204.38, 207.2, 208.98, 208.982, 209.987, 222.018, 223.02, 226.025, 227.028, 232.038,
+    231.036, 238.029, 237.048, 244.064, 243.061, 247.07, 247.07, 251.08, 252.083, 257.095, 258.098, 259.101, 262.11, 267.122,
+    268.126, 271.134, 270.133, 269.134, 278.156, 281.165, 281.166, 285.177, 286.182, 289.19, 289.194, 293.204, 293.208, 294.214};
+constexpr double kHeaviestHydrogen = 4.2;  // of a molecule whose heavy atoms have given mass to their hydrogens
 
 class Pair final : public LAMMPS_NS::Pair {
  public:
@@ -64,7 +78,7 @@ class Pair final : public LAMMPS_NS::Pair {
     }
   }
 
-  // pair_coeff * * model.pt H C N O: an element for every atom type
+  // pair_coeff * * model.pt H C N O: an element for every atom type, in pair_style hybrid NULL for types that the model is not for
   void coeff(int narg, char** arg) override {
     const int types = atom->ntypes;
     if (narg != 3 + types || std::strcmp(arg[0], "*") || std::strcmp(arg[1], "*"))
@@ -83,13 +97,19 @@ class Pair final : public LAMMPS_NS::Pair {
     const Level& level = model->levels()[static_cast<std::size_t>(term_)];
     std::string known;
     for (const int z : level.elements) known += " " + symbol(z);
+    elements_ = level.elements;
     number_.assign(static_cast<std::size_t>(types) + 1, 0);
     for (int t = 1; t <= types; ++t) {
+      if (std::strcmp(arg[2 + t], "NULL") == 0) continue;
       const auto found = std::find_if(level.elements.begin(), level.elements.end(), [&](int z) { return symbol(z) == arg[2 + t]; });
       if (found == level.elements.end())
         fail("pair_coeff: atom type " + std::to_string(t) + " is '" + arg[2 + t] + "', and head " + level.name + " of " + arg[2] + " was trained on" + known);
       number_[static_cast<std::size_t>(t)] = *found;
     }
+    const auto all = std::count_if(number_.begin(), number_.end(), [](int z) { return z > 0; });
+    if (all == 0) fail("pair_coeff of mfmd: every atom type is NULL, and the model has no atoms");
+    if (all < types && std::strncmp(force->pair_style, "hybrid", 6))
+      fail("pair_coeff of mfmd: with an atom type that is NULL another style must see to it; use pair_style hybrid mfmd ... and that style");
     cutoff_ = model->cutoff();
     workspace_ = std::make_unique<Workspace>(std::move(model), options_);
     words_ = (workspace_->ghost_width() + sizeof(double) - 1) / sizeof(double);
@@ -100,24 +120,17 @@ class Pair final : public LAMMPS_NS::Pair {
       allocated = 1;
     }
     for (int i = 1; i <= types; ++i)
-      for (int j = 1; j <= types; ++j) setflag[i][j] = 1;
+      for (int j = 1; j <= types; ++j) setflag[i][j] = modelled(i) && modelled(j);
   }
 
   void init_style() override {
     const std::string units = update->unit_style;
     if (units != "metal" && units != "real") fail("pair_style mfmd works in units metal and real, and here they are " + units);
     energy_unit_ = units == "real" ? kKcalPerMol : 1.0;
-    for (int k = 1; k < 4 && atom->molecular != LAMMPS_NS::Atom::ATOMIC; ++k)
-      if (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0)
-        fail("pair_style mfmd needs every pair, and special_bonds takes bonded ones out of the neighbour list; set special_bonds lj/coul 1 1 1");
-    if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol) fail("pair_style mfmd needs every pair, and neigh_modify exclude takes some out of the neighbour list");
-    if (std::strcmp(force->pair_style, "hybrid") == 0) fail("pair_style mfmd needs every pair; use hybrid/overlay instead of hybrid");
-    if (atom->q_flag) {
-      double mine = 0.0, charge = 0.0;
-      for (int k = 0; k < atom->nlocal; ++k) mine += atom->q[k];
-      MPI_Allreduce(&mine, &charge, 1, MPI_DOUBLE, MPI_SUM, world);
-      if (std::fabs(charge) > 0.01) fail(fmt::format("pair_style mfmd: the charges q of the atoms add up to {:.3g}, and charged systems are not modelled yet", charge));
-    }
+    check_masses();
+    check_labels();
+    check_neighbors();
+    check_charges();
     if (force->pair != this) force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);  // hybrid/overlay: buffers are of its size
     neighbor->add_request(this, LAMMPS_NS::NeighConst::REQ_FULL);
   }
@@ -126,17 +139,20 @@ class Pair final : public LAMMPS_NS::Pair {
 
   void compute(int eflag, int vflag) override {
     ev_init(eflag, vflag);
-    const int n = atom->nlocal, all = n + atom->nghost;
-    if (list->inum != n) error->one(FLERR, "pair_style mfmd needs a neighbour list of all atoms, and in this pair_style hybrid/overlay some are left out");
-    if (neighbor->ago == 0 || first_.size() != static_cast<std::size_t>(n) + 1) take_list();
-    numbers_.resize(static_cast<std::size_t>(all));
-    for (int i = 0; i < all; ++i) numbers_[static_cast<std::size_t>(i)] = number_[static_cast<std::size_t>(atom->type[i])];
+    if (neighbor->ago == 0 || place_.size() != static_cast<std::size_t>(atom->nlocal + atom->nghost)) take_list();
+    const std::size_t all = atoms_.size();
+    positions_.resize(3 * all);
+    numbers_.resize(all);
+    for (std::size_t k = 0; k < all; ++k) {
+      std::copy_n(atom->x[atoms_[k]], 3, positions_.begin() + static_cast<std::ptrdiff_t>(3 * k));
+      numbers_[k] = number_[static_cast<std::size_t>(atom->type[atoms_[k]])];
+    }
 
     const HostPairs pairs{first_.data(), neighbors_.data(), version_};
     Structure s;
-    s.atoms = n;
-    s.ghosts = all - n;
-    s.positions = atom->x[0];
+    s.atoms = own_;
+    s.ghosts = static_cast<int>(all) - own_;
+    s.positions = positions_.data();
     s.numbers = numbers_.data();
     s.pairs = &pairs;
     s.fill_ghosts = [&](void* rows, std::size_t) {
@@ -150,41 +166,183 @@ class Pair final : public LAMMPS_NS::Pair {
     request.atom_virials = vflag_atom != 0;
     try {
       const Result& result = workspace_->evaluate(s, request);
-      for (int i = 0; i < n; ++i)
-        for (int a = 0; a < 3; ++a) atom->f[i][a] += energy_unit_ * result.forces[static_cast<std::size_t>(3 * i + a)];
       if (eflag_global) eng_vdwl += energy_unit_ * result.energy;
       if (vflag_global) add(result.virial, virial);
-      for (int i = 0; i < n && eflag_atom; ++i) eatom[i] += energy_unit_ * result.atom_energies[static_cast<std::size_t>(i)];
-      for (int i = 0; i < n && vflag_atom; ++i) add(result.atom_virials.data() + 9 * static_cast<std::size_t>(i), vatom[i]);
+      for (std::size_t k = 0; k < static_cast<std::size_t>(own_); ++k) {
+        const int i = atoms_[k];
+        for (std::size_t a = 0; a < 3; ++a) atom->f[i][a] += energy_unit_ * result.forces[3 * k + a];
+        if (eflag_atom) eatom[i] += energy_unit_ * result.atom_energies[k];
+        if (vflag_atom) add(result.atom_virials.data() + 9 * k, vatom[i]);
+      }
     } catch (const Error& problem) {
-      error->one(FLERR, "mfmd: {} (atoms by their places on process {})", problem.what(), comm->me);
+      error->one(FLERR, "mfmd: {} (atoms by their places among the model's on process {})", problem.what(), comm->me);
     }
   }
 
+  // Rows of the model's atoms alone: which of the atoms that travel are such, both sides know from their types.
   int pack_forward_comm(int n, int* atoms, double* buffer, int, int*) override {
-    for (int k = 0; k < n; ++k) std::memcpy(buffer + static_cast<std::size_t>(k) * words_, row(atoms[k]), workspace_->ghost_width());
-    return n * static_cast<int>(words_);
+    const double* begin = buffer;
+    for (int k = 0; k < n; ++k) {
+      if (const char* from = row(atoms[k])) {
+        std::memcpy(buffer, from, workspace_->ghost_width());
+        buffer += words_;
+      }
+    }
+    return static_cast<int>(buffer - begin);
   }
 
   void unpack_forward_comm(int n, int first, double* buffer) override {
-    for (int k = 0; k < n; ++k) std::memcpy(row(first + k), buffer + static_cast<std::size_t>(k) * words_, workspace_->ghost_width());
+    for (int i = first; i < first + n; ++i) {
+      if (char* to = row(i)) {
+        std::memcpy(to, buffer, workspace_->ghost_width());
+        buffer += words_;
+      }
+    }
   }
 
  private:
   [[noreturn]] void fail(const std::string& sentence) { error->all(FLERR, "{}", sentence); }  // what every process finds alike
 
+  bool modelled(int type) const { return number_[static_cast<std::size_t>(type)] > 0; }
+  bool any(bool here) const {  // on any process
+    int mine = here, all = 0;
+    MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MAX, world);
+    return all > 0;
+  }
+
+  // The mass of each type, of atoms with masses of their own the mean; 0 where none is known.
+  std::vector<double> masses() const {
+    std::vector<double> sums(2 * number_.size(), 0.0), mean(number_.size(), 0.0);
+    for (int i = 0; i < atom->nlocal && atom->rmass_flag; ++i) {
+      sums[static_cast<std::size_t>(2 * atom->type[i])] += atom->rmass[i];
+      sums[static_cast<std::size_t>(2 * atom->type[i] + 1)] += 1.0;
+    }
+    MPI_Allreduce(MPI_IN_PLACE, sums.data(), static_cast<int>(sums.size()), MPI_DOUBLE, MPI_SUM, world);
+    for (std::size_t t = 1; t < mean.size(); ++t) {
+      if (atom->rmass_flag) mean[t] = sums[2 * t + 1] > 0.0 ? sums[2 * t] / sums[2 * t + 1] : 0.0;
+      else if (atom->mass_setflag[t]) mean[t] = atom->mass[t];
+    }
+    return mean;
+  }
+
+  // Elements in another order than the types: a mass that is another element's. Isotopes are none, and masses between; where hydrogens are heavier, what
+  // heavy atoms have given them may make an oxygen as heavy as nitrogen.
+  void check_masses() {
+    const std::vector<double> mass = masses();
+    bool repartitioned = false;
+    for (std::size_t t = 1; t < mass.size(); ++t) repartitioned |= number_[t] == 1 && mass[t] > 1.2 && mass[t] < kHeaviestHydrogen;
+    std::string unusual;
+    for (std::size_t t = 1; t < mass.size(); ++t) {
+      const int z = number_[t];
+      if (z == 0 || mass[t] == 0.0) continue;
+      const double off = std::fabs(mass[t] - kMasses[z]);
+      const bool given = repartitioned && z > 4 && mass[t] < kMasses[z], taken = z == 1 && mass[t] < kHeaviestHydrogen;
+      for (const int other : elements_)
+        if (!given && !taken && 10.0 * std::fabs(mass[t] - kMasses[other]) < off)
+          fail(fmt::format("pair_coeff of mfmd: atom type {} is {}, whose mass is {:.6g}, and the type has the mass {:.6g} of {}; name the elements in the "
+                           "order of the types, or mend the mass", t, symbol(z), kMasses[z], mass[t], symbol(other)));
+      if (off > 0.3 && off > 0.01 * kMasses[z]) unusual += fmt::format("{} type {}, {} of mass {:.6g}", unusual.empty() ? "" : ",", t, symbol(z), mass[t]);
+    }
+    if (!unusual.empty() && comm->me == 0) error->warning(FLERR, "pair_style mfmd: taken as isotopes or repartitioned masses:{}", unusual);
+  }
+
+  // A type's label that is the symbol of another element that the model knows.
+  void check_labels() {
+    if (!atom->labelmapflag || lmp->num_ver < 20250722) return;  // older ones cannot be asked
+    const auto asked = [&](const char* function, const std::string& label) { return input->variable->compute_equal(fmt::format("{}(atom,{})", function, label)); };
+    for (const int z : elements_) {
+      if (asked("is_typelabel", symbol(z)) == 0.0) continue;
+      const int t = static_cast<int>(asked("label2type", symbol(z)));
+      if (modelled(t) && number_[static_cast<std::size_t>(t)] != z)
+        fail(fmt::format("pair_coeff of mfmd: atom type {} is {}, and its label is {}; name the elements in the order of the types", t,
+                         symbol(number_[static_cast<std::size_t>(t)]), symbol(z)));
+    }
+  }
+
+  // Nothing may take pairs of the model's atoms out of the neighbour list.
+  void check_neighbors() {
+    const auto has = [&](int bit) {
+      bool here = false;
+      for (int i = 0; i < atom->nlocal && !here; ++i) here = atom->mask[i] & bit && modelled(atom->type[i]);
+      return any(here);
+    };
+    bool excluded = false;
+    for (int k = 0; k < neighbor->nex_type; ++k) excluded |= modelled(neighbor->ex1_type[k]) && modelled(neighbor->ex2_type[k]);
+    for (int k = 0; k < neighbor->nex_group; ++k) excluded |= has(group->bitmask[neighbor->ex1_group[k]]) && has(group->bitmask[neighbor->ex2_group[k]]);
+    for (int k = 0; k < neighbor->nex_mol; ++k) excluded |= has(group->bitmask[neighbor->ex_mol_group[k]]);
+    if (excluded) fail("pair_style mfmd needs every pair of its atoms, and neigh_modify exclude takes some out of the neighbour list");
+    if (neighbor->includegroup) fail("pair_style mfmd needs every pair of its atoms, and neigh_modify include has those of one group alone");
+  }
+
+  void check_charges() {
+    if (!atom->q_flag) return;
+    double mine = 0.0, charge = 0.0;
+    bool charged = false;
+    for (int i = 0; i < atom->nlocal; ++i) {
+      if (!modelled(atom->type[i])) continue;
+      mine += atom->q[i];
+      charged |= atom->q[i] != 0.0;
+    }
+    MPI_Allreduce(&mine, &charge, 1, MPI_DOUBLE, MPI_SUM, world);
+    if (std::fabs(charge) > 0.01) fail(fmt::format("pair_style mfmd: the charges q of its atoms add up to {:.3g}, and charged systems are not modelled yet", charge));
+    if (any(charged) && force->kspace && comm->me == 0)
+      error->warning(FLERR, "pair_style mfmd: its atoms have charges, and kspace_style {} adds their Coulomb energy among themselves to the model's, which has it already; "
+                     "set their charges to 0, or use a Coulomb style with a cutoff that is not theirs", force->kspace_style);
+  }
+
+  // Bonded pairs whose factors of special_bonds are zero are left out of the list as a rule.
+  bool lacks_bonded() const {
+    if (atom->molecular == LAMMPS_NS::Atom::TEMPLATE) return !neighbor->special_flag[1] || !neighbor->special_flag[2] || !neighbor->special_flag[3];
+    for (std::size_t k = 0; k < static_cast<std::size_t>(own_); ++k) {
+      const int i = atoms_[k], *ends = atom->nspecial[i];
+      for (int b = 0; b < ends[2]; ++b) {
+        const int j = atom->map(atom->special[i][b]);
+        if (!neighbor->special_flag[b < ends[0] ? 1 : b < ends[1] ? 2 : 3] && j >= 0 && modelled(atom->type[j])) return true;
+      }
+    }
+    return false;
+  }
+
+  // In pair_style hybrid a later pair_coeff takes pairs over: the list skips them, or after `none` has no cutoff for them.
+  void check_types() {
+    for (int i = 1; i <= atom->ntypes; ++i)
+      for (int j = i; j <= atom->ntypes; ++j)
+        if (modelled(i) && modelled(j) && ((list->ijskip && list->ijskip[i][j]) || force->pair->cutsq[i][j] < cutoff_ * cutoff_))
+          fail(fmt::format("pair_style mfmd needs every pair of its atoms, and a later pair_coeff of {} takes those of types {} and {} from it; "
+                           "put it before that of mfmd, or use hybrid/overlay", force->pair_style, i, j));
+  }
+
+  // The model's atoms and ghosts, numbered as the engine wants them, and their neighbours.
   void take_list() {
     ++version_;
+    const int local = atom->nlocal, all = local + atom->nghost;
+    place_.assign(static_cast<std::size_t>(all), -1);
+    atoms_.clear();
+    own_ = 0;
+    for (int i = 0; i < all; ++i) {
+      if (!modelled(atom->type[i])) continue;
+      place_[static_cast<std::size_t>(i)] = static_cast<int>(atoms_.size());
+      atoms_.push_back(i);
+      own_ += i < local;
+    }
+    check_types();
+    if (atom->molecular != LAMMPS_NS::Atom::ATOMIC && any(lacks_bonded()))
+      fail("pair_style mfmd needs every pair of its atoms, and special_bonds takes bonded ones out of the neighbour list; set special_bonds lj/coul 1 1 1, or "
+           "leave out the bonds of the model's atoms");
+    if (list->inum != own_) error->one(FLERR, "pair_style mfmd has {} atoms on process {}, and their neighbour list has {}", own_, comm->me, list->inum);
     first_.assign(1, 0);
     neighbors_.clear();
-    for (int i = 0; i < atom->nlocal; ++i) {
-      const int* own = list->firstneigh[i];
-      std::transform(own, own + list->numneigh[i], std::back_inserter(neighbors_), [](int j) { return j & NEIGHMASK; });
+    for (std::size_t k = 0; k < static_cast<std::size_t>(own_); ++k) {
+      const int* own = list->firstneigh[atoms_[k]];
+      std::transform(own, own + list->numneigh[atoms_[k]], std::back_inserter(neighbors_), [&](int j) { return place_[static_cast<std::size_t>(j & NEIGHMASK)]; });
       first_.push_back(static_cast<int>(neighbors_.size()));
     }
   }
 
-  char* row(int atom_index) { return rows_ + static_cast<std::size_t>(atom_index) * workspace_->ghost_width(); }
+  char* row(int i) {  // of an atom of the model, else null
+    const int at = place_[static_cast<std::size_t>(i)];
+    return at < 0 ? nullptr : rows_ + static_cast<std::size_t>(at) * workspace_->ghost_width();
+  }
 
   void add(const double* full, double* six) const {  // xx yy zz xy xz yz
     const int at[6] = {0, 4, 8, 1, 2, 5};
@@ -195,11 +353,16 @@ class Pair final : public LAMMPS_NS::Pair {
   Options options_;
   int term_ = 0;
   double cutoff_ = 0.0, energy_unit_ = 1.0;
-  std::vector<int> number_;  // by atom type
+  std::vector<int> elements_;  // of the head
+  std::vector<int> number_;    // by atom type; 0: not the model's
   std::unique_ptr<Workspace> workspace_;
   std::size_t words_ = 0;  // doubles of a message that a row takes
   char* rows_ = nullptr;   // what is being sent
   std::int64_t version_ = 0;
+  // The model's atoms, then its ghosts: indices of LAMMPS [own + ghosts]; the way back, -1 for other atoms; the first are this process's.
+  std::vector<int> atoms_, place_;
+  int own_ = 0;
+  std::vector<double> positions_;
   std::vector<int> first_, neighbors_, numbers_;
 };
 
