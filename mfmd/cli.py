@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import warnings
 
@@ -10,11 +11,27 @@ from mfmd import Error, Note, __version__
 from mfmd.hosts.build import HOSTS
 
 
-def _guard(action):
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: what is written is whole."""
+
+
+def _terminate(signum, frame):
+    raise Terminated
+
+
+def _guard(action, goes_on=""):
+    """Run a command; goes_on : what to tell of an interrupted one where it does not say so itself."""
     warnings.formatwarning = lambda message, category, *_, **__: f"{'note' if issubclass(category, Note) else 'warning'}: {message}\n"
     warnings.simplefilter("always", Note)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         action()
+    except (KeyboardInterrupt, SystemExit) as end:
+        stop = end if isinstance(end, KeyboardInterrupt) else end.__context__  # Lightning makes an exit of it
+        if not isinstance(stop, KeyboardInterrupt):
+            raise
+        print("; ".join(["interrupted", *filter(None, [*map(str, stop.args), goes_on])]), file=sys.stderr)
+        raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)) from None
     except (Error, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -24,6 +41,13 @@ def _guard(action):
             file=sys.stderr,
         )
         raise SystemExit(1) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _path(text):
+    """The type of a path: a shell expands ~ at the beginning of a word alone, and not in --option=~/file."""
+    return os.path.expanduser(text)
 
 
 def train():
@@ -47,7 +71,7 @@ def train():
 
         train(config)
 
-    _guard(action)
+    _guard(action, "the same command with resume=true goes on")
 
 
 def main():
@@ -61,24 +85,29 @@ def main():
     label.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="of Dask: its workers compute, instead of this machine")
     label.add_argument("--retry", action="store_true", help="compute labels that have failed once more")
     info = commands.add_parser("info", help="what a model file holds")
-    info.add_argument("model")
+    info.add_argument("model", type=_path)
     info.add_argument("--json", action="store_true", help="the whole header as JSON")
     host = commands.add_parser("export", help="write an archive for a host, from a model file")
-    host.add_argument("model")
+    host.add_argument("model", type=_path)
     host.add_argument("--for", dest="host", choices=["openmm", "gromacs"], required=True)
-    host.add_argument("--topology", help="for openmm: PDB file with the atoms in the order of the System")
+    host.add_argument("--topology", type=_path, help="for openmm: PDB file with the atoms in the order of the System")
     host.add_argument("--head", help="level; by default the highest")
     host.add_argument("--precision", choices=["single", "double"], default="single")
-    host.add_argument("-o", "--output", required=True)
+    host.add_argument("-o", "--output", type=_path, required=True)
     evaluate = commands.add_parser("eval", help="errors of a model file on labelled structures")
-    evaluate.add_argument("model")
+    evaluate.add_argument("model", type=_path)
     evaluate.add_argument(
-        "files", nargs="+", help="labelled structures in any format that mfmd-train reads; keys of the labels as in the training run"
+        "files",
+        type=_path,
+        nargs="+",
+        help="labelled structures in any format that mfmd-train reads; keys of the labels as in the training run unless named here",
     )
     evaluate.add_argument("--by", default="molecule", help="info key that groups the structures")
     evaluate.add_argument("--energy-unit", help="of the files; by default as in the training run")
     evaluate.add_argument("--length-unit", help="of the files; by default as in the training run")
     evaluate.add_argument("--level", help="whose labels the files have; needed where levels were trained on files of their own")
+    for kind in ("energy", "forces", "stress"):
+        evaluate.add_argument(f"--{kind}-key", action="append", metavar="[LEVEL=]KEY", help="in the files; once for each level")
     evaluate.add_argument("--format", help="of the files; by default what their endings say")
     evaluate.add_argument("--precision", choices=["single", "double"], default="single")
     md = commands.add_parser(  # what is not given is as mfmd.md.Settings has it
@@ -87,8 +116,9 @@ def main():
         argument_default=argparse.SUPPRESS,
     )
     md.add_argument("model")
-    md.add_argument("structure", help="PDB, XYZ, extended XYZ or another format of ASE")
+    md.add_argument("structure", help="PDB, mmCIF, XYZ, extended XYZ or another format of ASE")
     md.add_argument("-o", "--out", required=True, help="folder")
+    md.add_argument("--continue-from", metavar="FOLDER", help="of another run of this structure: its last positions, velocities and box")
     md.add_argument("--ensemble", choices=["nve", "nvt", "npt"], help="by default nvt")
     for name, default, words in (
         ("time", 10.0, "ps of production"), ("timestep", 0.5, "fs"), ("temperature", 300.0, "K"), ("pressure", 1.0, "bar, of npt"),
@@ -96,7 +126,11 @@ def main():
         ("every", 0.05, "ps between frames, and between lines of the log"), ("checkpoint", 5.0, "ps between checkpoints"),
     ):  # fmt: skip
         md.add_argument(f"--{name}", type=float, help=f"{words}; by default {default}")
-    md.add_argument("--no-minimize", dest="minimize", action="store_false", help="start from the structure as it is")
+    md.add_argument(
+        "--minimize",
+        action=argparse.BooleanOptionalAction,
+        help="before velocities are drawn; by default unless there are velocities to start with",
+    )
     md.add_argument(
         "--format", choices=["dcd", "xtc", "h5"], help="of the trajectory; by default dcd; h5 (mdtraj's HDF5) beside it, at the end"
     )
@@ -116,17 +150,22 @@ def main():
     if more:  # overrides behind an option, which argparse does not look for there
         arguments.overrides += more
     actions = {"label": _label, "info": _info, "export": _export, "eval": _eval, "md": _md, "build-host": _build_host}
-    _guard(lambda: actions[arguments.command](arguments))
+    _guard(lambda: actions[arguments.command](arguments), "the same command goes on" if arguments.command == "label" else "")
 
 
 def _label(arguments):
     from mfmd.config import load
     from mfmd.labelling import campaign, schema
+    from mfmd.labelling.journal import Journal
 
     config = load(arguments.config, schema.Config, arguments.overrides)
-    for level, (good, bad) in campaign.run(config, arguments.retry, arguments.scheduler).items():
+    counts = campaign.run(config, arguments.retry, arguments.scheduler)
+    for level, (good, bad) in counts.items():
         print(f"{level}: {good} labels{f', {bad} failed (see {config.out}/labels.jsonl; again with --retry)' if bad else ''}")
     print(f"structures for mfmd-train: {config.out}/")
+    if nothing := [level for level, (good, _) in counts.items() if not good]:
+        first = Journal(config.out / "labels.jsonl").first_failure(nothing[0])
+        raise Error(f"{', '.join(nothing)}: not one label; the first failed: {first}")
 
 
 def _info(arguments):
@@ -175,8 +214,15 @@ def _eval(arguments):
 
     model = load_model(arguments.model)
     trained = {"levels": {}, "data": {}} | json.loads(model.metadata).get("provenance", {}).get("config", {})
+    names = [arguments.level] if arguments.level else model.levels
+    keys = _keys(arguments, names if arguments.level in (None, *model.levels) else model.levels)
     if isinstance(trained["data"].get("train"), dict) and arguments.level is None:
-        raise Error(f"--level: each level was trained on files of its own; say whose labels these have, one of {', '.join(model.levels)}")
+        if not keys:
+            raise Error(
+                "--level: each level was trained on files of its own; say whose labels these have, one of "
+                f"{', '.join(model.levels)}, or name their keys, such as --energy-key {model.levels[-1]}=energy"
+            )
+        names = [name for name in names if name in keys]
     files = {arguments.level: arguments.files} if arguments.level else arguments.files
     given = {key: getattr(arguments, key) for key in ("energy_unit", "length_unit", "format") if getattr(arguments, key)}
     config = plan.parse(
@@ -184,23 +230,31 @@ def _eval(arguments):
             "out": ".",
             "data": {"train": files} | _units_of(trained["data"], arguments.files) | given,
             "levels": {
-                name: {key: value for key, value in trained["levels"].get(name, {}).items() if key in SAID and value}
-                for name in model.levels
+                name: {key: value for key, value in trained["levels"].get(name, {}).items() if key in SAID and value} | keys.get(name, {})
+                for name in (model.levels if arguments.level else names)
             },
         },
         "the command line",
     )
-    levels = {name: level for name, level in config.levels.items() if arguments.level in (None, name)}
+    levels = {name: config.levels[name] for name in names}
     atoms = Isolated(levels)
     structures = list(atoms.set_aside(s for path in arguments.files for s in read_file(path, config.data, levels)))
     atoms.tell()
+    for name, own in keys.items():
+        for kind, key in own.items():
+            if not any(name in s.labels and s.labels[name].count(kind) for s in structures):
+                raise DataError(f"--{kind}-key {name}={key}: no structure in {', '.join(arguments.files)} has this key")
+    for name, left in evaluation.left_out(model, structures, levels).items():
+        if left:
+            print(f"left out of {name}: {', '.join(_why(elements, number) for elements, number in sorted(left.items()))}")
     points, bars = evaluation.compare(model, structures, arguments.by, arguments.precision)
     if not points:
-        keys = ", ".join(level.energy for level in config.levels.values())
+        looked = ", ".join(level.energy for level in levels.values())
         raise DataError(
-            f"{', '.join(arguments.files)}: no label of the model's levels for elements that these were trained on (looked for {keys} and the like)"
+            f"{', '.join(arguments.files)}: no label of the model's levels for elements that these were trained on (looked for {looked} and the like; "
+            "--energy-key names another key)"
         )
-    for name, level in config.levels.items():
+    for name, level in levels.items():
         for sentence in checks.questions(structures, name, level, {}, config.data):
             warnings.warn(sentence, stacklevel=1)
     for (level, kind), ratio in evaluation.ratios(points).items():
@@ -208,6 +262,39 @@ def _eval(arguments):
             what, unit = {"energy": "energies"}.get(kind, kind), config.data.energy_unit or "eV, or as the files say"
             warnings.warn(f"{what} of level {level} are {ratio:.3g} times the model's; --energy-unit is {unit}", stacklevel=1)
     report.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
+
+
+def _keys(arguments, levels):
+    """{level: {kind: key}} of --energy-key and the like, whose level is one of these."""
+    keys = {}
+    for kind in ("energy", "forces", "stress"):
+        for text in getattr(arguments, f"{kind}_key") or ():
+            level, sign, key = text.rpartition("=")
+            option = f"--{kind}-key {text}"
+            if not sign and len(levels) > 1:
+                raise Error(
+                    f"{option}: the model has the levels {', '.join(levels)}; say whose key it is, such as {levels[-1]}={text}, or give --level"
+                )
+            level = level if sign else levels[0]
+            if level not in levels:
+                raise Error(f"{option}: there is no level {level!r} here; there are {', '.join(levels)}")
+            if not key:
+                raise Error(f"{option}: the key is missing behind {level}=")
+            if kind in keys.setdefault(level, {}):
+                raise Error(
+                    f"{option}: level {level} has the key {keys[level][kind]} already; write one file for each key, or name one key"
+                )
+            keys[level][kind] = key
+    return keys
+
+
+def _why(elements, number):
+    """What was left out, and why: see evaluation.left_out."""
+    from ase.data import chemical_symbols
+
+    symbols = ", ".join(chemical_symbols[z] for z in elements)
+    what = f"with {symbols}, which it was not trained on" if elements else "without a label"
+    return f"{number:,} structure{'s' if number > 1 else ''} {what}"
 
 
 SAID = ("energy", "forces", "stress", "virial", "energy_unit", "forces_unit", "stress_unit", "forces_sign")  # of a level's labels

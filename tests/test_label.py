@@ -18,11 +18,14 @@ from conftest import DATA
 pytest.importorskip("tblite", reason="tblite is not installed")
 pytest.importorskip("pyscf", reason="PySCF is not installed")
 
+import pyscf.lib
+
 from mfmd.config import ConfigError, parse
 from mfmd.labelling import campaign, methods, schema, workers
 from mfmd.structures.record import SPLITS
 from mfmd.training import plan
 
+pyscf.lib.num_threads(1)  # as a worker has them
 SMALL_AND_LARGE = [
     {"method": "mp2", "basis": "cc-pvtz", "density_fitting": True},
     {"method": "mp2", "basis": "cc-pvdz", "density_fitting": True, "coefficient": -1},

@@ -6,22 +6,25 @@ out/{train,val,test}.xyz, out/atoms.json   what mfmd-train reads: energy_<level>
 """
 
 import importlib
+import itertools
 import json
+import os
+import re
 import warnings
 
 import ase.io
 import numpy as np
 from rich.progress import track
 
+from mfmd import Note
 from mfmd.config import write_json
-from mfmd.labelling.journal import Journal
-from mfmd.labelling.methods import isolated, label
+from mfmd.labelling.checks import absurd, check_periodicity, check_splits
+from mfmd.labelling.journal import ISOLATED, Journal
+from mfmd.labelling.methods import isolated, label, probe, recorded
 from mfmd.labelling.sampling import read_structures, simulate, trajectories
-from mfmd.labelling.schema import XTB, LabelError
+from mfmd.labelling.schema import XTB, LabelError, Level
 from mfmd.labelling.workers import in_parallel, on_cluster
 from mfmd.structures.record import SPLITS
-
-ISOLATED = "isolated "  # and the element: the id of an atom's energies
 
 
 def run(config, retry=False, scheduler=None):
@@ -38,11 +41,11 @@ def run(config, retry=False, scheduler=None):
 
     Raises
     ------
-    LabelError : a structure that is no file and no molecule, a trajectory that failed, structures with one id, labels or trajectories in
-        `out` that were made otherwise
+    LabelError : a structure that is no file and no molecule, a method or basis that cannot be computed, a periodicity that a method does not have, a
+        trajectory that failed, structures with one id or in two splits, labels or trajectories in `out` that were made otherwise, a full disk
     ModuleNotFoundError : a package of the extra `label` is missing
     """
-    methods = [m.method for level in config.levels.values() for m in (level, *level.corrections)]
+    methods = [m.method for level in config.levels.values() for m, _ in level.parts]
     for package, needed in (("tblite", config.sampling or set(methods) & set(XTB)), ("pyscf", set(methods) - set(XTB))):
         if needed:
             importlib.import_module(package)  # a package that is missing ends the run, not each label by itself
@@ -50,18 +53,46 @@ def run(config, retry=False, scheduler=None):
     journal = Journal(config.out / "labels.jsonl")
     _check_same(config, journal)
 
-    def computed(tasks):
-        return on_cluster(tasks, scheduler) if scheduler else in_parallel(tasks, config.workers)
+    def computed(tasks, words):
+        found = on_cluster(tasks, scheduler) if scheduler else in_parallel(tasks, config.workers)
+        return track(found, words, len(tasks))
 
-    structures = read_structures(config)
+    starts = structures = read_structures(config)
+    _check_periodicity(config, starts)
+    missing, versions = [], {}
     if config.sampling is not None:
         (config.out / "trajectories").mkdir(exist_ok=True)
         planned = list(trajectories(config))
-        tasks = [(t[0], simulate, (config.sampling, *t)) for t in planned if not t[0].exists()]
-        for path, _, error in track(computed(tasks), "sampling", len(tasks)):
+        missing = [(t[0], simulate, (config.sampling, *t)) for t in planned if not t[0].exists()]
+    if missing:
+        versions = _check_methods(config, config.levels, starts, journal, computed)
+        for path, _, error in computed(missing, "sampling"):
             if error is not None:
                 raise LabelError(f"{path}: the trajectory failed ({error}); lower sampling.timestep or the temperature")
+    if config.sampling is not None:
         structures = [a for path, *_ in planned for a in ase.io.read(path, ":")]
+    check_splits(structures)
+    tasks = _tasks(config, structures, journal, retry)
+    if tasks and not missing:
+        versions = _check_methods(config, {name for (_, name), *_ in tasks}, starts, journal, computed)
+    told = set()
+    for (key, name), found, error in computed(tasks, "labelling") if tasks else ():
+        if found and found["versions"] != versions[name]:
+            raise LabelError(f"levels.{name}: one worker has {found['versions']}, another {versions[name]}; give them the same packages")
+        journal.add(key, name, found, error)
+        if error is not None and key.startswith(ISOLATED):
+            warnings.warn(f"levels.{name}: the {key} atom has no energy ({error}), and atoms.json lacks it", stacklevel=2)
+        for words in found["warnings"] if found else ():
+            kind = name, re.sub(r"[\d.e+-]+", "", words)
+            if kind not in told:
+                warnings.warn(f"levels.{name}, {key}: {words}", stacklevel=2)
+            told.add(kind)
+    _sort_out(structures, journal)
+    return write(config, structures, journal)
+
+
+def _tasks(config, structures, journal, retry):
+    """[(id, level), function, arguments] of what has no label yet: isolated atoms, then the structures a level labels."""
     by_id = {a.info["id"]: a for a in structures}
     if len(by_id) < len(structures):
         raise LabelError("structures: two of them have the same info key id")
@@ -74,25 +105,85 @@ def run(config, retry=False, scheduler=None):
     for name, level in config.levels.items():
         for symbol in sorted({s for a in structures for s in a.get_chemical_symbols()}):
             if wanted((ISOLATED + symbol, name)):
-                tasks.append(((ISOLATED + symbol, name), isolated, (level, symbol)))
-        for key in sorted(chosen(structures, level, config.seed)):
+                tasks.append(((ISOLATED + symbol, name), recorded, (isolated, level, {symbol}, symbol)))
+        for key in sorted(chosen(structures, name, level, config.seed)):
             atoms = by_id[key]
             forces = level.forces == "all" or (level.forces == "test" and atoms.info["split"] == "test")
             if wanted((key, name), forces):
-                tasks.append(((key, name), label, (level, atoms, forces)))
-    for (key, name), found, error in track(computed(tasks), "labelling", len(tasks)):
-        journal.add(key, name, found, error)
-    return write(config, structures, journal)
+                tasks.append(((key, name), recorded, (label, level, set(atoms.get_chemical_symbols()), atoms, forces)))
+    return tasks
 
 
-def chosen(structures, level, seed):
+def chosen(structures, name, level, seed):
     """Ids of the structures a level labels: all of test, and its share of the others; a smaller share is part of a larger one."""
     others = [a.info["id"] for a in structures if a.info["split"] != "test"]
     n = level.keep if isinstance(level.keep, int) else round(level.keep * len(others))
     if n > len(others):
-        raise LabelError(f"levels: keep: {n} structures are to be labelled, and there are {len(others)}")
+        raise LabelError(f"levels.{name}.keep: {n} structures are to be labelled, and there are {len(others)}")
+    if n == 0 and len(others) == len(structures):
+        raise LabelError(f"levels.{name}.keep: {level.keep:g} of {len(others)} structures is none")
     order = np.random.default_rng([seed, len(others)]).permutation(len(others))
     return {others[k] for k in order[:n]} | {a.info["id"] for a in structures if a.info["split"] == "test"}
+
+
+def _check_periodicity(config, structures):
+    """Refuse before anything is computed what a level, or the sampling, is not for."""
+    levels = {f"levels.{name}.method": level for name, level in config.levels.items()}
+    if config.sampling is not None:
+        levels["sampling.method"] = Level(method=config.sampling.method)
+    for key, level in levels.items():
+        for atoms in structures:
+            try:
+                check_periodicity(level, atoms)
+            except LabelError as error:
+                raise LabelError(f"{key}: {error}: {atoms.info['id']}") from None
+
+
+def _check_methods(config, names, structures, journal, computed):
+    """Try levels before anything is labelled; refuse to mix labels of another definition, or of other versions of the packages. {level: its versions}"""
+    versions = {}
+    symbols = {s for a in structures for s in a.get_chemical_symbols()}
+    tasks = [(name, recorded, (probe, config.levels[name], symbols, name, symbols)) for name in config.levels if name in names]
+    for name, made, error in computed(tasks, "trying"):
+        if error is not None:
+            of_a_key = error.startswith("levels.")
+            raise LabelError(error if of_a_key else f"levels.{name}.method: {config.levels[name].method} cannot be computed ({error})")
+        for words in made["warnings"]:
+            warnings.warn(words, Note, stacklevel=3)
+        versions[name] = made["versions"]
+        rows = [row for (_, level), row in journal.labels.items() if level == name and "error" not in row]
+        if any("versions" not in row for row in rows):
+            warnings.warn(f"levels.{name}: which versions made the labels in {config.out} is not recorded", stacklevel=3)
+        for old, new in (pair for row in rows if "versions" in row for pair in _differences(row, made)):
+            raise LabelError(
+                f"levels.{name}: labels in {config.out} were made with {old}, and now it is {new}; go on with what made them, or name another "
+                "folder with out=…"
+            )
+    return versions
+
+
+def _differences(row, made):
+    """Pairs of words for what of a label was made otherwise than it would be now."""
+    for package in row["versions"].keys() | made["versions"].keys():
+        pair = [f"{package} {each['versions'].get(package, '(none)')}" for each in (row, made)]
+        if pair[0] != pair[1]:
+            yield pair
+    for then, now in itertools.zip_longest(row["definition"], made["definition"], fillvalue={}):
+        for key in then.keys() | now.keys():
+            old, new = then.get(key), now.get(key)
+            if key == "ecp" and old and new:  # of the elements that the structure has
+                new = {symbol: core for symbol, core in new.items() if symbol in old}
+            if old != new:
+                yield f"{key} {old}", f"{key} {new}"
+
+
+def _sort_out(structures, journal):
+    """Labels that cannot be, against the isolated atoms, fail; their number stays in the journal."""
+    by_id = {a.info["id"]: a for a in structures}
+    energies = journal.isolated()
+    for (key, name), row in list(journal.labels.items()):
+        if key in by_id and "error" not in row and (reason := absurd(row["energy"], by_id[key], energies.get(name, {}))):
+            journal.add(key, name, None, reason)
 
 
 def _check_same(config, journal):
@@ -135,12 +226,20 @@ def write(config, structures, journal):
                     atoms.arrays[f"forces_{name}"] = np.array(row["forces"])
                 if "stress" in row:
                     atoms.info[f"stress_{name}"] = np.array(row["stress"])
-    for split in SPLITS:
-        if frames := [a for a in structures if a.info["split"] == split]:
-            ase.io.write(config.out / f"{split}.xyz", frames, format="extxyz")
     energies = {}
-    for (key, name), row in journal.labels.items():
-        if key.startswith(ISOLATED) and "error" not in row:
-            energies.setdefault(key.removeprefix(ISOLATED), {})[name] = row["energy"]
-    (config.out / "atoms.json").write_text(json.dumps({"unit": "eV", "energies": energies}, indent=1))
+    for name, of_level in journal.isolated().items():
+        for symbol, energy in of_level.items():
+            energies.setdefault(symbol, {})[name] = energy
+    try:
+        for split in SPLITS:
+            if frames := [a for a in structures if a.info["split"] == split]:
+                partial = config.out / f"{split}.xyz.partial"
+                ase.io.write(partial, frames, format="extxyz")
+                os.replace(partial, config.out / f"{split}.xyz")
+        write_json(config.out / "atoms.json", {"unit": "eV", "energies": energies})
+    except OSError as error:
+        raise LabelError(
+            f"{config.out}: the structures could not be written ({error.strerror}); the labels are kept in labels.jsonl: free some space "
+            "and give the same command again"
+        ) from None
     return counts

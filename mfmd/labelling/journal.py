@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mfmd.labelling.schema import LabelError
+
+ISOLATED = "isolated "  # and the element: the id of an atom's energies
+
 
 class Journal:
     """Labels as lines of JSON, each written at once; a line that a kill has cut short is none."""
@@ -13,17 +17,42 @@ class Journal:
     def __init__(self, path):
         self.path, self.labels = Path(path), {}
         if self.path.exists():
-            text = self.path.read_text()
-            for line in text[: text.rfind("\n") + 1].splitlines():
+            whole, _, cut = self.path.read_bytes().rpartition(b"\n")
+            for line in whole.splitlines():
                 row = json.loads(line)
                 self.labels[row["id"], row["level"]] = row
-            if not text.endswith("\n"):
-                self.path.write_text(text[: text.rfind("\n") + 1])
+            if cut:
+                os.truncate(self.path, self.path.stat().st_size - len(cut))
 
     def add(self, name, level, found, error):
+        """LabelError where it cannot be written; the lines before are as they were."""
         row = {"id": name, "level": level} | ({"error": error} if found is None else {k: np.asarray(v).tolist() for k, v in found.items()})
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as problem:
+            if self.path.exists():
+                os.truncate(self.path, size)
+            raise LabelError(
+                f"{self.path}: the label of {name} at level {level} could not be written ({problem.strerror}); those before it are kept: "
+                "free some space and give the same command again"
+            ) from None
         self.labels[name, level] = row
-        with open(self.path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+
+    def isolated(self):
+        """{level: {symbol: eV}} of the isolated atoms."""
+        out = {}
+        for (key, name), row in self.labels.items():
+            if key.startswith(ISOLATED) and "error" not in row:
+                out.setdefault(name, {})[key.removeprefix(ISOLATED)] = row["energy"]
+        return out
+
+    def first_failure(self, level):
+        """Why the first structure that has failed has no label at a level."""
+        failed = (
+            (key, row) for (key, name), row in self.labels.items() if name == level and "error" in row and not key.startswith(ISOLATED)
+        )
+        return next(f"{key}: {row['error']}" for key, row in failed)

@@ -1,14 +1,77 @@
 """One label: a structure at a level of theory, by tblite (GFN1-xTB, GFN2-xTB) or PySCF (HF, DFT, MP2, CCSD, CCSD(T))."""
 
+import contextlib
+import importlib.metadata
+import io
+import os
+import re
+import time
+import warnings
+
 import ase
 import numpy as np
 from ase.data import atomic_numbers, ground_state_magnetic_moments
 
-from mfmd import units
+from mfmd import Note, units
+from mfmd.labelling.checks import check_structure
+from mfmd.labelling.definition import definition, functional, potential
 from mfmd.labelling.schema import CORRELATED, XTB, LabelError
-from mfmd.structures.charge import charge_or_spin
 
 HARTREE, BOHR = units.ENERGY["Hartree"], units.LENGTH["Bohr"]  # eV, Å
+
+
+def recorded(function, level, symbols, *arguments):
+    """The result of a task at a level, with what it was made of: definition and versions of packages, cpu_seconds, threads, and warnings of the packages."""
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = function(level, *arguments)
+    return found | {
+        "warnings": list(dict.fromkeys(str(w.message) for w in told if not issubclass(w.category, UNTOLD))),
+        "definition": [definition(part, symbols) | {"coefficient": coefficient} for part, coefficient in level.parts],
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES if _is_used(package, level)},
+        "cpu_seconds": round(time.process_time() - start, 6),
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()),
+    }
+
+
+UNTOLD = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # of programmers to each other
+PACKAGES = ("tblite", "pyscf", "pyscf-dispersion")
+
+
+def _is_used(package, level):
+    of_pyscf = [part.method for part, _ in level.parts if part.method not in XTB]
+    if package == "pyscf-dispersion":
+        return any(functional(m)[1]["dispersion"] for m in of_pyscf if m != "hf" and m not in CORRELATED)
+    return bool(of_pyscf) if package == "pyscf" else len(of_pyscf) < len(level.parts)
+
+
+def probe(level, name, symbols):
+    """Try a level on the hydrogen molecule in a small basis, and its bases for elements of which nothing is computed. LabelError naming the key if it cannot be."""
+    for k, (part, _) in enumerate(level.parts):
+        if part.method in XTB:
+            continue
+        key = f"levels.{name}.{f'corrections.{k - 1}.' if k else ''}"
+        try:
+            if part.method != "hf" and part.method not in CORRELATED and (taken := functional(part.method)[0]) != part.method:
+                warnings.warn(f"{key}method: {part.method} is taken as {taken}", Note, stacklevel=2)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they are not about the user's structures
+                _pyscf(
+                    part.model_copy(update={"basis": "sto-3g", "grid": 0}),
+                    ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]]),
+                    level.forces != "none",
+                )
+        except Exception as error:
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise LabelError(
+                f"{key}method: {words if isinstance(error, LabelError) else f'{part.method} cannot be computed ({words})'}"
+            ) from None
+        try:
+            definition(part, symbols)
+        except LabelError as error:
+            raise LabelError(f"{key}basis: {error}") from None
+    return {}
 
 
 def label(level, atoms, forces=True):
@@ -24,14 +87,11 @@ def label(level, atoms, forces=True):
 
     Raises
     ------
-    LabelError : not converged, no analytic forces, a periodic structure with a method for molecules, a charge or an open shell
+    LabelError : not converged, no analytic forces, a periodicity that the method does not have, atoms that overlap, a charge or an open shell
     """
-    if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments()):
-        raise LabelError(reason)
-    if atoms.numbers.sum() % 2:
-        raise LabelError(f"{atoms.get_chemical_formula()} has an odd number of electrons, and only closed shells are labelled")
+    check_structure(level, atoms)
     total = {}
-    for method, coefficient in ((level, 1.0), *((c, c.coefficient) for c in level.corrections)):
+    for method, coefficient in level.parts:
         part = _xtb(method, atoms) if method.method in XTB else _pyscf(method, atoms, forces)
         for kind, value in part.items():
             total[kind] = total.get(kind, 0.0) + coefficient * np.asarray(value)
@@ -43,41 +103,74 @@ def _xtb(method, atoms, unpaired=0):
 
     periodic = {"lattice": atoms.cell.array / BOHR, "periodic": atoms.pbc} if atoms.pbc.any() else {}
     positions = atoms.positions / BOHR
-    calculator = Calculator(method.method, atoms.numbers, positions, uhf=unpaired if unpaired else None, **periodic)
-    calculator.set("verbosity", 0)
+    words = []
     try:
+        calculator = Calculator(
+            method.method, atoms.numbers, positions, uhf=unpaired if unpaired else None, logger=words.append, **periodic
+        )
+        calculator.set("verbosity", 0)
         result = calculator.singlepoint()
     except RuntimeError as error:
-        raise LabelError(f"{method.method}: {error}") from None
+        raise LabelError(f"{method.method}: {error or 'tblite gives no reason'}") from None
+    _tell(method, words)
     out = {"energy": float(result["energy"]) * HARTREE, "forces": -result["gradient"] * HARTREE / BOHR}
     if atoms.pbc.all():
         out["stress"] = units.voigt(result["virial"]) * HARTREE / atoms.cell.volume
     return out
 
 
-def _pyscf(method, atoms, forces, unpaired=0):
-    import pyscf
-    from pyscf.data.elements import chemcore
+def _tell(method, words):
+    """What a package has printed, as warnings; not what PySCF says of orbitals while it iterates."""
+    for line in words:
+        if line.strip() and not re.search(r"HOMO .* >?= LUMO", line.replace("==", "=")):
+            warnings.warn(f"{method.method}: {line.strip().removeprefix('WARN: ')}", stacklevel=3)
 
-    if atoms.pbc.any():
-        raise LabelError(f"{method.method}/{method.basis} is for molecules, and the structure is periodic")
-    geometry = list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True))
-    molecule = pyscf.M(atom=geometry, unit="Å", basis=method.basis, cart=method.cartesian, spin=unpaired, verbose=0)
+
+def check_orbitals(name, field):
+    """Tell of a self-consistent field that is not that of the ground state by its own orbitals."""
+    for energies, occupied in zip(np.atleast_2d(field.mo_energy), np.atleast_2d(field.mo_occ) > 0, strict=True):
+        if energies[occupied].max(initial=-np.inf) > energies[~occupied].min(initial=np.inf):
+            warnings.warn(f"{name}: an occupied orbital lies above an empty one; there may be a lower state", stacklevel=3)
+
+
+def _pyscf(method, atoms, forces, unpaired=0):
+    words = io.StringIO()
+    with contextlib.redirect_stderr(words):  # where PySCF writes its warnings too, if its own output goes elsewhere
+        out = _solved(method, atoms, forces, unpaired)
+    _tell(method, words.getvalue().splitlines())
+    return out
+
+
+def _solved(method, atoms, forces, unpaired):
+    from pyscf import cc, dft, gto, mp, scf
+    from pyscf.data.elements import chemcore
+    from pyscf.lib import logger
+
+    symbols = atoms.get_chemical_symbols()
+    cores = {symbol: potential(method.basis, symbol) for symbol in set(symbols)}
+    molecule = gto.Mole(
+        atom=list(zip(symbols, atoms.positions.tolist(), strict=True)), unit="Å", basis=method.basis, cart=method.cartesian, spin=unpaired,
+        ecp={symbol: found for symbol, found in cores.items() if found},
+    )  # fmt: skip
+    molecule.stdout, molecule.verbose = io.StringIO(), logger.WARN
+    molecule.build(dump_input=False, parse_arg=False)
     correlated = method.method in CORRELATED
     if correlated or method.method == "hf":
-        field = pyscf.scf.UHF(molecule) if unpaired else pyscf.scf.RHF(molecule)
+        field = scf.UHF(molecule) if unpaired else scf.RHF(molecule)
     else:
-        field = pyscf.dft.UKS(molecule, xc=method.method) if unpaired else pyscf.dft.RKS(molecule, xc=method.method)
-        field.grids.level = method.grid
+        xc = functional(method.method)[0]
+        field = dft.UKS(molecule, xc=xc) if unpaired else dft.RKS(molecule, xc=xc)
+        field.grids.level, field.nlcgrids.level = method.grid, min(method.grid, 3)
     if method.density_fitting:
         field = field.density_fit()
     field.kernel()
     if not field.converged:
         raise LabelError(f"{method.method}/{method.basis}: the self-consistent field has not converged")
+    check_orbitals(method.method, field)
     energy, solver = field.e_tot, field
     if correlated:
         frozen = chemcore(molecule) if method.frozen_core else 0
-        solver = pyscf.mp.MP2(field, frozen=frozen) if method.method == "mp2" else pyscf.cc.CCSD(field, frozen=frozen)
+        solver = mp.MP2(field, frozen=frozen) if method.method == "mp2" else cc.CCSD(field, frozen=frozen)
         solver.kernel()
         if method.method != "mp2" and not solver.converged:
             raise LabelError(f"{method.method}/{method.basis}: coupled cluster has not converged")
@@ -91,7 +184,7 @@ def _pyscf(method, atoms, forces, unpaired=0):
             from pyscf.grad.ccsd_t import Gradients
 
             integrals = solver.ao2mo()
-            converged, l1, l2 = ccsd_t_lambda.kernel(solver, integrals, solver.t1, solver.t2, verbose=0)
+            converged, l1, l2 = ccsd_t_lambda.kernel(solver, integrals, solver.t1, solver.t2, verbose=logger.WARN)
             if not converged:
                 raise LabelError(f"{method.method}/{method.basis}: the lambda equations have not converged")
             gradient = Gradients(solver).kernel(solver.t1, solver.t2, l1, l2, eris=integrals)
@@ -99,8 +192,10 @@ def _pyscf(method, atoms, forces, unpaired=0):
             try:
                 gradients = solver.nuc_grad_method()
             except NotImplementedError:
-                raise LabelError(f"{method.method}/{method.basis} with density fitting has no analytic forces; set forces: none") from None
-            gradients.grid_response = True  # so that forces are the slope of the energy, whatever the grid
+                fitted = " with density_fitting" if method.density_fitting else ""
+                raise LabelError(f"{method.method}{fitted} has no analytic forces in PySCF; set forces: none") from None
+            if hasattr(gradients, "grid_response"):
+                gradients.grid_response = True  # so that forces are the slope of the energy, whatever the grid
             gradient = gradients.kernel()
         out["forces"] = -gradient * HARTREE / BOHR
     return out
@@ -110,7 +205,7 @@ def isolated(level, symbol):
     """{"energy": eV} of an isolated atom in its ground state, spin-polarised."""
     unpaired = round(ground_state_magnetic_moments[atomic_numbers[symbol]])
     atom, energy = ase.Atoms(symbol), 0.0
-    for method, coefficient in ((level, 1.0), *((c, c.coefficient) for c in level.corrections)):
+    for method, coefficient in level.parts:
         part = _xtb(method, atom, unpaired) if method.method in XTB else _pyscf(method, atom, False, unpaired)
         energy += coefficient * part["energy"]
     return {"energy": energy}

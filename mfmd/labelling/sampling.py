@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 import zlib
 from pathlib import Path
 
@@ -10,21 +11,30 @@ import ase.build
 import ase.io
 import numpy as np
 
+from mfmd import Note
 from mfmd.labelling.schema import LabelError
-from mfmd.structures.record import SPLITS
+from mfmd.structures.record import KINDS, SPLITS
 
 
 def read_structures(config):
-    """The structures of the config as ase.Atoms, each with the info keys molecule and split (train where the file says nothing)."""
+    """The structures of the config as ase.Atoms, each with the info keys molecule and split (train where the file says nothing), without labels of its levels."""
     out = []
+    own = {f"{kind}_{level}" for kind in (*KINDS, "virial") for level in config.levels}
     for name in config.structures:
         if Path(name).exists():
             try:
                 frames = ase.io.read(name, ":")
             except Exception as error:  # ASE raises many kinds on a damaged file
                 raise LabelError(f"structures: {name} cannot be read ({error})") from error
+            if old := sorted({key for atoms in frames for key in own & (atoms.info.keys() | atoms.arrays.keys())}):
+                warnings.warn(
+                    f"{name}: {', '.join(old)} of the file are left out, since this run makes these labels anew", Note, stacklevel=2
+                )
             for k, atoms in enumerate(frames):
                 atoms.calc = None
+                for key in own:
+                    atoms.info.pop(key, None)
+                    atoms.arrays.pop(key, None)
                 atoms.info.setdefault("id", f"{Path(name).stem}-{k}")
                 atoms.info.setdefault("molecule", Path(name).stem if len(frames) == 1 else atoms.get_chemical_formula())
                 out.append(atoms)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mfmd import Error
 from mfmd.config import NotNegative, Positive, Section
@@ -17,10 +17,19 @@ class LabelError(Error):
     """Structures or labels cannot be made; names what and why."""
 
 
+def _spelling(name):
+    """A method as it is written here: whatever its case, GFN2-xTB and gfn2 are one."""
+    if not isinstance(name, str):
+        return name
+    known = {alias: xtb for xtb in XTB for alias in (xtb.lower(), xtb.lower().replace("-", ""), xtb[:4].lower())}
+    name = name.strip().lower()
+    return known.get(name, name)
+
+
 class Method(Section):
     """One calculation of quantum chemistry."""
 
-    method: str  # GFN1-xTB, GFN2-xTB, hf, mp2, ccsd, ccsd(t), or a functional by its name in PySCF
+    method: Annotated[str, BeforeValidator(_spelling)]  # GFN1-xTB, GFN2-xTB, hf, mp2, ccsd, ccsd(t), or a functional by its name in PySCF
     basis: str | None = None  # by its name in PySCF; xTB has its own
     cartesian: bool = False  # d functions and up
     density_fitting: bool = False  # of Hartree-Fock or Kohn-Sham
@@ -49,11 +58,16 @@ class Level(Method):
         1.0  # labelled of train and val: a share, or how many; test is whole
     )
 
+    @property
+    def parts(self):
+        """[(Method, its coefficient)]: the level's own and its corrections."""
+        return [(self, 1.0), *((c, c.coefficient) for c in self.corrections)]
+
 
 class Sampling(Section):
     """Langevin dynamics from every structure, at every temperature; each split from a trajectory of its own."""
 
-    method: Literal[XTB] = "GFN2-xTB"
+    method: Annotated[Literal[XTB], BeforeValidator(_spelling)] = "GFN2-xTB"
     temperatures: Annotated[list[Positive], Field(min_length=1)] = [300.0, 500.0, 700.0]  # K
     train: Annotated[int, Field(ge=0)] = 20  # frames of a trajectory
     val: Annotated[int, Field(ge=0)] = 2
@@ -62,6 +76,12 @@ class Sampling(Section):
     equilibration: NotNegative = 250.0  # fs before the first
     timestep: Positive = 0.5  # fs
     friction: Positive = 0.02  # 1/fs
+
+    @model_validator(mode="after")
+    def _frames_differ(self):
+        if self.interval < self.timestep:
+            raise ValueError(f"interval: {self.interval:g} fs between frames is less than the timestep of {self.timestep:g} fs")
+        return self
 
 
 class Config(Section):
@@ -76,3 +96,13 @@ class Config(Section):
     @classmethod
     def _one(cls, value):
         return [value] if isinstance(value, str) else value
+
+    @field_validator("structures")
+    @classmethod
+    def _at_home(cls, value):
+        return [os.path.expanduser(name) for name in value]
+
+    @field_validator("out")
+    @classmethod
+    def _out_at_home(cls, value):
+        return value.expanduser()

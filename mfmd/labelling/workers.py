@@ -1,18 +1,27 @@
 """Many tasks at once: on processes of this machine, or on the workers of a Dask cluster."""
 
 import concurrent.futures
+import errno
 import multiprocessing
 import os
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from mfmd import Error
+from mfmd.labelling.schema import LabelError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room for a file: of the machine's making, not of a structure's
+
 
 def _guarded(function, arguments):
-    """The result of a task, or its failure in words."""
+    """The result of a task, or its failure in words. LabelError where the disk is full, which ends the run."""
     try:
         return function(*arguments), None
     except Exception as error:  # whatever a quantum-chemistry code raises is that structure's failure, not the run's
-        return None, f"{type(error).__name__}: {error}"
+        words = " ".join(str(error).split())
+        if getattr(error, "errno", None) in FULL or any(os.strerror(code) in words for code in FULL):  # HDF5 has it in its words alone
+            raise LabelError(f"a worker could not write its files ({words}); free some space and give the same command again") from None
+        return None, words if isinstance(error, Error) and words else f"{type(error).__name__}{words and ': '}{words}"
 
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -1,0 +1,274 @@
+"""What a method stands for: functionals, dispersion, core potentials, warnings, against PySCF and published numbers."""
+
+import importlib.util
+import warnings
+
+import ase
+import ase.build
+import numpy as np
+import pytest
+
+pytest.importorskip("tblite", reason="tblite is not installed")
+pytest.importorskip("pyscf", reason="PySCF is not installed")
+
+from pyscf import dft, gto, lib, mp, scf
+
+from mfmd.config import ConfigError, parse
+from mfmd.labelling import definition, methods, schema
+
+lib.num_threads(1)  # as a worker has them
+HARTREE = methods.HARTREE
+WITH_DISPERSION = importlib.util.find_spec("pyscf.dispersion") is not None
+HYDROGEN_IODIDE = ase.Atoms("IH", [[0, 0, 0], [0, 0, 1.62]])
+
+
+def level(method, basis="sto-3g", **more):
+    return schema.Level(method=method, basis=basis, **more)
+
+
+def molecule(atoms, basis, **more):
+    positions = [(s, p) for s, p in zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True)]
+    return gto.M(atom=positions, basis=basis, verbose=0, **more)
+
+
+@pytest.mark.parametrize(
+    ("basis", "symbol", "ecp"),
+    [
+        *(
+            (basis, "I", basis)
+            for basis in ("def2-SVP", "def2-tzvpp", "ma-def2-svp", "lanl2dz", "cc-pVDZ-PP", "stuttgart", "crenbl", "sbkjc")
+        ),
+        ("def2-svp", "Pb", "def2-svp"),
+        ("lanl2dz", "Si", "lanl2dz"),
+        # kept by PySCF elsewhere than with the basis functions
+        ("aug-cc-pVTZ-PP", "Au", "cc-pvtz-pp"),
+        ("cc-pwCVDZ-PP", "Ag", "cc-pvdz-pp"),
+        ("def2-mTZVP", "I", "def2-tzvp"),
+        ("bfd-vdz", "Si", "bfd"),
+        ("ccecp-cc-pvdz", "Cl", "ccecp"),
+        ("ccecp-aug-cc-pvtz", "O", "ccecp"),
+        # all electrons
+        *(("def2-svp", symbol, None) for symbol in ("H", "O", "Br", "Kr")),
+        ("lanl2dz", "O", None),
+        ("sto-3g", "I", None),
+        ("3-21g", "Ag", None),
+        ("6-311g**", "I", None),
+        ("6-31g*", "Br", None),
+        ("ano-rcc", "Hg", None),  # contracted for relativistic cores
+        ("cc-pvdz-dk", "Br", None),
+        ("sarc-dkh", "Au", None),
+        ("dyall-v2z", "Xe", None),
+    ],
+)
+def test_core_potentials_are_those_of_the_basis(basis, symbol, ecp):
+    assert definition.potential(basis, symbol) == (gto.basis.load_ecp(ecp, symbol) if ecp else None)
+
+
+@pytest.mark.parametrize(
+    ("basis", "symbol", "words"),
+    [
+        ("cc-pvdz-pp", "C", "not in PySCF for C|no functions for C"),
+        ("6-31g*", "I", "not in PySCF for I|no functions for I"),
+        ("cc-pvzd", "H", "cc-pvzd is not in PySCF"),
+        ("gth-dzvp", "C", "valence electrons of C alone, and PySCF has no effective core potential"),
+        ("cc-pvdz-pp-nr", "Au", "valence electrons of Au alone"),
+        ("minao", "Ag", "valence electrons of Ag alone"),
+    ],
+)
+def test_bases_that_cannot_be(basis, symbol, words):
+    with pytest.raises(schema.LabelError, match=words):
+        definition.potential(basis, symbol)
+
+
+def test_energies_with_core_potentials():
+    """Xenon as Psi4 has it (its issues 1473 and 1497), the others as PySCF with the potential named; atoms as molecules."""
+    xenon = methods.label(level("hf", "def2-svp"), ase.Atoms("Xe"), False)["energy"]
+    assert xenon == pytest.approx(-328.29836 * HARTREE, abs=2e-3)
+    for atoms, basis, ecp in (
+        (HYDROGEN_IODIDE, "def2-svp", "def2-svp"),
+        (ase.build.molecule("SiH4"), "ccecp-cc-pvdz", "ccecp"),
+        (ase.Atoms("AgAg", [[0, 0, 0], [0, 0, 2.5]]), "cc-pwcvdz-pp", "cc-pvdz-pp"),
+    ):
+        right = scf.RHF(molecule(atoms, basis, ecp=ecp)).kernel() * HARTREE
+        assert methods.label(level("hf", basis), atoms, False)["energy"] == pytest.approx(right, abs=1e-5), basis
+    right = scf.UHF(molecule(ase.Atoms("I"), "def2-svp", ecp="def2-svp", spin=1)).kernel() * HARTREE
+    assert methods.isolated(level("hf", "def2-svp"), "I")["energy"] == pytest.approx(right, abs=1e-5)
+    without = scf.RHF(molecule(HYDROGEN_IODIDE, "3-21g")).kernel() * HARTREE
+    assert methods.label(level("hf", "3-21g"), HYDROGEN_IODIDE, False)["energy"] == pytest.approx(without, abs=1e-5)
+
+
+def test_a_frozen_core_is_what_the_potential_leaves_of_it():
+    """Of iodine's 53 electrons 28 are in the potential; frozen are 4s and 4p, the rest of a krypton core without 4d."""
+    field = scf.RHF(molecule(HYDROGEN_IODIDE, "def2-svp", ecp="def2-svp")).run()
+    right = {frozen: (field.e_tot + mp.MP2(field, frozen=frozen).kernel()[0]) * HARTREE for frozen in (0, 4)}
+    made = {frozen: methods.label(level("mp2", "def2-svp", frozen_core=bool(frozen)), HYDROGEN_IODIDE, False)["energy"] for frozen in right}
+    assert made == pytest.approx(right, abs=1e-4) and right[0] < right[4] - 0.1
+
+
+@pytest.mark.parametrize("method", ["hf", "pbe", "mp2"])
+def test_forces_with_core_potentials_are_the_slope_of_the_energy(method):
+    of, h, ends = level(method, "def2-svp", grid=1), 2e-3, []
+    force = methods.label(of, HYDROGEN_IODIDE)["forces"][1, 2]
+    for sign in (1, -1):
+        moved = HYDROGEN_IODIDE.copy()
+        moved.positions[1, 2] += sign * h
+        ends.append(methods.label(of, moved, False)["energy"])
+    assert force == pytest.approx((ends[1] - ends[0]) / (2 * h), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("gfn2-xtb", "GFN2-xTB"), ("GFN1-XTB", "GFN1-xTB"), ("gfn2", "GFN2-xTB"), ("HF", "hf"), ("CCSD(T)", "ccsd(t)"), ("B3LYP", "b3lyp")],
+)
+def test_names_in_any_case(given, meant):
+    assert schema.Method(method=given, basis=None if meant in schema.XTB else "sto-3g").method == meant
+    assert schema.Sampling(method="gfn1-xtb").method == "GFN1-xTB"
+
+
+@pytest.mark.parametrize(
+    ("name", "xc", "more"),
+    [
+        ("b3lyp", {"HYB_GGA_XC_B3LYP": 1.0}, {"nonlocal": False, "dispersion": None}),
+        ("b3lyp5", {"LDA_X": 0.08, "GGA_X_B88": 0.72, "GGA_C_LYP": 0.81, "LDA_C_VWN": 0.19}, {"exact_exchange": [0.2, 0.2, 0.0]}),
+        ("lda", {"LDA_X": 1.0, "LDA_C_VWN": 1.0}, {}),
+        ("b88,", {"GGA_X_B88": 1.0}, {}),
+        ("pbe", {"GGA_X_PBE": 1.0, "GGA_C_PBE": 1.0}, {}),
+        ("m06-2x", {"HYB_MGGA_X_M06_2X": 1.0, "MGGA_C_M06_2X": 1.0}, {}),
+        ("wb97m-v", {"HYB_MGGA_XC_WB97M_V": 1.0}, {"nonlocal": True}),
+        ("wb97x", {"HYB_GGA_XC_WB97X": 1.0}, {"nonlocal": False}),
+    ],
+)
+def test_what_functionals_are(name, xc, more):
+    found = definition.functional(name)[1]
+    assert found["xc"] == pytest.approx(xc) and found.items() >= more.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("b3lpy", "b3lpy is no method that there is.*did you mean b3lyp"),
+        ("ccsdt", "ccsdt is no method.*did you mean ccsd"),
+        ("b2plyp", "no method"),
+        *((name, "published under this name") for name in ("wb97xd", "wb97x-d", "wb97x_d", "wb97x-d3", "wb97x-d4", "b97-d3", "b97-d3bj")),
+        *((name, "without the dispersion it was made for") for name in ("b97-d", "b97d", "otpss-d", "beefvdw", "dldf", "scan_rvv10")),
+        *((name, "recipe with basis and corrections of its own") for name in ("b97-3c", "r2scan-3c", "wb97x-3c")),
+        ("b3lyp-d3", "leaves its damping open; write b3lyp-d3bj or b3lyp-d3zero"),
+        ("pbe-d3xyz", "PySCF has no dispersion d3xyz"),
+        ("b88", "exchange alone"),
+        ("slater", "exchange alone"),
+        ("gga_c_lyp", "correlation alone"),
+        *((name, "pip install pyscf-dispersion") for name in ("b3lyp-d3bj", "pbe-d4", "cf22d") if not WITH_DISPERSION),
+    ],
+)
+def test_functionals_that_would_not_be_what_they_are_called(name, words):
+    with pytest.raises(schema.LabelError, match=words):
+        definition.functional(name)
+
+
+def test_functionals_are_computed_whole():
+    water = ase.build.molecule("H2O")
+
+    def label(name):
+        return methods.label(level(name, grid=1), water, False)["energy"] / HARTREE
+
+    def right(name, nlc):
+        field = dft.RKS(molecule(water, "sto-3g"), xc=name)
+        field.grids.level = field.nlcgrids.level = 1
+        field.nlc = nlc
+        return field.kernel()
+
+    assert label("lda") == pytest.approx(right("slater,vwn", ""), abs=1e-6) and label("lda") < right("slater,", "") - 0.1
+    assert label("wb97m-v") == pytest.approx(right("wb97m-v", "vv10"), abs=1e-6) and label("wb97m-v") > right("wb97m-v", 0) + 0.01
+
+
+@pytest.mark.skipif(not WITH_DISPERSION, reason="pyscf-dispersion is not installed")
+@pytest.mark.parametrize(
+    ("name", "parameters", "version"), [("b3lyp-d3bj", "b3lyp", "d3bj"), ("pbe-d3zero", "pbe", "d3zero"), ("hf-d3bj", "hf", "d3bj")]
+)
+def test_dispersion_of_a_name_is_computed(name, parameters, version):
+    from pyscf.dispersion import dftd3
+
+    ethane = ase.build.molecule("C2H6")
+    pair = [methods.label(level(n, grid=0), ethane) for n in (name, parameters)]
+    right = dftd3.DFTD3Dispersion(molecule(ethane, "sto-3g"), xc=parameters, version=version).get_dispersion(grad=True)
+    assert pair[0]["energy"] - pair[1]["energy"] == pytest.approx(right["energy"] * HARTREE, abs=1e-5)
+    np.testing.assert_allclose(pair[0]["forces"] - pair[1]["forces"], -right["gradient"] * HARTREE / methods.BOHR, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (level("b3lpy"), "levels.x.method: b3lpy is no method"),
+        (level("hf", corrections=[{"method": "wb97xd", "basis": "sto-3g"}]), "levels.x.corrections.0.method: wb97xd"),
+        (level("hf", "6-31g*"), "levels.x.basis: the basis .* for I"),
+        (level("mp2", density_fitting=True), "levels.x.method: mp2 with density_fitting has no analytic forces"),
+        (level("scanl"), "levels.x.method: scanl cannot be computed .*laplacian"),
+    ],
+)
+def test_levels_are_tried_before_anything_is_computed(of, words):
+    with pytest.raises(schema.LabelError, match=words):
+        methods.probe(of, "x", {"H", "I"})
+
+
+def test_what_is_assumed_is_told_once():
+    with pytest.warns(match="levels.x.method: lda is taken as slater,vwn"):
+        methods.probe(level("lda"), "x", {"H"})
+
+
+@pytest.mark.parametrize(
+    ("atoms", "basis"), [(ase.Atoms("ClH", [[0, 0, 0], [0, 0, 1.28]]), "lanl2dz"), (ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]]), "ano")]
+)
+def test_warnings_of_pyscf_travel_with_the_label(atoms, basis, capfd):
+    """The auxiliary basis is made up where there is none; and nothing is printed by the way."""
+    found = methods.recorded(methods.label, level("hf", basis, density_fitting=True), {"H"}, atoms, False)
+    assert len(found["warnings"]) == 1 and "Even tempered Gaussians" in found["warnings"][0]
+    assert methods.recorded(methods.label, level("hf", basis), {"H"}, atoms, False)["warnings"] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_tblite_says_travels_with_the_label(monkeypatch):
+    from tblite import interface
+
+    class Talking(interface.Calculator):
+        def singlepoint(self, *arguments):
+            self.logger("a warning of tblite")
+            return super().singlepoint(*arguments)
+
+        def __init__(self, *arguments, logger, **more):
+            self.logger = logger
+            super().__init__(*arguments, logger=logger, **more)
+
+    monkeypatch.setattr(interface, "Calculator", Talking)
+    water = ase.build.molecule("H2O")
+    found = methods.recorded(methods.label, schema.Level(method="gfn2"), {"H", "O"}, water)
+    assert found["warnings"] == ["GFN2-xTB: a warning of tblite"]
+
+
+def test_an_excited_state_is_told():
+    """Helium with both electrons in its second orbital."""
+    field = scf.RHF(molecule(ase.Atoms("He"), "6-31g"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        methods.check_orbitals("hf", field.run())
+    field.mo_occ = np.array([0, 2])
+    with pytest.warns(match="an occupied orbital lies above an empty one"):
+        methods.check_orbitals("hf", field)
+
+
+def test_a_label_says_what_it_was_made_of():
+    of = level("b3lyp", "def2-svp", grid=0, corrections=[{"method": "mp2", "basis": "sto-3g", "coefficient": -1}])
+    found = methods.recorded(methods.label, of, {"H", "I"}, HYDROGEN_IODIDE, False)
+    assert found["versions"].keys() == {"pyscf"} and found["cpu_seconds"] > 0 and found["threads"] >= 1
+    own, correction = found["definition"]
+    assert own["ecp"] == {"H": None, "I": 28} and own["xc"] == {"HYB_GGA_XC_B3LYP": 1.0} and own["grid"] == 0 and own["coefficient"] == 1
+    assert correction["frozen_core"] and correction["basis"] == "sto-3g" and correction["coefficient"] == -1
+    assert methods.recorded(methods.isolated, schema.Level(method="gfn1"), {"H"}, "H")["versions"].keys() == {"tblite"}
+
+
+def test_frames_that_would_be_one_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="sampling.interval: 0.2 fs between frames is less than the timestep of 0.5 fs"):
+        parse(
+            {"out": tmp_path, "structures": "H2O", "sampling": {"interval": 0.2}, "levels": {"gfn2": {"method": "gfn2"}}},
+            "x.yaml",
+            schema.Config,
+        )
