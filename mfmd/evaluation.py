@@ -1,9 +1,12 @@
 """What a model file is worth on labelled structures: errors per level, molecule and label, and whether its error bars hold."""
 
+import json
+from collections import Counter
+
 import numpy as np
 
 from mfmd import units
-from mfmd.engine import Engine
+from mfmd.engine import Engine, load_model
 from mfmd.structures.record import KINDS
 
 
@@ -21,10 +24,9 @@ def compare(model, structures, by="molecule", precision="single"):
     {(level, group, kind): (label, prediction)} with kind energy (structures,) eV, forces (components,) eV/Å, stress (components,) eV/Å³;
     {level: (errors, error bars)} of the energies of levels that have error bars, eV
 
-    Structures with an element a level was not trained on have no prediction of it.
+    Structures with an element a level was not trained on have no prediction of it: see `left_out`.
     """
-    engine = Engine(model, precision)
-    elements = {level["name"]: level["elements"] for level in engine.metadata["levels"]}
+    engine, elements = Engine(model, precision), _elements(model)
     points, bars = {}, {}
     for s in structures:
         group = str(s.info.get(by, ""))
@@ -49,6 +51,23 @@ def compare(model, structures, by="molecule", precision="single"):
                 pair[1].append(out["term_errors"][0])
     joined = {k: (np.concatenate(a), np.concatenate(b)) for k, (a, b) in points.items()}
     return joined, {k: (np.array(a), np.array(b)) for k, (a, b) in bars.items()}
+
+
+def left_out(model, structures, levels):
+    """{level: {atomic numbers: structures}} of those that `compare` has no point of: the elements that the level was not trained on; () has no label of it."""
+    elements, left = _elements(model), {}
+    for level in levels:
+        left[level] = Counter()
+        for s in structures:
+            unknown = np.setdiff1d(s.numbers, elements[level])
+            if level not in s.labels or len(unknown):
+                left[level][tuple(map(int, unknown)) if level in s.labels else ()] += 1
+    return left
+
+
+def _elements(model):
+    """{level: atomic numbers it was trained on}"""
+    return {level["name"]: level["elements"] for level in json.loads(load_model(model).metadata)["levels"]}
 
 
 def ratios(points):

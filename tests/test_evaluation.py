@@ -82,3 +82,131 @@ def test_labels_that_are_none_are_questioned(model_file, tmp_path, monkeypatch, 
     with pytest.raises(SystemExit):
         cli.main()
     assert "no label of the model's levels" in capsys.readouterr().err
+
+
+def evaluate(monkeypatch, capsys, *arguments):
+    """What `mfmd eval` prints, and its sentence where it fails."""
+    monkeypatch.setattr("sys.argv", ["mfmd", "eval", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit:
+        return capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def labelled(path, engine, keys, molecules=("water", "water", "ethene")):
+    """A file of molecules with the engine's own labels under {level: (key of the energy, key of the forces)}; ase.Atoms."""
+    frames = [a for a in ase.io.read(DATA / "test.xyz", ":") if not a.pbc.any()]
+    frames = [[a for a in frames if a.info["molecule"] == name][k].copy() for k, name in enumerate(molecules)]
+    for a in frames:
+        molecule, a.calc = a.info["molecule"], None
+        a.info, a.arrays = {"molecule": molecule}, {key: a.arrays[key] for key in ("numbers", "positions")}
+        for level, (energy, forces) in keys.items():
+            out = engine.compute(a.positions, a.numbers, terms=[(level, 1.0)])
+            a.info[energy], a.arrays[forces] = out["energy"] + 0.01, out["forces"] - 0.02
+    ase.io.write(path, frames, format="extxyz")
+    return frames
+
+
+def errors_of(printed):
+    """{(level, label): (count, MAE)} of the groups "all"."""
+    rows = [[cell.strip() for cell in line.split("│")] for line in printed.splitlines() if "│ all " in line]
+    return {(row[1], row[2]): (int(row[4]), float(row[5])) for row in rows}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options, levels",
+    [
+        (["--energy-key=high=REF_energy", "--forces-key=high=REF_forces"], ("high",)),
+        (["--energy-key", "REF_energy", "--forces-key", "REF_forces", "--level", "high"], ("high",)),
+        (["--energy-key=high=REF_energy", "--energy-key=low=cheap", "--forces-key=high=REF_forces", "--forces-key=low=f"], ("low", "high")),
+    ],
+)
+def test_keys_of_the_labels(model_file, tmp_path, monkeypatch, capsys, options, levels):
+    """Named on the command line, for the levels they are named for and no other."""
+    labelled(tmp_path / "a.xyz", Engine(model_file), {"high": ("REF_energy", "REF_forces"), "low": ("cheap", "f")})
+    found = errors_of(evaluate(monkeypatch, capsys, model_file, tmp_path / "a.xyz", *options))
+    assert found.keys() == {(level, kind) for level in levels for kind in ("energy", "forces")}
+    for (_, kind), (count, mae) in found.items():
+        assert (count, mae) == (3, pytest.approx(10.0, abs=0.02)) if kind == "energy" else (36, pytest.approx(20.0, abs=0.02))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_key_without_a_level(tmp_path, monkeypatch, capsys):
+    """It is that of the one level there is; of levels that were trained on files of their own it says which is meant."""
+    from mfmd.training import export
+
+    frames = tmp_path / "a.xyz"
+    for name, levels, config in (
+        ("one", ("low",), {}),
+        ("apart", ("low", "middle"), {"data": {"train": {"low": ["l.xyz"], "middle": ["m.xyz"]}}}),
+    ):
+        model = random_model()
+        model.heads, model.delta_of = type(model.heads)({level: model.heads[level] for level in levels}), {}
+        path = tmp_path / f"{name}.pt"
+        export.write_model(path, model, {level: [1, 6, 7, 8] for level in levels}, {"config": config})
+        labelled(frames, Engine(path), {"low": ("E", "F")})
+        said = evaluate(monkeypatch, capsys, path, frames, "--energy-key=E")
+        if name == "one":
+            assert errors_of(said)["low", "energy"] == (3, pytest.approx(10.0, abs=0.02))
+        else:
+            assert "say whose key it is, such as middle=E" in said
+            assert "--level: each level was trained on files of its own" in evaluate(monkeypatch, capsys, path, frames)
+        assert errors_of(evaluate(monkeypatch, capsys, path, frames, "--energy-key=low=E"))["low", "energy"][0] == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "option, sentence",
+    [
+        ("--energy-key=best=REF_energy", "there is no level 'best' here; there are low, middle, high"),
+        ("--energy-key=REF_energy", "the model has the levels low, middle, high; say whose key it is, such as high=REF_energy"),
+        ("--forces-key=high=gradients", "no structure in {file} has this key"),
+        ("--stress-key=high=", "the key is missing behind high="),
+        ("--energy-key=high=other", "level high has the key REF_energy already"),
+    ],
+)
+def test_keys_that_cannot_be(model_file, tmp_path, monkeypatch, capsys, option, sentence):
+    file = tmp_path / "a.xyz"
+    labelled(file, Engine(model_file), {"high": ("REF_energy", "REF_forces")})
+    options = ["--energy-key=high=REF_energy", option] if "=high=" in option else [option]
+    assert sentence.format(file=file) in evaluate(monkeypatch, capsys, model_file, file, *options)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_left_out_is_counted(model_file, tmp_path, monkeypatch, capsys):
+    """Structures without labels of a level, and those with elements that it was not trained on."""
+    file = tmp_path / "a.xyz"
+    keys = {level: (f"energy_{level}", f"forces_{level}") for level in LEVELS}
+    frames = labelled(file, Engine(model_file), keys, ("water", "water", "ethene", "ethene", "ammonia", "ammonia"))
+    assert "left out" not in evaluate(monkeypatch, capsys, model_file, file)
+    frames[0].numbers[0], frames[1].numbers[:2], frames[2].numbers[0] = 16, (17, 16), 16
+    del frames[3].info["energy_low"], frames[3].arrays["forces_low"]
+    ase.io.write(file, frames, format="extxyz")
+    printed = evaluate(monkeypatch, capsys, model_file, file)
+    strange = "2 structures with S, which it was not trained on, 1 structure with S, Cl, which it was not trained on"
+    assert f"left out of low: 1 structure without a label, {strange}\n" in printed
+    assert f"left out of high: {strange}\n" in printed
+    assert errors_of(printed)["low", "energy"][0] == 2 and errors_of(printed)["high", "energy"][0] == 3
+    for a in frames:
+        a.numbers[:] = 18
+    ase.io.write(file, frames[:3], format="extxyz")
+    monkeypatch.setattr("sys.argv", ["mfmd", "eval", str(model_file), str(file)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    told = capsys.readouterr()
+    assert "left out of high: 3 structures with Ar" in told.out and "no label of the model's levels for elements" in told.err
+
+
+def test_home_in_an_option(model_file, tmp_path, monkeypatch, capsys):
+    """A shell leaves the ~ of --option=~/file as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for option in ("--output=~/out.pt", "-o~/short.pt"):
+        monkeypatch.setattr("sys.argv", ["mfmd", "export", str(model_file), "--for=gromacs", option])
+        cli.main()
+        assert (tmp_path / option.rpartition("/")[2]).is_file()
+    monkeypatch.setattr("sys.argv", ["mfmd", "export", str(model_file), "--for=openmm", "--topology=~/none.pdb", "--output=~/a.pt"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert str(tmp_path / "none.pdb") in capsys.readouterr().err
