@@ -2,15 +2,20 @@
 
 import torch_sim as ts
 model = mfmd.torchsim.MfmdModel("model.pt", device=torch.device("cuda"))
-final = ts.integrate(system=structures, model=model, integrator=ts.integrators.nvt_langevin, n_steps=1000, temperature=300, timestep=0.0005)
+final = ts.integrate(system=structures, model=model, integrator=ts.Integrator.nvt_langevin, n_steps=1000, temperature=300, timestep=0.0005)
+
+(up to TorchSim 0.3 the integrator is ts.integrators.nvt_langevin).
 """
+
+import warnings
 
 import numpy as np
 import torch
 from torch_sim.models.interface import ModelInterface
 
+from mfmd import Note
 from mfmd.engine import Engine, InputError, load_model
-from mfmd.structures.charge import charge_or_spin
+from mfmd.structures.charge import CLOSED, charge_or_spin
 
 
 class MfmdModel(ModelInterface):
@@ -24,7 +29,7 @@ class MfmdModel(ModelInterface):
         current stream and positions never leave it
     dtype : of the states' tensors and of the results
     precision : of the engine, "single", "double" or, on a CUDA device, "tf32"
-    compute_stress : False for structures without periodic boundaries
+    compute_stress : of structures that are not periodic in three directions it is not a number, which is told once
 
     Raises
     ------
@@ -41,6 +46,7 @@ class MfmdModel(ModelInterface):
         self.terms = [(head or self.engine.levels[-1], 1.0)]
         self.engine.terms(self.terms)  # an unknown head is told now
         self._known = None
+        self._told = False
 
     # TorchSim asks for more or less as it goes.
     @ModelInterface.compute_forces.setter
@@ -56,19 +62,12 @@ class MfmdModel(ModelInterface):
 
         Raises
         ------
-        InputError : as `mfmd.engine.Engine.compute`; stress of structures without periodic boundaries
+        InputError : as `mfmd.engine.Engine.compute`; a state whose fields or extras say that a system is charged or open-shell
         """
         get = state.__getitem__ if isinstance(state, dict) else lambda key: getattr(state, key)
         pbc = [bool(p) for p in np.broadcast_to(torch.as_tensor(get("pbc")).cpu().numpy(), 3)]
-        if self._compute_stress and not all(pbc):
-            raise InputError("stress needs structures that are periodic in three directions; make the model with compute_stress=False")
-        for key in ("charge", "spin"):  # extras of a state
-            value = get(key) if (key in state if isinstance(state, dict) else hasattr(state, key)) else None
-            if value is not None and (
-                reason := next(filter(None, (charge_or_spin({key: v}) for v in torch.as_tensor(value).flatten().tolist())), None)
-            ):
-                raise InputError(reason)
         numbers, sizes = self._on_host(get("atomic_numbers"), get("system_idx"))
+        _refuse_charges(state, sizes)
         positions = get("positions").detach().to(torch.float64).contiguous()
         cells = get("cell").detach().to(torch.float64).mT.contiguous()  # TorchSim's cell vectors are columns
         if self._device.type == "cuda":
@@ -85,7 +84,15 @@ class MfmdModel(ModelInterface):
         if self._compute_forces:
             out["forces"] = forces.to(self._dtype)
         if self._compute_stress:
-            out["stress"] = (-virial / torch.linalg.det(cells).abs()[:, None, None]).to(self._dtype)
+            volume = torch.linalg.det(cells).abs() if all(pbc) else cells.new_full((len(sizes),), np.nan)
+            out["stress"] = (-virial / volume[:, None, None]).to(self._dtype)
+            if not all(pbc) and not self._told:
+                self._told = True
+                warnings.warn(
+                    "structures that are not periodic in three directions have no stress, and it is not a number; compute_stress=False leaves it out",
+                    Note,
+                    stacklevel=2,
+                )
         return out
 
     def _on_device(self, positions, cells, numbers, sizes, pbc):
@@ -110,3 +117,27 @@ class MfmdModel(ModelInterface):
                 raise InputError("atoms of a system must follow each other: system_idx goes down")
             self._known = numbers, systems, versions, z, np.bincount(idx)
         return self._known[3:]
+
+
+def _refuse_charges(state, sizes):
+    """InputError where what a state says beside its structures, in fields or extras of its systems and atoms, is not neutral and closed-shell."""
+    said = {} if isinstance(state, dict) else {key: getattr(state, key, None) for key in ("charge", "spin")}
+    for extras in [state] if isinstance(state, dict) else [getattr(state, f"{kind}_extras", {}) for kind in ("system", "atom")]:
+        said |= extras
+    host = {
+        key: torch.as_tensor(value).detach().cpu().numpy()
+        for key, value in said.items()
+        if value is not None and (key.lower() in CLOSED or key in OF_ATOMS)
+    }
+    reasons = [charge_or_spin({key: v}) for key, value in host.items() if key not in OF_ATOMS for v in np.ravel(value)]
+    for key in OF_ATOMS.keys() & host.keys():
+        reasons += [charge_or_spin({}, **{OF_ATOMS[key]: part}) for part in np.split(host[key], np.cumsum(sizes)[:-1])]
+    if reason := next(filter(None, reasons), None):
+        raise InputError(reason)
+
+
+OF_ATOMS = {
+    "partial_charges": "charges",
+    "formal_charges": "charges",
+    "magnetic_moments": "moments",
+}  # extras, as charge_or_spin calls them
