@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "domain.hpp"
 #include "heads.hpp"
 #include "kernels/neighbors.hpp"
 #include "kernels/stages.hpp"
@@ -91,7 +92,9 @@ template <class T> class Evaluation final : public Workspace::Data {
       find_slots(s);
       round_pairs();
     });
-    run(s, request.forces || request.virial || request.atom_virials, request.error_bars);
+    const bool domain = request.domain && model_->domain();
+    run(s, request.forces || request.virial || request.atom_virials, request.error_bars || domain);
+    if (domain) timed("domain", [&] { find_excess(s); });
     timed("collect", [&] { collect(s, request, result); });
   }
 
@@ -138,8 +141,20 @@ template <class T> class Evaluation final : public Workspace::Data {
     });
   }
 
-  // The stages, forward then backward.
-  void run(const Structure& s, bool reverse, bool error_bars) {
+  void find_excess(const Structure& s) {
+    excess_.resize(static_cast<std::size_t>(s.atoms));
+    const auto id = [&](int atom) { return s.ids ? s.ids[atom] : static_cast<std::int64_t>(atom); };
+    pool_.loop(s.atoms, kGatherGrain, [&](int begin, int end, int) {
+      for (int row = begin; row < end; ++row) {
+        const int first = list_.first()[static_cast<std::size_t>(row)], count = list_.first()[static_cast<std::size_t>(row) + 1] - first;
+        excess_[static_cast<std::size_t>(row)] = excess(*model_->domain(), slot_[static_cast<std::size_t>(row)], count, list_.neighbors().data() + first,
+                                                        list_.distances().data() + first, slot_.data(), list_.order().data(), features_.get() + static_cast<std::size_t>(row * w_.F), id);
+      }
+    });
+  }
+
+  // The stages, forward then backward; with_features: those of the last layer are kept.
+  void run(const Structure& s, bool reverse, bool with_features) {
     const Stages<T>& k = stages<T>();
     const int n = s.atoms, L = w_.n_layers;
     const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_.C * w_.F);
@@ -170,7 +185,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     // What an atom goes through between two gathers is done in one pass, while its rows are at hand.
     T *ax = reverse ? ax_.resize(size) : nullptr, *am = reverse ? am_.resize(size) : nullptr, *ay = reverse ? ay_.resize(size) : nullptr;
     T* araw = am;
-    T* features = error_bars ? features_.resize(static_cast<std::size_t>(n * w_.F)) : nullptr;
+    T* features = with_features ? features_.resize(static_cast<std::size_t>(n * w_.F)) : nullptr;
     if (reverse) slope_.assign(list_.neighbors().size(), 0.0), turn_.assign(3 * list_.neighbors().size(), 0.0);
     const auto leave = [&](int l, int b, int e, T* t) {  // layer l backwards, up to its messages
       if (l >= 0) k.product_reverse(w_, l, y[l], m[l], dx[l], ax, am, ay, b, e, t);
@@ -221,6 +236,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     add_up(*model_, heads_, head_sums.data(), result);
     if (request.atom_energies) add_up_atoms(*model_, heads_, head_energies_.data(), list_.row_of().data(), s.atoms, s.atoms, result);
     if (request.error_bars) add_errors(*model_, heads_, s, features_.get(), list_.row_of().data(), w_.F, result);
+    if (request.domain && model_->domain()) result.outside = outside(*model_, s, excess_, list_.row_of().data(), 0);
     if (request.forces || request.virial || request.atom_virials) {
       result.forces.assign(3 * n, 0.0);
       if (request.atom_virials) result.atom_virials.assign(9 * n, 0.0);
@@ -258,6 +274,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   Heads heads_;
   std::vector<Seed<T>> seeds_;
   std::vector<int> slot_;
+  std::vector<Excess> excess_;
   std::vector<double> head_energies_, slope_, turn_;
   Buffer<T> distance_, direction_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_, features_;
   std::vector<Buffer<T>> x_, y_, m_, dx_;

@@ -7,6 +7,7 @@
 #include "device_memory.hpp"
 #include "device_stream.hpp"
 #include "device_weights.hpp"
+#include "domain.hpp"
 #include "heads.hpp"
 #include "kernels/device.hpp"
 #include "kernels/neighbors.hpp"
@@ -82,6 +83,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
     refuse_recorded();
     describe(numbers, begin, periodic);
+    if (domain(request)) give_domain();
     if (atoms_ > 0)
       for (bool room = false; !room;) {
         make_room(request);
@@ -108,7 +110,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     const OnDevice here(options_.cuda);
     const cudaStream_t stream = static_cast<cudaStream_t>(s.stream);
     heads_ = heads_of(*model_, request.terms);
-    if (request.atom_energies || request.atom_virials || request.error_bars) throw InputError("energies and virials of atoms and error bars do not come from structures on the device");
+    if (request.atom_energies || request.atom_virials || request.error_bars || request.domain) throw InputError("energies and virials of atoms, error bars and what a model was trained on do not come from structures on the device");
     cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(stream, &capturing), "the caller's stream");
     const bool free = capturing == cudaStreamCaptureStatusNone;
@@ -230,7 +232,8 @@ template <class T> class Evaluation final : public Workspace::Data {
       renew(gradient_, 3 * pairs), renew(atom_virials_, 9 * n);
     }
     if (renew(energies_, heads_.used.size() * n)) seeds_given_.clear();
-    if (request.error_bars) renew(features_, n * static_cast<std::size_t>(w_.F));
+    if (request.error_bars || domain(request)) renew(features_, n * static_cast<std::size_t>(w_.F));
+    if (domain(request)) renew(excess_, n);
     const std::size_t given = seeds_at() + heads_.used.size() * (sizeof(Seed<T>) + (heads_.terms.size() + 1) * sizeof(double)), found = 3 * n + (heads_.used.size() + 9) * systems();
     if (renew(given_, given) | renew(given_host_, given)) seeds_given_.clear();
     renew(result_, found), renew(result_host_, found), renew(verdict_device_, 1), renew(verdict_, 1);
@@ -283,6 +286,21 @@ template <class T> class Evaluation final : public Workspace::Data {
     seeds_given_ = seeds_wanted();
   }
 
+  bool domain(const Request& request) const { return request.domain && model_->domain(); }
+  // What the model was trained on, once.
+  void give_domain() {
+    if (domain_.slots) return;
+    const Domain host = *model_->domain();
+    const std::size_t slots = static_cast<std::size_t>(host.slots), size = slots * static_cast<std::size_t>(host.F);
+    nearest_.resize(slots * slots), neighbors_.resize(2 * slots), ranges_.resize(3 * size);
+    copy(nearest_.get(), host.nearest, slots * slots, cudaMemcpyHostToDevice, own_.stream);
+    copy(neighbors_.get(), host.neighbors, 2 * slots, cudaMemcpyHostToDevice, own_.stream);
+    std::size_t k = 0;
+    for (const float* from : {host.low, host.high, host.width}) copy(ranges_.get() + k++ * size, from, size, cudaMemcpyHostToDevice, own_.stream);
+    check(cudaStreamSynchronize(own_.stream), "a copy of what the model was trained on");
+    domain_ = {host.slots, host.F, host.cutoff, nearest_.get(), neighbors_.get(), ranges_.get(), ranges_.get() + size, ranges_.get() + 2 * size};
+  }
+
   static bool reverse(const Request& request) { return request.forces || request.virial || request.atom_virials; }
 
   bool enough_room() {
@@ -308,7 +326,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   // Replays the graph of such a step on a stream; records it first where there is none.
   void step(const Request& request, bool of_host, cudaStream_t stream) {
     const std::vector<std::int64_t> key = {generation_, atoms_, static_cast<std::int64_t>(systems()), bins_, reach_capacity_, capacity_,
-                                           static_cast<std::int64_t>(heads_.used.size()), static_cast<std::int64_t>(heads_.terms.size()), reverse(request), request.error_bars, of_host};
+                                           static_cast<std::int64_t>(heads_.used.size()), static_cast<std::int64_t>(heads_.terms.size()), reverse(request), request.error_bars, domain(request), of_host};
     Recording& r = recordings_[reverse(request)];
     if (!r.holds(key)) r.record(key, own_.stream, [&](cudaStream_t s) { record(request, of_host, s); });
     r.launch(stream);
@@ -360,7 +378,8 @@ template <class T> class Evaluation final : public Workspace::Data {
       if (l < 0) return Leaving<T>{l, nullptr, nullptr, nullptr, am, nullptr, raw, mixed, kept};
       return Leaving<T>{l, rows(y_, l), rows(m_, l), rows(dx_, l), am, ay, nullptr, nullptr, nullptr};
     };
-    readout(w_, slot, rows(x_, L), part<Seed<T>>(given_.get(), seeds_at()), heads, widest_, ax, request.error_bars ? features_.get() : nullptr, leaving(L - 1), n, stream);
+    readout(w_, slot, rows(x_, L), part<Seed<T>>(given_.get(), seeds_at()), heads, widest_, ax, request.error_bars || domain(request) ? features_.get() : nullptr, leaving(L - 1), n, stream);
+    if (domain(request)) find_excess(list, domain_, features_.get(), excess_.get(), stream);
     sum(list, list.row_of, energies_.get(), heads, n, 1, sums(), stream);
     if (backward) {
       for (int l = L; l--;) {
@@ -418,13 +437,14 @@ template <class T> class Evaluation final : public Workspace::Data {
       if (request.atom_virials && n) result.atom_virials = fetch(atom_virials_.get() + 9 * first, 9 * n);
       check_forces(result);
     }
-    if (!n || !(request.atom_energies || request.error_bars)) {
+    if (!n || !(request.atom_energies || request.error_bars || domain(request))) {
       if (request.error_bars) result.term_errors.assign(heads_.terms.size(), 0.0);
       return;
     }
     const std::vector<int> row_of = fetch(row_of_.get() + first, n);
     if (request.atom_energies) add_up_atoms(*model_, heads_, fetch(energies_.get(), heads_.used.size() * all).data(), row_of.data(), atoms_, s.atoms, result);
     if (request.error_bars) add_errors(*model_, heads_, s, fetch(features_.get(), all * static_cast<std::size_t>(w_.F)).data(), row_of.data(), w_.F, result);
+    if (domain(request)) result.outside = outside(*model_, s, fetch(excess_.get(), all), row_of.data(), begin);
   }
 
   const std::shared_ptr<const Model> model_;
@@ -442,8 +462,12 @@ template <class T> class Evaluation final : public Workspace::Data {
   bool listed_ = false, settled_ = false;  // there is a list of these sizes; enough room is known for structures on the device
   std::int64_t rebuilds_ = 0;
 
-  DeviceMemory<double> built_, vectors_, distances_, gradient_, atom_virials_, energies_, result_;
+  DeviceMemory<double> nearest_, built_, vectors_, distances_, gradient_, atom_virials_, energies_, result_;
   DeviceMemory<int> shape_, home_, wrap_, start_, cursor_, order_, row_of_, slot_, reached_count_, count_, half_, j_, knot_;
+  Domain domain_ = {};  // its arrays
+  DeviceMemory<int> neighbors_;
+  DeviceMemory<float> ranges_;
+  DeviceMemory<Excess> excess_;
   DeviceMemory<Grid> grids_;
   DeviceMemory<Entry> found_, reached_, entries_;
   DeviceMemory<T> u_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_, slope_, turn_, features_;

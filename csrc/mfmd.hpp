@@ -45,6 +45,7 @@ struct ErrorBars {
 };
 
 template <class T> struct Weights;  // packed for the kernels, kernels/stages.hpp
+struct Domain;                      // what a model was trained on, kernels/domain.hpp
 
 // Immutable, shared between workspaces and threads.
 class Model {
@@ -60,6 +61,7 @@ class Model {
   const std::vector<int>& elements() const;  // atomic numbers known to any level, ascending; a position in it is a slot
   double cutoff() const;                     // Å
   const ErrorBars& error_bars(int level) const;  // of a level that has them
+  const Domain* domain() const;              // null where the file does not say
   const std::string& metadata() const;       // JSON text
   const std::string& bytes() const;          // the safetensors file itself
   const std::string& sha256() const;         // of bytes(), hexadecimal
@@ -86,6 +88,7 @@ struct Structure {
   int atoms = 0;                      // those whose energies and forces are wanted
   const double* positions = nullptr;  // [atoms + ghosts][3], Å, wrapped or not
   const int* numbers = nullptr;       // [atoms + ghosts], atomic numbers
+  const std::int64_t* ids = nullptr;  // [atoms + ghosts], what Outside calls them; null: by their places
   const double* cell = nullptr;       // [3][3], Å; read only in periodic directions
   bool periodic[3] = {false, false, false};
 
@@ -109,6 +112,13 @@ struct Request {
   bool atom_energies = false;
   bool atom_virials = false;   // as virial
   bool error_bars = false;
+  bool domain = false;         // whether the structure is far outside what the model was trained on
+};
+
+struct Outside {
+  double by = 0.0;          // 0: it is not; else how far, so that parts of one structure can be compared
+  std::int64_t atom = -1;   // where
+  std::string sentence;     // what and where
 };
 
 struct Result {
@@ -119,6 +129,7 @@ struct Result {
   std::vector<double> forces;          // eV/Å, [atoms][3]
   double virial[9] = {};               // eV, -dE/dstrain; stress = -virial / volume
   std::vector<double> atom_virials;    // eV, [atoms][9]; half of what a pair contributes goes to each of its atoms
+  Outside outside;                     // nothing where the model file does not say what it was trained on
 };
 
 // Structures whose positions are on a CUDA device, for hosts that live there; pointers are the device's where they say so.

@@ -5,8 +5,10 @@
 #include <cmath>
 #include <mutex>
 #include <new>
+#include <optional>
 
 #include "archive.hpp"
+#include "domain.hpp"
 #include "kernels/stages.hpp"
 #include "kernels/tensor.hpp"
 #include "packing.hpp"
@@ -68,6 +70,7 @@ struct Model::Data {
   std::map<std::string, Tensor> tensors;
   std::vector<int> hidden;      // per head; 0 of a linear one
   std::vector<ErrorBars> error_bars;
+  std::optional<TrainedOn> domain;
   int knots = 128;              // of the tables; 576 KiB a layer at 128 channels
   std::vector<Values> tables;   // of the embedding and of each layer
   mutable std::once_flag once_single, once_double;
@@ -227,6 +230,16 @@ template <> const Weights<double>& Model::weights<double>() const {
 std::shared_ptr<const Model> Model::load(const std::string& path) { return parse(read_entry(path, "/extra/mfmd.safetensors"), path); }
 
 std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& origin) {
+  // Files of one content are one model for as long as anyone has it.
+  static std::mutex guard;
+  static std::map<std::string, std::weak_ptr<const Model>> known;
+  const std::string hash = mfmd::sha256(bytes);
+  {
+    const std::lock_guard<std::mutex> lock(guard);
+    const auto hit = known.find(hash);
+    if (hit != known.end())
+      if (std::shared_ptr<const Model> model = hit->second.lock()) return model;
+  }
   TensorFile file = read_tensors(bytes, origin);
   std::shared_ptr<Model> model(new Model);
   Data& d = *model->data_;
@@ -294,15 +307,23 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   if (d.levels.empty()) throw ModelFileError(origin + ": the model has no level");
   std::sort(d.elements.begin(), d.elements.end());
   d.elements.erase(std::unique(d.elements.begin(), d.elements.end()), d.elements.end());
+  if (json.object.count("domain")) {
+    const int slots = static_cast<int>(d.elements.size());
+    d.domain = trained_on(d.tensor("domain.nearest", {slots, slots}), d.tensor("domain.neighbors", {slots, 2}), d.tensor("domain.features", {slots, 2, d.F}), slots, d.F, d.cutoff, origin);
+  }
   d.bytes = std::move(bytes);
-  d.hash = mfmd::sha256(d.bytes);
+  d.hash = hash;
   d.tabulate();
   model->weights<double>();  // finds every tensor now, not in the middle of a run
+  const std::lock_guard<std::mutex> lock(guard);
+  for (auto one = known.begin(); one != known.end();) one = one->second.expired() ? known.erase(one) : std::next(one);
+  known[hash] = model;
   return model;
 }
 
 const std::vector<Level>& Model::levels() const { return data_->levels; }
 const ErrorBars& Model::error_bars(int level) const { return data_->error_bars[static_cast<std::size_t>(level)]; }
+const Domain* Model::domain() const { return data_->domain ? &data_->domain->view : nullptr; }
 double Model::cutoff() const { return data_->cutoff; }
 const std::string& Model::metadata() const { return data_->metadata; }
 const std::string& Model::bytes() const { return data_->bytes; }

@@ -46,7 +46,7 @@ def fit(folders, out, short):
         for atoms in ase.io.iread(file):
             atoms.calc = calculator
             atoms.get_potential_energy()
-            bars.append(calculator.results["energy_error"])
+            bars.append(calculator.energy_error)
     return out / "model.pt", max(bars)
 
 

@@ -8,7 +8,7 @@ The way of the data, and where each step lives; each floor uses only those below
     training/                                              plan, model, stages, export; the only wing that needs torch
     foreign/          report    evaluation                 other packages' weights; tables and plots; errors of a model file
     structures/                                            labelled structures: formats, checks, splits
-    config            engine                               YAML to checked configs; the compiled engine
+    config    lock    engine                               YAML to checked configs; a folder is one run's; the compiled engine
     units                                                  constants and conventions
 
 Importing this package imports none of them; the public names below load theirs on first use.
@@ -33,6 +33,10 @@ class Error(ValueError):
 
 class Note(UserWarning):
     """What was assumed where nothing was said, and what was found; nothing is wrong with it."""
+
+
+class Extrapolation(UserWarning):
+    """A structure is far outside what a model was trained on; says what and where."""
 
 
 def __getattr__(name):

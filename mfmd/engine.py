@@ -119,10 +119,22 @@ class Engine:
         if radial not in ("table", "exact"):
             raise InputError(f"radial is {radial!r}; it must be 'table' or 'exact'")
         self.model = load_model(model)
-        self.precision, self.device, self.threads, self.skin = precision, device, default_threads() if threads is None else threads, skin
+        self.precision, self.device, self.threads, self.radial, self.skin = (
+            precision,
+            device,
+            default_threads() if threads is None else threads,
+            radial,
+            skin,
+        )
         self._workspace = _engine.Workspace(
             self.model, precision, self.threads, radial == "table", skin, int(number or 0) if kind == "cuda" else -1
         )
+
+    def __reduce__(self):
+        return Engine, (self.model.bytes, self.precision, self.device, self.threads, self.radial, self.skin)
+
+    def __deepcopy__(self, memo):
+        return Engine(self.model, self.precision, self.device, self.threads, self.radial, self.skin)
 
     @property
     def levels(self):
@@ -133,6 +145,11 @@ class Engine:
     def with_error_bars(self):
         """Those of the levels whose energies come with a standard deviation."""
         return self.model.with_error_bars
+
+    @property
+    def has_domain(self):
+        """Whether the model file says what it was trained on."""
+        return self.model.has_domain
 
     @property
     def metadata(self):
@@ -158,6 +175,7 @@ class Engine:
         virial=False,
         atom_energies=False,
         error_bars=False,
+        domain=False,
     ):
         """Evaluate sum_k weight_k E_head_k.
 
@@ -173,17 +191,19 @@ class Engine:
         -------
         dict: energy (eV, the sum), term_energies (terms,) eV, and on request forces (atoms, 3) eV/Å,
         virial (3, 3) eV (-dE/dstrain), atom_energies (atoms,) eV, term_errors (terms,) eV, the standard deviation of each
-        head's energy (NaN for heads without error bars)
+        head's energy (NaN for heads without error bars); with `domain` outside, None or a sentence that says where and how the structure is far
+        outside what the model was trained on (always None where the model file does not say it, see `has_domain`)
 
         Raises
         ------
         InputError : unknown head, untrained element, overlapping atoms, flat cell, non-finite input or result
         """
         return self.compute_batch(
-            [(positions, numbers, cell, pbc)], terms=terms, forces=forces, virial=virial, atom_energies=atom_energies, error_bars=error_bars
-        )[0]
+            [(positions, numbers, cell, pbc)],
+            terms=terms, forces=forces, virial=virial, atom_energies=atom_energies, error_bars=error_bars, domain=domain,
+        )[0]  # fmt: skip
 
-    def compute_batch(self, structures, *, terms, forces=True, virial=False, atom_energies=False, error_bars=False):
+    def compute_batch(self, structures, *, terms, forces=True, virial=False, atom_energies=False, error_bars=False, domain=False):
         """Evaluate many structures, on a CUDA device side by side: replicas, conformers, screening.
 
         Parameters
@@ -199,7 +219,7 @@ class Engine:
         InputError : as `compute`, of any of the structures
         """
         return self._workspace.evaluate(
-            [self._checked(*s) for s in structures], self.terms(terms), forces, virial, atom_energies, error_bars
+            [self._checked(*s) for s in structures], self.terms(terms), forces, virial, atom_energies, error_bars, domain
         )
 
     def enqueue(self, atoms, numbers, positions, cells, pbc, *, terms, energies, forces=0, virials=0, stream=0):

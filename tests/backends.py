@@ -248,3 +248,24 @@ def lower(atoms):
     atoms.cell = cell
     atoms.wrap()
     return atoms
+
+
+class Images:
+    """A host that owns the periodic images, as LAMMPS does: its list of pairs within a reach, kept while the atoms move."""
+
+    def __init__(self, atoms, reach):
+        i, j, shift = ase.neighborlist.neighbor_list("ijS", atoms, reach)
+        known = {(k, 0, 0, 0): k for k in range(len(atoms))}
+        for k, s in zip(j, shift, strict=True):
+            known.setdefault((k, *s), len(known))
+        self.images = list(known)
+        self.first = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=len(atoms)))])
+        self.neighbors = [known[(k, *s)] for k, s in zip(j, shift, strict=True)]
+        self.owner = np.array([k for k, *_ in self.images])[len(atoms) :]
+
+    def evaluate(self, engine, atoms, head, version=0):
+        positions = np.array([atoms.positions[k] + np.array(s) @ atoms.cell.array for k, *s in self.images])
+        numbers = np.concatenate([atoms.numbers, atoms.numbers[self.owner]])
+        return engine._workspace.evaluate_with_ghosts(
+            positions, numbers, self.owner, self.first, self.neighbors, engine.levels.index(head), version
+        )

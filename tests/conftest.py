@@ -63,10 +63,10 @@ def random_model(seed=0, channels=32, layers=2, cutoff=4.0, rank=2, radial_funct
     return Model(TensorNet(channels, layers, cutoff, rank, radial_functions), heads, {"high": "middle"}).eval()
 
 
-def write(model, path, elements=ELEMENTS):
+def write(model, path, elements=ELEMENTS, domain=None):
     from mfmd.training import export
 
-    export.write_model(path, model, {level: list(elements) for level in model.heads}, {"made": "by the tests"})
+    export.write_model(path, model, {level: list(elements) for level in model.heads}, {"made": "by the tests"}, domain=domain)
     return path
 
 

@@ -43,8 +43,8 @@ def test_copies_of_the_calculator(model_file, tmp_path):
     atoms = ethanol()
     atoms.calc = calculator
     energy = atoms.get_potential_energy()
-    assert set(calculator.results["heads"]) == {"low", "middle", "high"}
-    assert calculator.results["heads"]["low"] == pytest.approx(energy, rel=1e-14)
+    assert set(calculator.heads) == {"low", "middle", "high"}
+    assert calculator.heads["low"] == pytest.approx(energy, rel=1e-14)
     import os
 
     os.remove(path)
@@ -77,3 +77,150 @@ assert "torch" not in sys.modules and "openmm" not in sys.modules
 """
     run = python(code, model_file)
     assert run.returncode == 0, run.stderr
+
+
+def test_threads_share_a_calculator(model_file):
+    """Each thread its own molecule: energies, forces and what stands beside them are those of this molecule, and of no other thread's."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    shared = mfmd.Calculator(model_file, "low", "double", threads=1, report_heads=True)
+    molecules = [ethanol()[:n] for n in range(2, 10)]
+    wanted = []
+    for atoms in molecules:
+        atoms.calc = mfmd.Calculator(model_file, "low", "double", threads=1, report_heads=True)
+        wanted.append((atoms.get_potential_energy(), atoms.get_forces(), atoms.calc.heads["high"]))
+
+    def wrong(k):
+        atoms, bad = molecules[k].copy(), 0
+        atoms.calc = shared
+        for _ in range(60):
+            shared.reset()
+            energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+            bad += energy != wanted[k][0] or not np.array_equal(forces, wanted[k][1])
+            bad += shared.heads["high"] != wanted[k][2] or len(shared.results["energies"]) != len(atoms) or shared.atoms != atoms
+        return bad
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(wrong, range(8))) == [0] * 8
+    assert shared.results == {} and shared.heads == {} and shared.atoms is None  # this thread has asked for nothing
+
+
+def test_one_evaluation_for_energy_forces_and_stress(model_file, monkeypatch):
+    atoms = random_cell(33, atoms=7)
+    atoms.calc = mfmd.Calculator(model_file)
+    calls = []
+    compute = atoms.calc.engine.compute
+    monkeypatch.setattr(atoms.calc.engine, "compute", lambda *a, **k: calls.append(1) or compute(*a, **k))
+    atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energies()
+    assert len(calls) == 1
+    atoms.rattle(0.01)
+    atoms.get_stress(), atoms.get_potential_energy()
+    assert len(calls) == 2
+
+
+@pytest.fixture(params=["plain", "heads", "error bars"])
+def everything(request, model_file, tmp_path):
+    """A calculator with every option on, and without."""
+    if request.param != "error bars":
+        return mfmd.Calculator(model_file, "low", "double", report_heads=request.param == "heads")
+    from conftest import random_model, write
+
+    from mfmd.training.model import MLPHead
+
+    model = random_model()
+    model.heads["middle"] = MLPHead(32, 60.0, model.heads["middle"].e0, False, members=5)
+    return mfmd.Calculator(write(model.eval(), tmp_path / "ensemble.pt"), "middle", "double", report_heads=True)
+
+
+def test_results_are_in_the_words_of_ase(everything, tmp_path):
+    """What ASE, and programs on top of it, do with results: SinglePointCalculator, get_properties (i-PI's driver), trajectories, extended XYZ."""
+    import ase.io
+    from ase.calculators.calculator import all_outputs, all_properties
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io.trajectory import Trajectory
+
+    for atoms in (ethanol(), random_cell(33, atoms=7)):
+        atoms.calc = everything
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        assert set(everything.results) <= set(all_properties) & set(all_outputs)
+        assert SinglePointCalculator(atoms, **everything.results).get_property("energy", atoms) == energy
+        properties = atoms.get_properties(["energy", "forces"] + ["stress"] * bool(atoms.pbc.all()))
+        assert properties["energy"] == energy and everything.export_properties()["free_energy"] == energy
+        with Trajectory(tmp_path / "out.traj", "w", atoms) as file:
+            file.write()
+        ase.io.write(tmp_path / "out.xyz", atoms, format="extxyz")
+        for path in ("out.traj", "out.xyz"):
+            again = ase.io.read(tmp_path / path)
+            assert again.get_potential_energy() == pytest.approx(energy) and np.allclose(again.get_forces(), forces, atol=1e-7)
+    assert (everything.energy_error is not None) == (everything.head == "middle")
+
+
+def test_a_path_with_one_calculator(everything):
+    """NEB's own way to share one: its images keep their results."""
+    from ase.mep import NEB
+    from ase.optimize import BFGS
+
+    images = [ethanol() for _ in range(5)]
+    images[-1].rattle(0.05, seed=1)
+    for image in images:
+        image.calc = everything
+    neb = NEB(images, method="improvedtangent", allow_shared_calculator=True)
+    neb.interpolate()
+    BFGS(neb, logfile=None).run(fmax=0.5, steps=2)
+    assert np.isfinite([image.get_potential_energy() for image in images]).all()
+
+
+def test_a_socket_client(everything):
+    """ASE's side of i-PI's protocol."""
+    from threading import Thread
+
+    from ase.calculators.socketio import SocketClient, SocketIOCalculator
+
+    atoms, there = random_cell(33, atoms=7), random_cell(33, atoms=7)
+    there.calc = everything
+    alone = mfmd.Calculator(everything.engine.model, everything.head, "double")
+    name = f"mfmd-{id(everything)}"
+    with SocketIOCalculator(unixsocket=name) as driver:
+        client = Thread(target=lambda: SocketClient(unixsocket=name).run(there, use_stress=True))
+        client.start()
+        atoms.calc = driver
+        for _ in range(2):
+            atoms.rattle(0.02)
+            energy, forces, stress = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()
+            same = atoms.copy()
+            same.calc = alone
+            assert energy == pytest.approx(same.get_potential_energy(), rel=1e-12)
+            np.testing.assert_allclose(forces, same.get_forces(), atol=1e-9)
+            np.testing.assert_allclose(stress, same.get_stress(), atol=1e-9)
+    client.join(30)
+    assert not client.is_alive()
+
+
+def test_many_calculators_cost_one_model(tmp_path):
+    """200 of one file, half of them copied with their atoms, in a process of its own: memory, and whose weights they are."""
+    from conftest import random_model, write
+
+    path = write(random_model(channels=64, layers=1), tmp_path / "model.pt")
+    code = """
+import copy, resource, sys
+import ase.build, mfmd
+from mfmd.engine import load_model
+def used():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+def one():
+    atoms = ase.build.molecule("CH3CH2OH")
+    atoms.calc = mfmd.Calculator(sys.argv[1])
+    atoms.get_forces()
+    return atoms
+atoms = one()
+before = used()
+others = [one() for _ in range(100)] + [copy.deepcopy(atoms) for _ in range(100)]
+for other in others:
+    other.calc.reset()
+assert len({id(a.calc.engine.model) for a in others}) == 1
+assert all(a.get_potential_energy() == atoms.get_potential_energy() for a in others)
+print(used() - before)
+"""
+    run = python(code, path)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 100

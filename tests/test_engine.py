@@ -219,29 +219,13 @@ def test_an_engine_shared_by_threads_and_a_forked_child(model_file):
 
 def test_host_with_ghosts_and_a_list_of_its_own(model_file):
     """What LAMMPS does: periodic images as ghost atoms, filled between layers by the host; a list kept while atoms move, and then another."""
-    from ase.neighborlist import neighbor_list
-
     atoms = random_cell(4, small=True, atoms=5)
     e = Engine(model_file, "double")
-
-    def images(skin):
-        """Of the host: (owner, shift) of atoms and ghosts, where each row of neighbours begins, neighbours."""
-        i, j, shift = neighbor_list("ijS", atoms, e.model.cutoff + skin)
-        known = {(k, 0, 0, 0): k for k in range(len(atoms))}
-        for k, s in zip(j, shift, strict=True):
-            known.setdefault((k, *s), len(known))
-        first = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=len(atoms)))])
-        return list(known), first, [known[(k, *s)] for k, s in zip(j, shift, strict=True)]
-
     rng = np.random.default_rng(1)
     for version, (skin, steps) in enumerate([(1.5, 6), (0.0, 1), (0.8, 3)]):
-        known, first, neighbors = images(skin)
-        owner = np.array([key[0] for key in known])[len(atoms) :]
+        images = backends.Images(atoms, e.model.cutoff + skin)
         for _ in range(steps):
-            positions = np.array([atoms.positions[k] + np.array(s) @ atoms.cell.array for k, *s in known])
-            got = e._workspace.evaluate_with_ghosts(
-                positions, np.concatenate([atoms.numbers, atoms.numbers[owner]]), owner, first, neighbors, e.levels.index("high"), version
-            )
+            got = images.evaluate(e, atoms, "high", version)
             wanted = Engine(model_file, "double").compute(
                 atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[("high", 1.0)], virial=True, atom_energies=True
             )

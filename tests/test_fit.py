@@ -109,10 +109,10 @@ def test_engine_gives_error_bars(linear, tmp_path):
             assert out["term_errors"][0] == pytest.approx(wanted, rel=tolerance) and np.isnan(out["term_errors"][1])
         atoms.calc = mfmd.Calculator(path, "middle")
         atoms.get_potential_energy()
-        assert atoms.calc.results["energy_error"] == pytest.approx(wanted, rel=1e-4)
+        assert atoms.calc.energy_error == pytest.approx(wanted, rel=1e-4)
         atoms.calc = mfmd.Calculator(path, "low")
         atoms.get_potential_energy()
-        assert "energy_error" not in atoms.calc.results
+        assert atoms.calc.energy_error is None
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_engine_computes_ensembles(head, precision, ensemble, tmp_path):
     alone = ase.Atoms("O")
     alone.calc = mfmd.Calculator(path, "middle", precision)
     alone.get_potential_energy()
-    assert alone.calc.results["energy_error"] == pytest.approx(0.0, abs=1e-4)
+    assert alone.calc.energy_error == pytest.approx(0.0, abs=1e-4)
 
 
 @pytest.mark.usefixtures("single")

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 FLOORS = [  # each uses what stands before it, and itself
     {"mfmd", "mfmd.units"},
-    {"mfmd.config", "mfmd.engine"},
+    {"mfmd.config", "mfmd.engine", "mfmd.lock"},
     {"mfmd.structures"},
     {"mfmd.evaluation", "mfmd.foreign", "mfmd.report"},
     {"mfmd.training"},

@@ -52,6 +52,7 @@ py::dict dict(const mfmd::Result& result, const mfmd::Request& request, int atom
   if (request.forces) out["forces"] = array(result.forces, {atoms, 3});
   if (request.virial) out["virial"] = array(std::vector<double>(result.virial, result.virial + 9), {3, 3});
   if (request.atom_energies) out["atom_energies"] = array(result.atom_energies, {atoms});
+  if (request.domain) out["outside"] = result.outside.by > 0.0 ? py::object(py::str(result.outside.sentence)) : py::none();
   if (request.error_bars) out["term_errors"] = array(result.term_errors, {static_cast<py::ssize_t>(result.term_errors.size())});
   return out;
 }
@@ -60,7 +61,7 @@ using Given = std::tuple<Doubles, Ints, Doubles, std::vector<bool>>;  // positio
 
 // Structures side by side; a dict of each.
 std::vector<py::dict> evaluate(Workspace& workspace, const std::vector<Given>& given, const std::vector<std::pair<int, double>>& terms, bool forces,
-                               bool virial, bool atom_energies, bool error_bars) {
+                               bool virial, bool atom_energies, bool error_bars, bool domain) {
   std::vector<mfmd::Structure> structures;
   for (const auto& [positions, numbers, cell, pbc] : given) structures.push_back(structure(positions, numbers, cell, pbc));
   mfmd::Request request;
@@ -69,6 +70,7 @@ std::vector<py::dict> evaluate(Workspace& workspace, const std::vector<Given>& g
   request.virial = virial;
   request.atom_energies = atom_energies;
   request.error_bars = error_bars;
+  request.domain = domain;
   std::vector<mfmd::Result> results;
   {
     py::gil_scoped_release free;
@@ -113,6 +115,10 @@ py::dict evaluate_with_ghosts(Workspace& workspace, const Doubles& positions, co
   s.ghosts = ghosts;
   s.positions = positions.data();
   s.numbers = numbers.data();
+  std::vector<std::int64_t> ids(static_cast<std::size_t>(atoms));
+  std::iota(ids.begin(), ids.end(), 0);
+  ids.insert(ids.end(), owner.data(), owner.data() + ghosts);
+  s.ids = ids.data();
   const mfmd::HostPairs pairs{first.data(), neighbors.data(), version};
   s.pairs = &pairs;
   s.fill_ghosts = [&](void* rows, std::size_t width) {
@@ -122,7 +128,7 @@ py::dict evaluate_with_ghosts(Workspace& workspace, const Doubles& positions, co
   };
   mfmd::Request request;
   request.terms = {{head, 1.0}};
-  request.virial = request.atom_virials = request.atom_energies = true;
+  request.virial = request.atom_virials = request.atom_energies = request.domain = true;
   const mfmd::Result& r = workspace.core.evaluate(s, request);
   py::dict out;
   out["energy"] = r.energy;
@@ -130,6 +136,7 @@ py::dict evaluate_with_ghosts(Workspace& workspace, const Doubles& positions, co
   out["virial"] = array(std::vector<double>(r.virial, r.virial + 9), {3, 3});
   out["atom_energies"] = array(r.atom_energies, {atoms});
   out["atom_virials"] = array(r.atom_virials, {atoms, 3, 3});
+  out["outside"] = r.outside.sentence;
   return out;
 }
 
@@ -158,6 +165,7 @@ PYBIND11_MODULE(_engine, m) {
       })
       .def("level", &mfmd::Model::level)
       .def_property_readonly("cutoff", &mfmd::Model::cutoff)
+      .def_property_readonly("has_domain", [](const mfmd::Model& model) { return model.domain() != nullptr; })
       .def_property_readonly("metadata", &mfmd::Model::metadata)
       .def_property_readonly("bytes", [](const mfmd::Model& model) { return py::bytes(model.bytes()); })
       .def_property_readonly("sha256", &mfmd::Model::sha256);
@@ -176,7 +184,7 @@ PYBIND11_MODULE(_engine, m) {
       .def_property_readonly("rebuilds", [](const Workspace& w) { return w.core.rebuilds(); })
       .def_property_readonly("stage_times", [](const Workspace& w) { return w.core.stage_times(); })
       .def("evaluate", &evaluate, py::arg("structures"), py::arg("terms"), py::arg("forces"), py::arg("virial"), py::arg("atom_energies"),
-           py::arg("error_bars"))
+           py::arg("error_bars"), py::arg("domain"))
       .def("enqueue", &enqueue)
       .def("evaluate_with_ghosts", &evaluate_with_ghosts);
 

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "domain.hpp"
 #include "entries.hpp"
 #include "stages.hpp"
 
@@ -87,6 +88,8 @@ template <class T> struct Leaving {
 // seeds is on the device; widest: the widest hidden layer of their heads; ax null: no reverse pass.
 template <class T>
 void readout(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features, const Leaving<T>&, int rows, cudaStream_t);
+// How far each atom is outside what the model was trained on, from its features: [rows].
+template <class T> void find_excess(const List&, const Domain&, const T* features, Excess*, cudaStream_t);
 // slope: [F / 16][rows][capacity], a sum for each slab of channels; added to, but set by the first, the last layer's.
 template <class T> void message_reverse(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, T* slope, bool first, int rows, cudaStream_t);
 template <class T> void mixing_reverse(const Weights<T>&, int l, const T* x, const T* ay, T* ax, const Leaving<T>&, int rows, cudaStream_t);

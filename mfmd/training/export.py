@@ -56,7 +56,7 @@ def table_error(content, structures):
     return worst
 
 
-def serialize(model, elements, provenance, tables=None):
+def serialize(model, elements, provenance, tables=None, domain=None):
     """The bytes of mfmd.safetensors.
 
     Parameters
@@ -65,6 +65,7 @@ def serialize(model, elements, provenance, tables=None):
     elements : {level: atomic numbers it was trained on}
     provenance : JSON-able; where the model comes from
     tables : what `table_error` measured
+    domain : what `domain.trained_on` found
 
     head(isolated atom) is folded into E0, so that an isolated atom returns its reference energy.
     """
@@ -115,6 +116,9 @@ def serialize(model, elements, provenance, tables=None):
         "tables": tables,
         "provenance": provenance,
     }
+    if domain is not None:
+        header["domain"] = {key: domain[key] for key in ("elements", "structures")}
+        state |= {f"domain.{key}": torch.from_numpy(domain[key]) for key in ("nearest", "neighbors", "features")}
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     return safetensors.torch.save(tensors, metadata={"mfmd": json.dumps(header, allow_nan=False)})
 
@@ -154,8 +158,10 @@ def write_archive(path, module, content, **entries):
     os.replace(partial, path)
 
 
-def write_model(path, model, elements, provenance, structures=()):
+def write_model(path, model, elements, provenance, structures=(), domain=None):
     """Write the model file of a training.model.Model; the error of its radial tables is measured on `structures` first.
+
+    domain : what `domain.trained_on` found
 
     Raises
     ------
@@ -163,6 +169,6 @@ def write_model(path, model, elements, provenance, structures=()):
     HostError : the TorchScript host is missing
     """
     tables = table_error(serialize(model, elements, provenance), structures) if len(structures) else None
-    content = serialize(model, elements, provenance, tables)
+    content = serialize(model, elements, provenance, tables, domain)
     head = len(model.heads) - 1
     write_archive(path, torch.jit.script(ModelFile(torch_engine(content), head)), content)

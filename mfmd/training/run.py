@@ -1,5 +1,6 @@
 """Stage by stage: the whole of `mfmd-train`."""
 
+import contextlib
 import copy
 import datetime
 import itertools
@@ -12,11 +13,11 @@ import torch
 from rich.console import Console
 
 import mfmd
-from mfmd import Note, report
+from mfmd import Note, lock, report
 from mfmd.config import ConfigError, write_json
 from mfmd.structures import checks, reading
 from mfmd.structures.record import SPLITS
-from mfmd.training import energies, export, fit, plan
+from mfmd.training import domain, energies, export, fit, plan
 from mfmd.training.batches import DTYPE, collation
 from mfmd.training.errors import evaluate
 from mfmd.training.loop import optimise, read_metrics
@@ -39,11 +40,16 @@ def train(config, console=None):
     Raises
     ------
     ConfigError, DataError : see plan.load and reading.read; an unfinished run in config.out without resume.
+    FolderInUse : another process trains in config.out.
     PlanError : a stage did not do what the plan says.
     """
-    rank, world = processes()
-    console = console if rank == 0 and console else Console(quiet=rank > 0)
-    out = Path(config.out)
+    rank, _ = processes()
+    with lock.claim(config.out, "mfmd-train") if rank == 0 else contextlib.nullcontext():
+        return _train(config, console if rank == 0 and console else Console(quiet=rank > 0), Path(config.out))
+
+
+def _train(config, console, out):
+    _, world = processes()
     if world > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=1))  # the first process may pack or fit for long
     if begun := (out / "plan.json").exists():
@@ -216,7 +222,7 @@ def _run(config, console, out, splits, isolated):
         "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
     }
     elements = {name: reading.subset_elements(splits["train"], name) for name in model.levels}
-    export.write_model(out / "model.pt", model, elements, provenance, splits["val"])
+    export.write_model(out / "model.pt", model, elements, provenance, splits["val"], domain.trained_on(model, splits["train"], collation(config, [])))
     console.print(f"model file: {out / 'model.pt'}")
     for split, points in parity.items():
         if points:

@@ -1,0 +1,125 @@
+"""A folder is one command's at a time: mfmd-train, mfmd md and mfmd label."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import ase.build
+import pytest
+from backends import python
+
+import mfmd
+from mfmd import lock
+
+HOLD = """
+import sys, time
+from mfmd import lock
+with lock.claim(sys.argv[1], "mfmd md"):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def free(folder):
+    try:
+        with lock.claim(folder, "a test"):
+            return True
+    except lock.FolderInUse:
+        return False
+
+
+def test_the_second_is_refused_and_told_by_whom(tmp_path, holder):
+    with (
+        pytest.raises(mfmd.Error, match=rf"{tmp_path} is in use by mfmd md, process {holder.pid} on {os.uname().nodename}; wait until"),
+        lock.claim(tmp_path, "mfmd-train"),
+    ):
+        pass
+    with (
+        pytest.raises(lock.FolderInUse, match=f"process {holder.pid} "),
+        lock.claim(tmp_path, "mfmd-train"),
+    ):  # the refused one has changed nothing
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert free(tmp_path)
+
+
+def test_within_one_process_too(tmp_path):
+    with lock.claim(tmp_path, "mfmd label"):
+        assert not free(tmp_path) and free(tmp_path / "another")
+    assert free(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_do_not_hold_it(tmp_path, method):
+    """A worker that outlives the run keeps nobody out."""
+    import multiprocessing
+
+    with lock.claim(tmp_path, "mfmd label"):
+        child = multiprocessing.get_context(method).Process(target=time.sleep, args=(60,))
+        child.start()
+        program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        time.sleep(1.0 if method == "spawn" else 0.2)
+        assert not free(tmp_path)
+    assert free(tmp_path) and child.is_alive() and program.poll() is None
+    for process in (child, program):
+        process.kill()
+    child.join()
+    program.wait()
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(lock.errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    with (
+        pytest.warns(mfmd.Note, match=f"{tmp_path}: its file system has no locks \\(No locks available\\); see to it yourself"),
+        lock.claim(tmp_path, "mfmd md"),
+    ):
+        pass
+    monkeypatch.setattr(lock.fcntl, "flock", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(PermissionError), lock.claim(tmp_path, "mfmd md"):
+        pass
+
+
+TRAIN = """
+out: OUT
+data: {train: FOLDER/frames.xyz, val: 0.2}
+levels: {gfn2: }
+backbone: {channels: 16, layers: 0, radial_functions: 8}
+train: {epochs: 1}
+"""
+LABEL = "{out: OUT, structures: [H2O], levels: {hf: {method: hf, basis: sto-3g}}, workers: 1}"
+
+
+@pytest.mark.parametrize("command", ["train", "md", "label"])
+def test_every_command_claims_its_folder(command, tmp_path, model_file):
+    """While another process has the folder, each is refused with exit code 1, and nothing is written."""
+    out = tmp_path / "out"
+    ase.build.molecule("H2O").write(tmp_path / "water.xyz")
+    (tmp_path / "frames.xyz").write_text("")
+    for name, text in (("train.yaml", TRAIN), ("label.yaml", LABEL)):
+        (tmp_path / name).write_text(text.replace("OUT", str(out)).replace("FOLDER", str(tmp_path)))
+    arguments = {
+        "train": ["cli.train()", tmp_path / "train.yaml"], "label": ["cli.main()", "label", tmp_path / "label.yaml"],
+        "md": ["cli.main()", "md", model_file, tmp_path / "water.xyz", "-o", out],
+    }[command]  # fmt: skip
+    with lock.claim(out, "a test"):
+        done = python(f"from mfmd import cli; {arguments[0]}", *arguments[1:])
+    assert done.returncode == 1, done.stderr
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(sentences) == 1 and re.search(rf"{out} is in use by a test, process {os.getpid()} on ", sentences[0]), done.stderr
+    assert os.listdir(out) == [lock.NAME]
