@@ -7,9 +7,11 @@ import backends
 import numpy as np
 import pytest
 from ase import Atoms, units
+from ase.data import atomic_masses
+from ase.neighborlist import neighbor_list
 from ase.optimize import LBFGS
 from backends import TO_BAR, lammps, lower
-from conftest import DATA, ethanol, random_cell
+from conftest import DATA, ROOT, ethanol, random_cell
 
 import mfmd
 
@@ -158,6 +160,192 @@ def test_part_of_an_overlay(model_file, tmp_path):
     assert isinstance(said, str) and "All pair coeffs are not set" in said
 
 
+def mixture():
+    """Ethanol among particles that stand as nitrogen, in a box so long that of several ranks some have none of the ethanol."""
+    rng, atoms = np.random.default_rng(0), corner()
+    grid = np.stack(np.meshgrid(*(np.arange(2.0, side, 4.0) for side in atoms.cell.lengths()), indexing="ij"), -1).reshape(-1, 3)
+    grid += rng.uniform(-0.3, 0.3, grid.shape)
+    particles = Atoms(f"N{len(grid)}", grid, cell=atoms.cell, pbc=True)
+    near = neighbor_list("i", particles + atoms, {("N", other): 2.8 for other in "CHO"})
+    particles = particles[np.setdiff1d(np.arange(len(grid)), near)]
+    return particles[:7] + atoms + particles[7:]
+
+
+LJ = "pair_coeff 3 3 {0} 0.01 3.4\npair_coeff 1*2 3 {0} 0.008 3.0\npair_coeff 3 4 {0} 0.008 3.0"
+CHARGES = ("fix q all property/atom q ghost yes", "set type 1 charge -0.1", "set type 2 charge 0.05", "set type 4 charge -0.1")
+NEUTRAL = (
+    "fix q all property/atom q ghost yes",
+    "group even id 1:7:2",
+    "group odd id 2:7:2",
+    "set group even charge 0.3",
+    "set group odd charge -0.4",
+)
+MIXED = {
+    "alone": ("hybrid", "lj/cut 8.0", (), LJ),
+    "charges": ("hybrid/overlay", "lj/cut/coul/cut 8.0", CHARGES, LJ),
+    "long range": ("hybrid", "lj/cut/coul/long 6.0", (*NEUTRAL, "kspace_style ewald 1e-6"), LJ),
+    "first": ("hybrid", "lj/cut 8.0", (), "pair_coeff * * {0} 0.01 3.0\n" + LJ),  # and mfmd takes its pairs over
+    "scaled": ("hybrid/scaled 0.5", "1.0 lj/cut 8.0", (), LJ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_the_model_for_a_part(model_file, tmp_path, name):
+    """As the calculator on that part alone, and LAMMPS on the rest with nothing where the model is."""
+    kind, other, setup, coefficients = MIXED[name]
+    atoms, coefficients = mixture(), coefficients.format(next(word for word in other.split() if word.startswith("lj")))
+    part = np.flatnonzero(atoms.numbers != 7)
+
+    def run(folder, own, ranks):
+        style, coefficient = own
+        more = (
+            *setup,
+            f"pair_style {kind} {style} {other}",
+            *((coefficients, coefficient) if name == "first" else (coefficient, coefficients)),
+        )
+        return lammps(tmp_path / folder, atoms, model_file, ["run 0"], ranks, more=more, first="processors * 1 1")
+
+    rest = run("rest", ("zero 8.0", "pair_coeff 1*2 1*2 zero\npair_coeff 1*2 4 zero\npair_coeff 4 4 zero"), 1)
+    assert isinstance(rest, dict), rest
+    alone = atoms[part]
+    alone.calc = mfmd.Calculator(model_file, "high", "double")
+    weight = 0.5 if name == "scaled" else 1.0
+    forces = rest["forces"].copy()
+    forces[part] += weight * alone.get_forces()
+    energies = rest["energies"].copy()
+    energies[part] += weight * alone.get_potential_energies()
+    xx, yy, zz, yz, xz, xy = -weight * alone.get_stress() * TO_BAR["metal"]
+    for ranks in (1, 2, 4) if name == "charges" else (2,):
+        got = run(str(ranks), ("mfmd head high precision double", f"pair_coeff * * mfmd {model_file} C H NULL O"), ranks)
+        assert isinstance(got, dict), got
+        assert got["energy"] == pytest.approx(rest["energy"] + weight * alone.get_potential_energy(), abs=1e-7)
+        np.testing.assert_allclose(got["forces"], forces, atol=1e-8)
+        np.testing.assert_allclose(got["energies"], energies, atol=1e-7)
+        np.testing.assert_allclose(got["pressure"] - rest["pressure"], [xx, yy, zz, xy, xz, yz], atol=1e-3)
+
+
+def test_a_part_moves_alike_on_all_ranks(trained, tmp_path):
+    """Particles and molecule pass from one half of the box to the other."""
+    atoms = mixture()
+    atoms.set_momenta(np.random.default_rng(1).normal(size=(len(atoms), 3)) * np.sqrt(units.kB * 300 * atoms.get_masses())[:, None])
+    more = (
+        "pair_style hybrid mfmd head gfn2 precision double lj/cut 8.0", f"pair_coeff * * mfmd {trained[0]} C H NULL O", LJ.format("lj/cut"),
+        "velocity all set 80.0 NULL NULL sum yes units box",
+    )  # fmt: skip
+    runs = [
+        lammps(tmp_path / str(n), atoms, trained[0], ["fix 1 all nve", "run 400"], n, "gfn2", first="processors * 1 1", more=more)
+        for n in (1, 2)
+    ]
+    assert atoms.positions[7:16, 0].max() < 20.0 < runs[0]["positions"][7:16, 0].max()
+    np.testing.assert_allclose(runs[1]["forces"], runs[0]["forces"], atol=1e-6)
+    assert runs[1]["energy"] == pytest.approx(runs[0]["energy"], abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "lines, sentence",
+    [
+        (("pair_style mfmd", "pair_coeff * * {model} C H NULL O"), "an atom type that is NULL another style must see to"),
+        ((*"{mixed}", "pair_coeff 1 2 lj/cut 0.01 3.0"), "a later pair_coeff of hybrid takes those of types 1 and 2 from it"),
+        ((*"{mixed}", "pair_coeff 2 4 none"), "a later pair_coeff of hybrid takes those of types 2 and 4 from it"),
+        ((*"{mixed}", "neigh_modify exclude type 1 2"), "neigh_modify exclude"),
+        ((*"{mixed}", "group part type 1 2 4", "neigh_modify exclude group part part"), "neigh_modify exclude"),
+        ((*"{mixed}", "neigh_modify exclude type 3 3"), None),
+        ((*"{mixed}", "group rest type 3", "neigh_modify exclude group rest rest"), None),
+    ],
+)  # fmt: skip
+def test_every_pair_of_the_part_is_needed(model_file, tmp_path, lines, sentence):
+    mixed = ("pair_style hybrid mfmd head high precision double lj/cut 8.0", "pair_coeff * * mfmd {model} C H NULL O", LJ.format("lj/cut"))
+    lines = (*mixed, *lines[len("{mixed}") :]) if lines[0] == "{" else lines
+    got = lammps(tmp_path, mixture(), model_file, ["run 0"], 2, more=[line.format(model=model_file) for line in lines])
+    assert isinstance(got, dict) if sentence is None else sentence in got, got
+
+
+@pytest.mark.parametrize(
+    "bonds, special, refused",
+    [("8 9", "0 0 0.5", True), ("1 2", "0 0 0.5", False), ("8 9", "1 1 1", False), ("8 9", "1e-9 1 1", False), ("8 9", "0 1 1", True)],
+)
+def test_bonds(model_file, tmp_path, bonds, special, refused):
+    """Those of the rest are its own; what special_bonds takes out of the list the model's atoms cannot be without."""
+    atoms, folder = mixture(), tmp_path / "run"
+    mixed = (
+        "pair_style hybrid mfmd head high precision double zero 8.0",
+        "pair_coeff * * zero",
+        f"pair_coeff * * mfmd {model_file} C H NULL O",
+    )
+    plain = lammps(folder, atoms, model_file, ["run 0"], more=mixed)
+    ase.io.write(
+        folder / "data", atoms, format="lammps-data", specorder=["C", "H", "N", "O"], masses=False, units="metal", atom_style="full"
+    )
+    script = (folder / "in").read_text().replace("atom_style atomic", "atom_style full\nbond_style zero")
+    script = script.replace("read_data data", "read_data data extra/bond/types 1 extra/bond/per/atom 4 extra/special/per/atom 8")
+    (folder / "in").write_text(
+        script.replace("run 0", f"bond_coeff 1\ncreate_bonds single/bond 1 {bonds}\nspecial_bonds lj/coul {special}\nrun 0")
+    )
+    done = backends.lmp(folder, 2)
+    if refused:
+        assert done.returncode and "special_bonds takes bonded ones out" in done.stdout + done.stderr
+    else:
+        energy = next(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("energy "))
+        assert energy == pytest.approx(plain["energy"], abs=1e-8)
+
+
+def test_charges_of_a_part_in_a_sum_over_the_lattice_are_told(model_file, tmp_path):
+    """kspace_style has no pairs that could be left to the model."""
+    for charges, told in ((CHARGES, True), (NEUTRAL, False)):
+        more = (
+            *charges, "pair_style hybrid mfmd precision double lj/cut/coul/long 6.0", f"pair_coeff * * mfmd {model_file} C H NULL O",
+            LJ.format("lj/cut/coul/long"), "kspace_style ewald 1e-4",
+        )  # fmt: skip
+        lammps(tmp_path, mixture(), model_file, ["run 0"], more=more)
+        assert ("adds their Coulomb energy among themselves" in backends.lmp(tmp_path, 1).stdout) == told
+
+
+@pytest.mark.parametrize(
+    "masses, sentence",
+    [
+        ((1.008, 12.011, 15.999), "atom type 1 is C, whose mass is 12.011, and the type has the mass 1.008 of H"),
+        ((15.999, 1.008, 12.011), "atom type 1 is C, whose mass is 12.011, and the type has the mass 15.999 of O"),
+        ((12.0, 16.0, 1.0), "atom type 2 is H, whose mass is 1.008, and the type has the mass 16 of O"),
+        ((12.011, 1.008, 1.008), "atom type 3 is O, whose mass is 15.999, and the type has the mass 1.008 of H"),
+        ((13.983, 3.024, 5.963), "atom type 1 is C, whose mass is 12.011, and the type has the mass 13.983 of N"),
+        ((12.0, 1.0, 16.0), ""),
+        ((12.011, 2.014, 15.999), "type 2, H of mass 2.014"),
+        ((13.003, 1.008, 17.999), "type 1, C of mass 13.003, type 3, O of mass 17.999"),
+        ((5.963, 3.024, 13.983), "type 1, C of mass 5.963, type 2, H of mass 3.024, type 3, O of mass 13.983"),
+        ((12.011, 3.0, 12.015), "type 2, H of mass 3, type 3, O of mass 12.015"),  # water of heavy hydrogens: its oxygen has the mass of carbon
+    ],
+)  # fmt: skip
+def test_masses_say_which_element_a_type_is(model_file, tmp_path, masses, sentence):
+    """Of C H O, in this order; masses of types, or of atoms."""
+    more = [f"mass {k} {m}" for k, m in enumerate(masses, 1)]
+    if masses[0] == 12.011:
+        more = ["fix m all property/atom rmass", *(f"set type {k} mass {m}" for k, m in enumerate(masses, 1))]
+    got = lammps(tmp_path, molecule(), model_file, ["run 0"], more=more)
+    if sentence.startswith("atom type"):
+        assert isinstance(got, str) and sentence in got, got
+    else:
+        assert isinstance(got, dict), got
+        told = [line for line in backends.lmp(tmp_path, 1).stdout.splitlines() if "isotopes or repartitioned masses" in line]
+        assert sentence in told[0] if sentence else not told
+
+
+def test_table_of_masses():
+    source = (ROOT / "csrc" / "hosts" / "lammps.cpp").read_text().partition("kMasses[119] = {")[2].partition("}")[0]
+    np.testing.assert_allclose([float(m) for m in source.split(",")][1:], atomic_masses[1:119], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "labels, sentence",
+    [
+        ("1 H 2 C 3 O", "atom type 1 is C, and its label is H"), ("1 C 2 O 3 H", "atom type 3 is O, and its label is H"),
+        ("1 CT 2 HC 3 N", "atom type 3 is O, and its label is N"), ("1 C 2 H 3 O", None), ("1 c3 2 hc 3 oh", None), ("1 CA 2 HO 3 OS", None),
+    ],
+)  # fmt: skip
+def test_labels_of_types(model_file, tmp_path, labels, sentence):
+    got = lammps(tmp_path, molecule(), model_file, ["run 0"], 2, more=(f"labelmap atom {labels}",))
+    assert isinstance(got, dict) if sentence is None else isinstance(got, str) and sentence in got, got
+
+
 @pytest.mark.parametrize(
     "replace, by, sentence",
     [
@@ -185,7 +373,7 @@ def test_mistakes_stop_with_one_sentence(model_file, tmp_path, replace, by, sent
 
 
 @pytest.mark.parametrize(
-    "charges, sentence", [((1.0, 0.0), "the charges q of the atoms add up to 1,"), ((0.4, -0.4), None), ((0.0, 0.0), None)]
+    "charges, sentence", [((1.0, 0.0), "the charges q of its atoms add up to 1,"), ((0.4, -0.4), None), ((0.0, 0.0), None)]
 )
 def test_charges_of_atoms(model_file, tmp_path, charges, sentence):
     """Charges of a force field may be there; that they add up to none is what the model stands for."""
