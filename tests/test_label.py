@@ -1,12 +1,15 @@
 """Labels made with tblite and PySCF: against the shipped ones, against finite differences, resumed, and failing."""
 
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import ase
 import ase.build
@@ -21,7 +24,8 @@ pytest.importorskip("pyscf", reason="PySCF is not installed")
 import pyscf.lib
 
 from mfmd.config import ConfigError, parse
-from mfmd.labelling import campaign, methods, schema, workers
+from mfmd.labelling import campaign, checks, methods, schema, workers
+from mfmd.labelling import journal as journals
 from mfmd.structures.record import SPLITS
 from mfmd.training import plan
 
@@ -92,6 +96,12 @@ def test_what_cannot_be_labelled(level, atoms, message):
         methods.label(level, atoms)
 
 
+@pytest.fixture
+def inline(monkeypatch):
+    """Tasks of a campaign in this process, where it is not the processes that are tested."""
+    monkeypatch.setattr(campaign, "in_parallel", lambda tasks, _: ((key, *workers._guarded(*task)) for key, *task in tasks))
+
+
 def config(tmp_path, **more):
     levels = {"gfn2": {"method": "GFN2-xTB"}, "hf": {"method": "hf", "basis": "sto-3g", "keep": 0.5, "forces": "test"}}
     sampling = {"temperatures": [300.0], "train": 4, "val": 2, "test": 1, "interval": 5.0, "equilibration": 5.0}
@@ -135,7 +145,7 @@ def test_sampled_labelled_resumed(tmp_path):
     assert set(energies.read_atoms(t.data.atoms, t.levels)["hf"]) == {1, 7, 8}
 
 
-def test_a_failed_label_is_recorded_and_not_fatal(tmp_path):
+def test_a_failed_label_is_recorded_and_not_fatal(tmp_path, inline):
     ase.io.write(tmp_path / "mixed.xyz", [ase.build.molecule("H2O"), ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]])], format="extxyz")
     c = config(tmp_path, structures=str(tmp_path / "mixed.xyz"), sampling=None, levels={"gfn2": {"method": "GFN2-xTB"}})
     for retry in (False, False, True):
@@ -203,7 +213,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("loads", "package"), [("import torch", "pyscf.lib"), ("import pyscf.lib", "torch"), ("", "tblite.interface")])
+@pytest.mark.parametrize(
+    ("loads", "package"), [("import torch", "pyscf.lib"), ("import pyscf.lib", "tblite.interface"), ("", "tblite.interface")]
+)
 def test_a_worker_has_one_thread_whatever_the_script_loads_first(tmp_path, loads, package):
     (tmp_path / "script.py").write_text(THREADED.format(loads=loads, package=package))
     done = subprocess.run(
@@ -224,11 +236,249 @@ def test_threads_are_the_callers_again_where_it_stops_in_between(monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "3" and "MKL_NUM_THREADS" not in os.environ
 
 
+def slab(*pbc, height=20.0):
+    return ase.build.molecule("H2O", cell=[6.0, 6.0, height], pbc=pbc)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "more", "message"),
+    [
+        (slab(1, 1, 0), {}, "levels.gfn2.method: GFN2-xTB is periodic in three directions or in none, .* pbc T T F.*: a-1"),
+        (slab(1, 0, 0, height=0.0), {"levels": {"x": {"method": "gfn1-xtb"}}}, "levels.x.method: GFN1-xTB is periodic in three directions"),
+        (slab(1, 1, 1, height=0.0), {}, "levels.gfn2.method: the structure is periodic .*, and its cell has no volume: a-1"),
+        (slab(1, 1, 1), {"levels": {"hf": {"method": "hf", "basis": "sto-3g"}}}, "levels.hf.method: hf/sto-3g is for molecules.*periodic"),
+        (slab(0, 0, 1), {"sampling": {}, "levels": {}}, "sampling: GFN2-xTB is periodic in three directions"),
+        (ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]), {"sampling": {}}, "sampling: HO has an odd number of electrons.*: a-1"),
+        (ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.2]]), {"sampling": {}}, "sampling: atoms 0 and 1 of H2 are 0.20 Å apart: a-1"),
+    ],
+)
+def test_what_a_method_is_not_for_is_refused_before_anything_is_computed(tmp_path, atoms, more, message):
+    ase.io.write(tmp_path / "a.xyz", [ase.build.molecule("H2O"), atoms], format="extxyz")
+    c = config(tmp_path, **({"sampling": None, "levels": {"gfn2": {"method": "GFN2-xTB"}}} | more), structures=str(tmp_path / "a.xyz"))
+    with pytest.raises(schema.LabelError, match=message):
+        campaign.run(c)
+    assert not (c.out / "labels.jsonl").exists() and not list(c.out.rglob("*.xyz"))
+
+
+def test_labels_of_the_input_never_pass_for_those_of_the_run(tmp_path, inline):
+    frames = [ase.build.molecule(name) for name in ("H2O", "NH3", "CH4")]
+    frames.append(ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]))  # whose label fails
+    for k, atoms in enumerate(frames):
+        atoms.set_initial_magnetic_moments(None)
+        atoms.info |= {"id": f"f{k}", "energy_gfn2": 999.0, "stress_gfn2": np.full(6, 9.0), "energy_other": 1.5}
+        atoms.arrays["forces_gfn2"] = np.full((len(atoms), 3), 9.0)
+    ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+    c = config(
+        tmp_path, structures=str(tmp_path / "a.xyz"), sampling=None, levels={"gfn2": {"method": "gfn2", "keep": 2, "forces": "none"}}
+    )
+    c = c.model_copy(update={"seed": 1})
+    assert {"f3"} < campaign.chosen(frames_of(c), "gfn2", c.levels["gfn2"], 1)
+    with pytest.warns(match="energy_gfn2, forces_gfn2, stress_gfn2 of the file are left out"):
+        assert campaign.run(c) == {"gfn2": (1, 1)}
+    found = ase.io.read(c.out / "train.xyz", ":")
+    energies = [a.info["energy_gfn2"] for a in found if "energy_gfn2" in a.info]
+    assert len(found) == 4 and len(energies) == 1 and energies[0] < 0
+    assert not any("forces_gfn2" in a.arrays or "stress_gfn2" in a.info for a in found) and all(
+        a.info["energy_other"] == 1.5 for a in found
+    )
+
+
+def frames_of(c):
+    from mfmd.labelling.sampling import read_structures
+
+    with pytest.warns():
+        return read_structures(c)
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [
+        ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.3]]),
+        ase.Atoms("O2", [[0, 0, 0], [0, 0, 0]]),
+        ase.Atoms("O2", [[0, 0, 0.1], [0, 0, 4.8]], cell=[5, 5, 5], pbc=True),
+        ase.Atoms("H2", [[0, 0, 0], [0, 0, np.nan]]),
+    ],
+)
+def test_atoms_that_overlap_have_no_label(atoms):
+    with pytest.raises(schema.LabelError, match=r"atoms 0 and 1 of .* are 0\.\d\d Å apart|is not finite"):
+        methods.label(LEVELS["gfn2"], atoms)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_no_shipped_label_is_absurd(split):
+    isolated = json.loads((DATA / "atoms.json").read_text())["energies"]
+    for name in LEVELS:
+        own = {symbol: levels[name] for symbol, levels in isolated.items()}
+        for atoms in ase.io.read(DATA / f"{split}.xyz", ":"):
+            if f"energy_{name}" in atoms.info:
+                energy = atoms.info[f"energy_{name}"]
+                assert checks.absurd(energy, atoms, own) is None
+                for wrong in (energy - 12.5 * len(atoms), energy + 30.0 * len(atoms), np.nan):
+                    assert checks.absurd(wrong, atoms, own)
+
+
+def test_an_absurd_energy_is_no_label(tmp_path, inline):
+    """Tantalum as GFN2-xTB has it: converged, and 1.7 keV an atom below its atoms. What the journal holds of it from before is sorted out too."""
+    frames = [ase.build.bulk("Ta").repeat((2, 1, 1)), ase.build.molecule("H2O")]
+    for k, atoms in enumerate(frames):
+        atoms.info["id"] = f"f{k}"
+    ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+    c = config(tmp_path, structures=str(tmp_path / "a.xyz"), sampling=None, levels={"gfn2": {"method": "gfn2"}})
+    for _ in range(2):
+        assert campaign.run(c) == {"gfn2": (1, 1)}
+    rows = [json.loads(line) for line in (c.out / "labels.jsonl").read_text().splitlines()]
+    (reason,) = [row["error"] for row in rows if "error" in row]
+    assert "eV an atom from that of its isolated atoms, which no bonding is" in reason
+    assert ["energy_gfn2" in a.info for a in ase.io.read(c.out / "train.xyz", ":")] == [False, True]
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "test"), ("test", "val"), ("val", "train")])
+def test_a_structure_in_two_splits_is_refused(tmp_path, first, second):
+    frames = [ase.build.molecule(name) for name in ("H2O", "CH4", "H2O")]
+    for k, (atoms, split) in enumerate(zip(frames, (first, first, second), strict=True)):
+        atoms.info |= {"id": f"f{k}", "split": split}
+    frames[2].positions[0] += 1e-5
+    ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+    c = config(tmp_path, structures=str(tmp_path / "a.xyz"), sampling=None, levels={"gfn2": {"method": "gfn2"}})
+    with pytest.raises(schema.LabelError, match=rf"f2 \({second}\) is the same structure as f0 \({first}\)"):
+        campaign.run(c)
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    c = config(Path("~"), structures=["~/a.xyz", "H2O"])
+    assert c.out == tmp_path / "labels" and c.structures == [str(tmp_path / "a.xyz"), "H2O"]
+
+
+def command(tmp_path, tree, **more):
+    (tmp_path / "config.json").write_text(json.dumps(tree))  # which YAML can read
+    line = [sys.executable, "-c", "from mfmd.cli import main; main()", "label", str(tmp_path / "config.json")]
+    return subprocess.run(line, capture_output=True, text=True, **more)
+
+
+def test_a_level_without_one_label_is_an_error(tmp_path):
+    ase.io.write(tmp_path / "oh.xyz", ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]), format="extxyz")
+    tree = {"out": str(tmp_path / "out"), "structures": str(tmp_path / "oh.xyz"), "levels": {"gfn2": {"method": "gfn2"}}, "workers": 1}
+    done = command(tmp_path, tree)
+    assert done.returncode == 1 and "error: gfn2: not one label; the first failed: oh-0: HO has an odd number of electrons" in done.stderr
+    assert (tmp_path / "out" / "train.xyz").exists()
+    done = command(tmp_path, tree | {"levels": {"dft": {"method": "b3lpy", "basis": "sto-3g"}}})
+    assert done.returncode == 1 and "error: levels.dft.method: b3lpy is no method" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def wordless(kind):
+    raise kind()
+
+
+def test_a_failure_is_never_without_words():
+    tasks = [(kind, wordless, (kind,)) for kind in (AssertionError, KeyError, schema.LabelError)]
+    found = {key: error for key, _, error in workers.in_parallel(tasks, 2)}
+    assert found == {AssertionError: "AssertionError", KeyError: "KeyError", schema.LabelError: "LabelError"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "x"), RuntimeError("write failed: No space left on device")],
+)
+def test_a_worker_without_room_ends_the_run(error):
+    with pytest.raises(schema.LabelError, match="a worker could not write its files .*; free some space"):
+        list(workers.in_parallel([(0, raising, (error,)), (1, abs, (1,))], 1))
+
+
+def raising(error):
+    raise error
+
+
+def test_a_full_disk_fails_no_label(tmp_path):
+    """Files may have 4 kB here: the labels that fit are kept, whole and none marked as failed, and the same command makes up the others."""
+    frames = [shipped("water") for _ in range(12)]
+    for k, atoms in enumerate(frames):
+        atoms.positions[0, 0] += 0.01 * k
+        atoms.info = {"id": f"f{k:02d}"}
+    ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+    tree = {"out": str(tmp_path / "out"), "structures": str(tmp_path / "a.xyz"), "levels": {"gfn2": {"method": "gfn2"}}, "workers": 1}
+    journal = tmp_path / "out" / "labels.jsonl"
+    done = command(tmp_path, tree, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    assert done.returncode == 1 and "labels.jsonl: the label of f" in done.stderr and "those before it are kept" in done.stderr
+    assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
+    before = journal.read_text()
+    rows = [json.loads(line) for line in before.splitlines()]
+    assert before.endswith("\n") and 2 < len(rows) < 14 and not any("error" in row for row in rows)
+    done = command(tmp_path, tree)
+    assert done.returncode == 0 and "gfn2: 12 labels\n" in done.stdout and journal.read_text().startswith(before)
+
+
+@pytest.mark.parametrize("broken", ["write", "write_json"])
+def test_files_are_whole_or_as_they_were(tmp_path, monkeypatch, broken):
+    c = config(tmp_path, structures=["H2O"], sampling=None, levels={"gfn2": {"method": "gfn2"}})
+    campaign.run(c)
+    files = {path: path.read_bytes() for path in c.out.glob("*.xyz")} | {c.out / "atoms.json": (c.out / "atoms.json").read_bytes()}
+
+    def full(path, *arguments, **more):
+        if broken == "write":
+            path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ase.io if broken == "write" else campaign, broken, full)
+    journal = journals.Journal(c.out / "labels.jsonl")
+    with pytest.raises(schema.LabelError, match="could not be written .No space left on device.; the labels are kept"):
+        campaign.write(c, campaign.read_structures(c), journal)
+    assert all(path.read_bytes() == content for path, content in files.items())
+
+
+def test_a_line_that_was_cut_short_is_none(tmp_path):
+    """And the lines before it stay as they are, without a second copy of the file, for which a full disk has no room."""
+    path = tmp_path / "labels.jsonl"
+    journals.Journal(path).add("a", "x", {"energy": 1.0}, None)
+    whole = path.read_bytes()
+    for cut in (b'{"id": "b", "lev', b"{", "Å".encode()[:1]):
+        path.write_bytes(whole + cut)
+        assert journals.Journal(path).labels.keys() == {("a", "x")} and path.read_bytes() == whole
+
+
+def test_labels_of_other_versions_or_definitions_are_not_mixed(tmp_path, inline):
+    """But what is whole may stay, and what is written of it."""
+    ase.io.write(tmp_path / "a.xyz", [shipped("water"), ase.build.molecule("H2O")], format="extxyz")
+    levels = {"hf": {"method": "hf", "basis": "sto-3g", "forces": "none"}}
+    c = config(tmp_path, structures=str(tmp_path / "a.xyz"), sampling=None, levels=levels, workers=1)
+    assert campaign.run(c) == {"hf": (2, 0)}
+    path = c.out / "labels.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for change, message in (
+        ({"versions": {"pyscf": "2.13.0"}}, "levels.hf: labels in .* were made with pyscf 2.13.0, and now it is pyscf 2"),
+        ({"versions": {"tblite": "0.8.0"} | rows[0]["versions"]}, "were made with tblite 0.8.0, and now it is tblite .none."),
+        ({"ecp": {"H": None, "O": 2}}, "were made with ecp .*'O': 2"),
+        ({"basis": "sto-6g"}, "were made with basis sto-6g, and now it is basis sto-3g"),
+    ):
+        own = [row | (change if "versions" in change else {"definition": [row["definition"][0] | change]}) for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in own))
+        assert campaign.run(c) == {"hf": (2, 0)}
+        path.write_text("".join(json.dumps(row) + "\n" for row in own[:-1]))
+        with pytest.raises(schema.LabelError, match=message):
+            campaign.run(c)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    assert campaign.run(c) == {"hf": (2, 0)}
+    assert path.read_text().count("\n") == len(rows)
+
+
+def test_warnings_of_the_packages_reach_the_user_once(tmp_path, inline):
+    levels = {"hf": {"method": "hf", "basis": "lanl2dz", "density_fitting": True, "forces": "none"}}
+    c = config(tmp_path, structures=["HCl", "H2O", "H2"], sampling=None, levels=levels)
+    with pytest.warns() as told:
+        assert campaign.run(c) == {"hf": (3, 0)}
+    found = [str(w.message) for w in told if "Even tempered" in str(w.message)]
+    assert len(found) == len({text.partition("for ")[2] for text in found}) and all(text.startswith("levels.hf, ") for text in found)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"structures": ["no_such_thing"]}, "neither a file nor a molecule"),
-        ({"levels": {"hf": {"method": "hf", "basis": "sto-3g", "keep": 500}}}, "500 structures are to be labelled, and there are"),
+        (
+            {"levels": {"hf": {"method": "hf", "basis": "sto-3g", "keep": 500}}},
+            "levels.hf.keep: 500 structures are to be labelled, and there are",
+        ),
+        ({"levels": {"hf": {"method": "hf", "basis": "sto-3g", "keep": 0.2}}}, "levels.hf.keep: 0.2 of 2 structures is none"),
     ],
 )
 def test_configs_that_cannot_be(tmp_path, more, message):

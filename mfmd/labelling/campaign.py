@@ -18,7 +18,7 @@ from rich.progress import track
 
 from mfmd import Note
 from mfmd.config import write_json
-from mfmd.labelling.checks import absurd, check_periodicity, check_splits
+from mfmd.labelling.checks import absurd, check_periodicity, check_splits, check_structure
 from mfmd.labelling.journal import ISOLATED, Journal
 from mfmd.labelling.methods import isolated, label, probe, recorded
 from mfmd.labelling.sampling import read_structures, simulate, trajectories
@@ -58,11 +58,11 @@ def run(config, retry=False, scheduler=None):
         return track(found, words, len(tasks))
 
     starts = structures = read_structures(config)
-    _check_periodicity(config, starts)
+    _check_structures(config, starts)
     missing, versions = [], {}
     if config.sampling is not None:
         (config.out / "trajectories").mkdir(exist_ok=True)
-        planned = list(trajectories(config))
+        planned = list(trajectories(config, starts))
         missing = [(t[0], simulate, (config.sampling, *t)) for t in planned if not t[0].exists()]
     if missing:
         versions = _check_methods(config, config.levels, starts, journal, computed)
@@ -126,17 +126,18 @@ def chosen(structures, name, level, seed):
     return {others[k] for k in order[:n]} | {a.info["id"] for a in structures if a.info["split"] == "test"}
 
 
-def _check_periodicity(config, structures):
-    """Refuse before anything is computed what a level, or the sampling, is not for."""
-    levels = {f"levels.{name}.method": level for name, level in config.levels.items()}
-    if config.sampling is not None:
-        levels["sampling.method"] = Level(method=config.sampling.method)
-    for key, level in levels.items():
-        for atoms in structures:
-            try:
+def _check_structures(config, structures):
+    """Refuse before anything is computed a periodicity that a level does not have, and what the sampling cannot start from."""
+    for atoms in structures:
+        try:
+            for name, level in config.levels.items():
+                key = f"levels.{name}.method"
                 check_periodicity(level, atoms)
-            except LabelError as error:
-                raise LabelError(f"{key}: {error}: {atoms.info['id']}") from None
+            if config.sampling is not None:
+                key = "sampling"
+                check_structure(Level(method=config.sampling.method), atoms)
+        except LabelError as error:
+            raise LabelError(f"{key}: {error}: {atoms.info['id']}") from None
 
 
 def _check_methods(config, names, structures, journal, computed):

@@ -54,10 +54,10 @@ def read_structures(config):
     return out
 
 
-def trajectories(config):
+def trajectories(config, starts):
     """(file, start, split, temperature, seed) of every trajectory to be sampled."""
     folder = config.out.resolve() / "trajectories"
-    for atoms in read_structures(config):
+    for atoms in starts:
         for temperature in config.sampling.temperatures:
             for split in SPLITS:
                 if getattr(config.sampling, split):
