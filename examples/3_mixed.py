@@ -35,7 +35,7 @@ integrator = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 1 / unit.picosec
 integrator.setRandomNumberSeed(1)
 simulation = app.Simulation(modeller.topology, system, integrator, openmm.Platform.getPlatformByName("CPU"))
 simulation.context.setPositions(modeller.positions)
-md.minimize(simulation.context, fmax=1.0, steps=5 if arguments.short else 100)
+md.minimize(simulation.context, fmax=0.5, steps=200)
 simulation.context.setVelocitiesToTemperature(300 * unit.kelvin, 1)
 every = 10 if arguments.short else 500
 simulation.reporters = [

@@ -5,7 +5,9 @@ that grow; the next block starts a new Context from them, with random numbers th
 that was killed and goes on from its last checkpoint takes the way of one that was not.
 """
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -31,9 +33,36 @@ from mfmd.hosts.topology import Isotope, MDError, read_start, read_structure, to
 __all__ = ["MDError", "Settings", "minimize", "read_structure", "run", "topology_of"]
 
 ENSEMBLES = ("nve", "nvt", "npt")
-FORMATS = {"dcd": openmm.app.DCDReporter, "xtc": openmm.app.XTCReporter, "h5": openmm.app.DCDReporter}  # what is written along the way
 BAROSTAT = 100  # steps from checkpoint to checkpoint that it needs at least; it acts at every 25th
 HEADER = 512  # bytes of a trajectory's beginning that its writer changes later
+
+
+class _DCD(openmm.app.DCDReporter):
+    def __del__(self):
+        with contextlib.suppress(OSError):  # a full disk has been met before, when the frame was written
+            super().__del__()
+
+
+class _XTC(openmm.app.XTCReporter):
+    """OpenMM's writer does not look whether a frame has come onto the disk."""
+
+    def __init__(self, file, interval, **options):
+        super().__init__(file, interval, **options)
+        self.path = Path(file)
+
+    def report(self, simulation, state):
+        before = self.path.stat().st_size if self.path.exists() else 0
+        super().report(simulation, state)
+        with open(self.path, "rb") as file:
+            file.seek(before)
+            head = file.read(100)
+            atoms = int.from_bytes(head[4:8], "big")
+            wanted = 56 + 12 * atoms if atoms <= 9 else 92 + (int.from_bytes(head[88:92], "big") + 3) // 4 * 4
+            if not head or os.path.getsize(self.path) != before + wanted:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+
+FORMATS = {"dcd": _DCD, "xtc": _XTC, "h5": _DCD}  # what is written along the way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -374,10 +403,14 @@ def _cut_back(out, files):
 def _replace(path, content):
     """Write a file that is there whole or as it was."""
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     os.replace(partial, path)
 
 

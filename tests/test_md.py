@@ -1,20 +1,24 @@
 """mfmd md: runs that an interruption does not change, ensembles, and what is refused."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import ase.build
 import ase.io
+import ase.units
 import numpy as np
 import pytest
 from conftest import ethanol
 
 pytest.importorskip("openmm")
 
-from mfmd import Error, md, units
+from mfmd import Error, Note, md, units
 from mfmd.engine import InputError
 
 
@@ -221,8 +225,6 @@ def test_a_large_box_keeps_its_atoms_in_a_pdb_file(tmp_path):
 
 def test_what_a_folder_may_hold(trained, start, tmp_path):
     """A refused run claims nothing, files of others stay, a model or structure that changed is another run."""
-    import shutil
-
     out = tmp_path / "run"
     with pytest.raises(InputError, match="no head `ccsd`"):
         md.run(settings(trained, start, out, head="ccsd"))
@@ -323,7 +325,7 @@ def test_reporter_of_heads(trained, model_file, tmp_path):
     last = ase.io.read(tmp_path / "far.xyz", "-1")
     last.calc = calculator
     assert table["cctz"][-1] == pytest.approx(last.get_potential_energy(), abs=1e-4)
-    assert table["cctz_error"][-1] == pytest.approx(calculator.results["energy_error"], rel=1e-2)
+    assert table["cctz_error"][-1] == pytest.approx(calculator.energy_error, rel=1e-2)
     simulation.reporters = [mfmd.openmm.HeadReporter(tmp_path / "heads.csv", 2, model, topology, stop=True, **options)]
     with pytest.raises(mfmd.openmm.LeftTrainedRegion, match="step 8: the error bar of cctz"):
         simulation.step(6)
@@ -354,3 +356,155 @@ def test_command_line(trained, start, tmp_path, capsys, monkeypatch):
         cli.main()
     assert "write head=weight" in capsys.readouterr().err
     assert os.listdir(tmp_path / "run")
+
+
+# ------------------------------------------------------------------------------------------------ going on, from runs and from velocities
+
+
+def checkpoint(out):
+    with np.load(out / "checkpoint.npz") as saved:
+        return {name: saved[name] for name in ("positions", "velocities", "box")}
+
+
+@pytest.mark.parametrize("more", [{"timestep": 0.25}, {"ensemble": "nve"}, {"temperature": 500.0, "head": "gfn2"}])
+def test_a_run_goes_on_from_another(trained, start, tmp_path, more):
+    """In another time step, ensemble, temperature, head: with its positions and velocities, and as exactly as any other."""
+    md.run(settings(trained, start, tmp_path / "first", time=0.1, minimize=None))
+    before = checkpoint(tmp_path / "first")
+    options = {"continue_from": str(tmp_path / "first"), "minimize": None, "report_heads": False, **more}
+    with pytest.warns(Note, match=r"velocities are those of .*first, of \d+ K"):
+        md.run(settings(trained, start, tmp_path / "none", time=0, **options))
+    for name, values in checkpoint(tmp_path / "none").items():
+        np.testing.assert_allclose(values, before[name], rtol=1e-15)
+    with pytest.warns(Note, match="nothing is minimised"):
+        md.run(settings(trained, start, tmp_path / "whole", time=0.1, **options))
+        md.run(settings(trained, start, tmp_path / "parts", time=0.05, **options))
+    md.run(settings(trained, start, tmp_path / "first", time=0.15, minimize=None))  # which has gone on since
+    md.run(settings(trained, start, tmp_path / "parts", time=0.1, **options))
+    assert frames(tmp_path / "parts") == frames(tmp_path / "whole")
+
+
+def test_what_a_run_cannot_go_on_from(trained, start, tmp_path):
+    md.run(settings(trained, start, tmp_path / "first", time=0.05))
+    other = ethanol()
+    other.rattle(0.01, seed=1)
+    other.write(tmp_path / "other.xyz")
+    for structure, options, words in (
+        (tmp_path / "other.xyz", {"continue_from": str(tmp_path / "first"), "minimize": None}, "its run is not of"),
+        (start, {"continue_from": str(tmp_path / "nowhere"), "minimize": None}, "no run of mfmd md is there"),
+        (start, {"continue_from": str(tmp_path / "first"), "minimize": True}, "exclude each other"),
+    ):
+        with pytest.raises(md.MDError, match=words):
+            md.run(settings(trained, structure, tmp_path / "second", **options))
+        assert not (tmp_path / "second").exists()
+    md.run(settings(trained, start, tmp_path / "second", time=0.05))
+    with pytest.raises(md.MDError, match="holds a run with continue_from None"):
+        md.run(settings(trained, start, tmp_path / "second", time=0.05, continue_from=str(tmp_path / "first"), minimize=None))
+
+
+@pytest.mark.parametrize(("minimize", "kept"), [(None, True), (False, True), (True, False)])
+def test_velocities_of_the_structure_to_start_from(trained, tmp_path, minimize, kept):
+    """Are used, unless it is to be minimised; either is said."""
+    moving = ethanol()
+    moving.set_momenta(np.random.default_rng(0).normal(scale=0.3, size=(9, 3)))
+    moving.write(tmp_path / "moving.xyz", format="extxyz")
+    with pytest.warns(Note, match=r"velocities are those of .*moving" if kept else r"velocities of .*moving.* are not used"):
+        md.run(settings(trained, tmp_path / "moving.xyz", tmp_path / "run", time=0, minimize=minimize))
+    found = checkpoint(tmp_path / "run")["velocities"]
+    assert np.allclose(found, moving.get_velocities() * 100 * ase.units.fs, atol=1e-9) == kept
+    with pytest.raises(md.MDError, match="structure_sha256"):  # velocities are a part of it
+        moving.set_momenta(moving.get_momenta() * 1.1)
+        moving.write(tmp_path / "moving.xyz", format="extxyz")
+        md.run(settings(trained, tmp_path / "moving.xyz", tmp_path / "run", time=0, minimize=minimize))
+
+
+@pytest.mark.parametrize("place", ["moved", "linked", "home"])
+def test_a_folder_that_was_moved_goes_on(trained, start, tmp_path, place, monkeypatch):
+    """Model and structure are known by their hashes; those of other bytes are refused as before."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    shutil.copy(trained[0], here / "model.pt")
+    shutil.copy(start, here / "start.xyz")
+    go = lambda at, time: md.run(settings((f"{at}/model.pt",), f"{at}/start.xyz", f"{at}/run", time=time))  # noqa: E731
+    go(here, 0.05)
+    if place == "linked":
+        there.symlink_to(here)
+    else:
+        here.rename(there)
+    monkeypatch.setenv("HOME", str(there))
+    assert go("~" if place == "home" else there, 0.1)["steps"] == 200
+    shutil.copy(trained[0].parent.parent / "run" / "model.pt", there / "model.pt")
+    moved = ethanol()
+    moved.rattle(0.01, seed=2)
+    moved.write(there / "start.xyz")
+    with pytest.raises(md.MDError, match="holds a run with structure_sha256"):
+        go(there, 0.1)
+
+
+# ------------------------------------------------------------------------------------------------ ends before their time
+
+
+def command(trained, start, out, **options):
+    words = [str(w) for key, value in options.items() for w in (f"--{key.replace('_', '-')}", value)]
+    program = Path(sys.executable).parent / "mfmd"
+    return [
+        program,
+        "md",
+        trained[0],
+        start,
+        "-o",
+        out,
+        "--every",
+        "0.01",
+        "--checkpoint",
+        "0.05",
+        "--threads",
+        "1",
+        "--no-minimize",
+        *words,
+    ]
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_says_how_to_go_on(trained, start, tmp_path, stop, code):
+    run = subprocess.Popen(
+        command(trained, start, tmp_path / "run", time=1000), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    while not (tmp_path / "run" / "log.csv").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    run.send_signal(stop)
+    assert run.wait(60) == code
+    said = run.stderr.read()
+    found = re.fullmatch(r"interrupted; the same command goes on from the checkpoint of \S+, at step (\d+)\n", said)
+    assert found, said
+    with np.load(tmp_path / "run" / "checkpoint.npz") as saved:
+        assert int(saved["step"]) == int(found[1])
+
+
+@pytest.mark.parametrize("format_", ["dcd", "xtc", "h5"])
+def test_a_full_disk_loses_nothing(trained, start, tmp_path, format_):
+    """Files may have 12 kB, which is fewer than there are to be; afterwards the run is that of a disk that was not full."""
+    line = [str(w) for w in command(trained, start, tmp_path / "run", time=1.0, every=0.005, format=format_)]
+    failed = subprocess.run(["bash", "-c", 'ulimit -f 12; exec "$@"', "bash", *line], capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert re.fullmatch(r"error: \[Errno \d+\] .*; the same command goes on from the checkpoint of \S+, at step \d+\n", failed.stderr), (
+        failed.stderr
+    )
+    for out in ("run", "whole"):
+        md.run(settings(trained, start, tmp_path / out, time=1.0, every=0.005, format=format_, report_heads=False))
+    name, begins = ("trajectory.xtc", 0) if format_ == "xtc" else ("trajectory.dcd", 256)  # a DCD file says when it was written
+    assert (tmp_path / "run" / name).read_bytes()[begins:] == (tmp_path / "whole" / name).read_bytes()[begins:]
+    assert (tmp_path / "run" / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
+
+
+def test_held_atoms_and_a_barostat_exclude_each_other(trained, tmp_path):
+    from ase.constraints import FixAtoms
+
+    box = ethanol()
+    box.set_cell([9, 9, 9])
+    box.pbc = True
+    box.set_constraint(FixAtoms([0]))
+    box.write(tmp_path / "h.traj")
+    with pytest.raises(md.MDError, match="which a barostat would move"), pytest.warns(Note, match="held"):
+        md.run(settings(trained, tmp_path / "h.traj", tmp_path / "run", ensemble="npt", checkpoint=0.1))

@@ -213,6 +213,51 @@ def test_mixed_system_of_openmm_ml(model_file):
     np.testing.assert_allclose((forces - forces_without)[9:], 0, atol=1e-9)
 
 
+@pytest.mark.parametrize("what", ["NonbondedForce", "CustomNonbondedForce", "nothing"])
+def test_a_mixed_system_is_periodic_as_its_system_is(what, model_file):
+    """With a topology that has no box: ethanol cut by the boundary has the energy of ethanol in one piece, unless nothing is periodic."""
+    pytest.importorskip("openmmml")
+    import openmm
+    from openmmml import MLPotential
+
+    atoms = ethanol()
+    atoms.set_cell(np.eye(3) * 12)
+    topology = backends.topology(atoms)  # not periodic
+    atoms.pbc = True
+    atoms.wrap()
+    mm = openmm.System()
+    mm.setDefaultPeriodicBoxVectors(*(np.eye(3) * 1.2))
+    for mass in atoms.get_masses():
+        mm.addParticle(mass)
+    if what != "nothing":
+        force = openmm.NonbondedForce() if what == "NonbondedForce" else openmm.CustomNonbondedForce("0")
+        force.setNonbondedMethod(force.CutoffPeriodic)
+        force.setCutoffDistance(0.5)
+        for _ in atoms:
+            force.addParticle(*([0, 0.1, 0] if what == "NonbondedForce" else [[]]))
+        mm.addForce(force)
+    potential = MLPotential("mfmd", modelPath=str(model_file))
+    system = potential.createMixedSystem(topology, mm, list(range(9)), head="low", precision="double", threads=1)
+    wanted = backends.engine(model_file, "low")(ethanol() if what != "nothing" else changed_box(atoms))[0]
+    assert backends.energy_and_forces(backends.context_of_system(system, atoms))[0] == pytest.approx(wanted, rel=1e-8)
+    if what == "NonbondedForce":
+        with pytest.warns(mfmd.Note, match="does not show the System"):
+            potential.createMixedSystem(topology, mm, list(range(9)), interpolate=True, head="low", threads=1)
+        told = potential.createMixedSystem(
+            topology, mm, list(range(9)), interpolate=True, head="low", precision="double", threads=1, periodic=True
+        )
+        c = backends.context_of_system(told, atoms)
+        c.setParameter("lambda_interpolate", 1.0)
+        assert backends.energy_and_forces(c)[0] == pytest.approx(wanted, rel=1e-8)
+
+
+def changed_box(atoms):
+    """The same positions without a box."""
+    without = atoms.copy()
+    without.pbc = False
+    return without
+
+
 def test_openmm_ml_stays_light():
     """Importing openmmml loads every entry point; ours must bring neither torch nor the engine."""
     pytest.importorskip("openmmml")

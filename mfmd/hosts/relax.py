@@ -4,7 +4,10 @@ OpenMM's own minimiser may begin with steps of a nm, from where a learned potent
 0.1 Å a step, and what the System holds is asked of the Context: constraints are applied to positions, and to forces as they are to velocities.
 """
 
+import contextlib
+
 import numpy as np
+import openmm
 import openmm.unit as unit
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
@@ -14,6 +17,9 @@ from mfmd import Error, units
 from mfmd.hosts.openmm import FORCE_UNIT
 
 LONGEST = 0.1  # Å, of an atom in a step
+STIFF = 70.0  # eV/Å², as ASE's LBFGS takes it to be before it knows
+HALVINGS = 8  # of a step that does not lead down, at most
+UPHILL = 1e-2  # eV that are down all the same: the noise of single precision
 
 
 def minimize(context, fmax=0.05, steps=500):
@@ -30,11 +36,36 @@ def minimize(context, fmax=0.05, steps=500):
     start = _positions(context)
     held.adjust_positions(None, start)
     try:
-        LBFGS(Atoms(["X"] * len(start), start, calculator=calculator, constraint=held), maxstep=LONGEST, logfile=None).run(fmax, steps)
+        _Downhill(Atoms(["X"] * len(start), start, calculator=calculator, constraint=held), maxstep=LONGEST, logfile=None).run(fmax, steps)
     finally:
-        context.setPositions((start if calculator.best is None else calculator.best) * unit.angstrom)
+        lowest = (start if calculator.best is None else calculator.best) / units.ANGSTROM_PER_NM
+        lowest[~held.free] = held.still  # to the last bit
+        context.setPositions(lowest)
         context.computeVirtualSites()
         context.setVelocities(velocities)
+
+
+class _Downhill(LBFGS):
+    """A step that the potential refuses, or that leads up, is made shorter."""
+
+    def __init__(self, atoms, **options):
+        super().__init__(atoms, **options)
+        self.now, self.trial = atoms, atoms.copy()
+        self.trial.calc = atoms.calc
+
+    def determine_step(self, dr):
+        before, forces = self.now.get_potential_energy(), self.now.get_forces()
+        if np.vdot(forces, dr) <= 0:  # where the surface is curved downward LBFGS may point up
+            dr = np.reshape(forces / STIFF, np.shape(dr))
+        dr = super().determine_step(dr)
+        for _ in range(HALVINGS):
+            self.trial.positions = self.now.positions
+            self.trial.set_positions(self.now.positions + np.reshape(dr, (-1, 3)))
+            with contextlib.suppress(Error, openmm.OpenMMException):
+                if self.trial.get_potential_energy() <= before + UPHILL:
+                    break
+            dr = dr / 2
+        return dr
 
 
 def _positions(context):
@@ -49,13 +80,13 @@ class _Held:
         self.context, self.constrained = context, system.getNumConstraints() > 0
         self.masses = np.array([[system.getParticleMass(k)._value] for k in range(system.getNumParticles())])
         self.free = self.masses[:, 0] > 0
-        self.still = _positions(context)[~self.free]
+        self.still = context.getState(positions=True).getPositions(asNumpy=True)._value[~self.free]  # nm
 
     def __deepcopy__(self, memo):
         return self  # a calculator keeps a copy of the atoms, and a Context cannot be copied
 
     def adjust_positions(self, atoms, positions):
-        positions[~self.free] = self.still
+        positions[~self.free] = self.still * units.ANGSTROM_PER_NM
         self.context.setPositions(positions * unit.angstrom)
         self.context.applyConstraints(self.context.getIntegrator().getConstraintTolerance())
         positions[self.free] = _positions(self.context)[self.free]

@@ -5,7 +5,6 @@ covalent radii. Masses of the file, and 0 for atoms that are held, are those of 
 """
 
 import dataclasses
-import re
 import warnings
 from pathlib import Path
 
@@ -139,6 +138,8 @@ def _elements(atoms, told):
     """Of each atom; those with a mass of their own, or 0 for an atom that is held, are Isotopes."""
     elements, held = [openmm.app.Element.getByAtomicNumber(int(z)) for z in atoms.numbers], np.zeros(len(atoms), bool)
     for constraint in atoms.constraints:
+        if isinstance(constraint, FixCartesian) and not np.any(constraint.mask):
+            continue
         if not isinstance(constraint, FixAtoms) and not (isinstance(constraint, FixCartesian) and np.all(constraint.mask)):
             raise MDError(f"its constraint {type(constraint).__name__} cannot be kept; atoms can be fixed (FixAtoms), and nothing else")
         held[constraint.index] = True
@@ -277,7 +278,7 @@ def _last_frame(path):
         atoms, kind = ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True), filetype(str(path))
         several = len(ase.io.read(str(path), index="0:2", do_not_split_by_at_sign=True)) > 1
     except Exception as error:  # readers raise whatever they meet
-        raise MDError(f"cannot be read as a structure ({type(error).__name__}: {error})") from None
+        raise MDError(f"cannot be read as a structure ({str(error) or type(error).__name__})") from None
     if several:
         warnings.warn(f"{path}: of several structures the last is taken", Note, stacklevel=3)
     if kind.startswith("lammps") and "type" in atoms.arrays and np.array_equal(atoms.arrays["type"], atoms.numbers):
@@ -290,12 +291,7 @@ def _last_frame(path):
                     f"the element of atom {name} of {residue} is {' or '.join(found) or 'unknown'}; use a format that has elements"
                 )
         atoms.symbols = [found[0] for found in symbols]
-    said = ()
-    if "bonds" in atoms.arrays:  # of LAMMPS data files: partner(type) of each
-        said = [(k, int(partner)) for k, of in enumerate(atoms.arrays["bonds"]) for partner in re.findall(r"(\d+)\(", str(of))]
-    if kind in ("sdf", "mol"):
-        said = _said_by_mdl(path)
-    return atoms, said
+    return atoms, _said_by_mdl(path) if kind in ("sdf", "mol") else ()
 
 
 def _said_by_mdl(path):
