@@ -236,7 +236,7 @@ def lammps(folder, atoms, model, commands, ranks=1, head="high", precision="doub
     }
     return {
         "energy": numbers["energy"][0], "total": numbers["total"][0], "pressure": np.array(numbers["pressure"]), "positions": table[:, 1:4], "forces": table[:, 4:7],
-        "energies": table[:, 7], "stresses": table[:, 8:],
+        "energies": table[:, 7], "stresses": table[:, 8:], "warnings": [line for line in done.stdout.splitlines() if line.startswith("WARNING")],
     }  # fmt: skip
 
 

@@ -381,3 +381,36 @@ def test_charges_of_atoms(model_file, tmp_path, charges, sentence):
     for ranks in (1, 2):
         got = lammps(tmp_path / str(ranks), molecule(), model_file, ["run 0"], ranks, more=more)
         assert (sentence in got) if sentence else isinstance(got, dict), got
+
+
+def ice(volume, edge=2):
+    """Cubic ice whose protons are ordered, so many Å³ a molecule."""
+    a = (8 * volume) ** (1 / 3)
+    bonds = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
+    positions = []
+    for corner in a * np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]):
+        for oxygen, (one, other) in ((corner, bonds[:2]), (corner + a / 4, -bonds[2:])):
+            positions += [oxygen, oxygen + 0.99 * one, oxygen + 0.99 * other]
+    return lower(Atoms("OHH" * (len(positions) // 3), positions, cell=[a] * 3, pbc=True).repeat(edge))
+
+
+@pytest.mark.parametrize("kind", ["as trained", "crushed", "one atom away"])
+def test_far_outside_is_said_once_and_alike_on_any_ranks(water_model, tmp_path, kind):
+    """What the ASE calculator says, atoms by the ids of LAMMPS: on one process, two and four, also where all atoms are alike."""
+    atoms = ice(20.0) if kind == "crushed" else water((2, 2, 1))
+    if kind == "one atom away":
+        hydrogen = next(k for k, z in enumerate(atoms.numbers) if z == 1)
+        oxygen = int(np.argmin(np.where(atoms.numbers == 8, atoms.get_distances(hydrogen, range(len(atoms)), mic=True), 99.0)))
+        atoms.positions[hydrogen] += 0.45 * atoms.get_distance(hydrogen, oxygen, mic=True, vector=True)
+    said = []
+    for ranks in (1, 2, 4):
+        got = lammps(tmp_path / str(ranks), atoms, water_model, ["fix 1 all nve", "thermo 5", "run 20"], ranks, head="gfn2")
+        assert isinstance(got, dict), got
+        said.append([line.partition(" (")[0] for line in got["warnings"] if "far outside" in line])
+    assert said[0] == said[1] == said[2] and len(said[0]) == (kind != "as trained"), said
+    if said[0]:
+        atoms.calc = mfmd.Calculator(water_model, "gfn2", "double")
+        with pytest.warns(mfmd.Extrapolation):
+            atoms.get_potential_energy()
+        first, named = said[0][0], int(atoms.calc.outside.split("atom ")[1].split()[0])
+        assert first == f"WARNING: mfmd: step 0: {atoms.calc.outside}".partition(" (")[0].replace(f"atom {named}", f"atom {named + 1}")

@@ -134,3 +134,27 @@ def test_what_a_state_says_of_charge_and_spin(model_file, said, sentence):
     else:
         with pytest.raises(InputError, match=sentence):
             model(state)
+
+
+def test_the_system_that_is_far_outside_is_told_once(trained, device):
+    """Of a batch, the one whose C-O bond is stretched; what ASE says of it."""
+    import mfmd
+
+    place, far = device_of(device), ethanol()
+    far.positions[[2, 3]] += [1.0, 0.5, 0.0]
+    structures = [ethanol(), far, ethanol()]
+    for a in structures:
+        a.center(vacuum=5.0)
+    state = ts.io.atoms_to_state(structures, place, torch.float64)
+    model = mfmd.torchsim.MfmdModel(trained[0], device=place, compute_stress=False)
+    alone = mfmd.Calculator(trained[0])
+    with pytest.warns(mfmd.Extrapolation) as caught:
+        alone.calculate(far)
+    assert str(caught[0].message).startswith(alone.outside)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", mfmd.Extrapolation)
+        model(state), model(state)
+        within = ts.io.atoms_to_state(structures[:1], place, torch.float64)
+        mfmd.torchsim.MfmdModel(trained[0], device=place, compute_stress=False)(within)
+    told = [str(w.message) for w in caught if w.category is mfmd.Extrapolation]
+    assert told == [f"system 1 is {alone.outside}"]

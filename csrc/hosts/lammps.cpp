@@ -3,6 +3,7 @@
 // This file is MIT like the rest. A plugin compiled from it links to LAMMPS, which is GPL version 2, and is passed on under its terms.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -111,6 +112,7 @@ class Pair final : public LAMMPS_NS::Pair {
     if (all < types && std::strncmp(force->pair_style, "hybrid", 6))
       fail("pair_coeff of mfmd: with an atom type that is NULL another style must see to it; use pair_style hybrid mfmd ... and that style");
     cutoff_ = model->cutoff();
+    told_ = !model->domain();
     workspace_ = std::make_unique<Workspace>(std::move(model), options_);
     words_ = (workspace_->ghost_width() + sizeof(double) - 1) / sizeof(double);
     comm_forward = static_cast<int>(words_);
@@ -154,6 +156,7 @@ class Pair final : public LAMMPS_NS::Pair {
     s.ghosts = static_cast<int>(all) - own_;
     s.positions = positions_.data();
     s.numbers = numbers_.data();
+    s.ids = ids_.data();
     s.pairs = &pairs;
     s.fill_ghosts = [&](void* rows, std::size_t) {
       rows_ = static_cast<char*>(rows);
@@ -164,8 +167,10 @@ class Pair final : public LAMMPS_NS::Pair {
     request.virial = vflag_global != 0;
     request.atom_energies = eflag_atom != 0;
     request.atom_virials = vflag_atom != 0;
+    request.domain = !told_;
     try {
       const Result& result = workspace_->evaluate(s, request);
+      if (request.domain) tell(result.outside);
       if (eflag_global) eng_vdwl += energy_unit_ * result.energy;
       if (vflag_global) add(result.virial, virial);
       for (std::size_t k = 0; k < static_cast<std::size_t>(own_); ++k) {
@@ -208,6 +213,23 @@ class Pair final : public LAMMPS_NS::Pair {
     int mine = here, all = 0;
     MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MAX, world);
     return all > 0;
+  }
+
+  // Once: where the system is far outside what the model was trained on, the farthest atom of all processes.
+  void tell(const Outside& mine) {
+    double farthest = 0.0;
+    MPI_Allreduce(&mine.by, &farthest, 1, MPI_DOUBLE, MPI_MAX, world);
+    if (farthest == 0.0) return;
+    told_ = true;
+    std::int64_t atom_id = mine.by == farthest ? mine.atom : INT64_MAX, first = 0;
+    MPI_Allreduce(&atom_id, &first, 1, MPI_INT64_T, MPI_MIN, world);
+    int rank = atom_id == first && mine.by == farthest ? comm->me : comm->nprocs, owner = 0;
+    MPI_Allreduce(&rank, &owner, 1, MPI_INT, MPI_MIN, world);
+    int size = static_cast<int>(mine.sentence.size());
+    MPI_Bcast(&size, 1, MPI_INT, owner, world);
+    std::string sentence = comm->me == owner ? mine.sentence : std::string(static_cast<std::size_t>(size), ' ');
+    MPI_Bcast(&sentence[0], size, MPI_CHAR, owner, world);
+    if (comm->me == 0) error->warning(FLERR, "mfmd: step {}: {}", update->ntimestep, sentence);
   }
 
   // The mass of each type, of atoms with masses of their own the mean; 0 where none is known.
@@ -318,11 +340,13 @@ class Pair final : public LAMMPS_NS::Pair {
     const int local = atom->nlocal, all = local + atom->nghost;
     place_.assign(static_cast<std::size_t>(all), -1);
     atoms_.clear();
+    ids_.clear();
     own_ = 0;
     for (int i = 0; i < all; ++i) {
       if (!modelled(atom->type[i])) continue;
       place_[static_cast<std::size_t>(i)] = static_cast<int>(atoms_.size());
       atoms_.push_back(i);
+      ids_.push_back(atom->tag_enable ? atom->tag[i] : i);
       own_ += i < local;
     }
     check_types();
@@ -363,6 +387,8 @@ class Pair final : public LAMMPS_NS::Pair {
   std::vector<int> atoms_, place_;
   int own_ = 0;
   std::vector<double> positions_;
+  std::vector<std::int64_t> ids_;  // of LAMMPS
+  bool told_ = false;              // that the system is far outside what the model was trained on, or there is nothing to tell
   std::vector<int> first_, neighbors_, numbers_;
 };
 

@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from torch_sim.models.interface import ModelInterface
 
-from mfmd import Note
+from mfmd import Extrapolation, Note
 from mfmd.engine import Engine, InputError, load_model
 from mfmd.structures.charge import CLOSED, charge_or_spin
+
+
+LOOK_EVERY = 100  # calls on a CUDA device, between looks at whether a system is far outside what the model was trained on
 
 
 class MfmdModel(ModelInterface):
@@ -26,7 +29,7 @@ class MfmdModel(ModelInterface):
     model : path of a `model.pt`, bytes or model
     head : a level's name; by default the last, the most expensive
     device : where the states of simulations are; by default CUDA where there is one. On a CUDA device the engine works in order of torch's
-        current stream and positions never leave it
+        current stream, and positions leave it at every hundredth call alone, to see whether the model extrapolates
     dtype : of the states' tensors and of the results
     precision : of the engine, "single", "double" or, on a CUDA device, "tf32"
     compute_stress : of structures that are not periodic in three directions it is not a number, which is told once
@@ -46,7 +49,8 @@ class MfmdModel(ModelInterface):
         self.terms = [(head or self.engine.levels[-1], 1.0)]
         self.engine.terms(self.terms)  # an unknown head is told now
         self._known = None
-        self._told = False
+        self._told = self._extrapolates = False
+        self._calls = 0
 
     # TorchSim asks for more or less as it goes.
     @ModelInterface.compute_forces.setter
@@ -72,11 +76,16 @@ class MfmdModel(ModelInterface):
         cells = get("cell").detach().to(torch.float64).mT.contiguous()  # TorchSim's cell vectors are columns
         if self._device.type == "cuda":
             energy, forces, virial = self._on_device(positions, cells, numbers, sizes, pbc)
+            if self._calls % LOOK_EVERY == 0 and not self._extrapolates and not torch.cuda.is_current_stream_capturing():
+                given = _apart(positions.cpu(), cells.cpu(), numbers, sizes, pbc)
+                self._tell(self.engine.compute_batch(given, terms=self.terms, forces=False, domain=True), given)
+            self._calls += 1
         else:
-            ends = np.cumsum(sizes)
-            pieces = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-            given = [(positions[p].numpy(), numbers[p], cell.numpy(), pbc) for p, cell in zip(pieces, cells, strict=True)]
-            results = self.engine.compute_batch(given, terms=self.terms, forces=self._compute_forces, virial=self._compute_stress)
+            given = _apart(positions, cells, numbers, sizes, pbc)
+            results = self.engine.compute_batch(
+                given, terms=self.terms, forces=self._compute_forces, virial=self._compute_stress, domain=True
+            )
+            self._tell(results, given)
             energy = torch.tensor([r["energy"] for r in results], dtype=torch.float64)
             forces = torch.from_numpy(np.concatenate([r["forces"] for r in results])) if self._compute_forces else None
             virial = torch.from_numpy(np.stack([r["virial"] for r in results])) if self._compute_stress else None
@@ -94,6 +103,16 @@ class MfmdModel(ModelInterface):
                     stacklevel=2,
                 )
         return out
+
+    def _tell(self, results, given):
+        """Once: a system that is far outside what the model was trained on."""
+        far = next((k for k, r in enumerate(results) if r["outside"]), None)
+        if far is None or self._extrapolates:
+            return
+        self._extrapolates = True
+        error = self.engine.compute(*given[far], terms=self.terms, forces=False, error_bars=True)["term_errors"][0]
+        bar = "" if np.isnan(error) else f"; the error bar of {self.terms[0][0]} is {error:.3f} eV"
+        warnings.warn(f"system {far} is {results[far]['outside']}{bar}", Extrapolation, stacklevel=3)
 
     def _on_device(self, positions, cells, numbers, sizes, pbc):
         energies = positions.new_empty(2, len(sizes))
@@ -117,6 +136,13 @@ class MfmdModel(ModelInterface):
                 raise InputError("atoms of a system must follow each other: system_idx goes down")
             self._known = numbers, systems, versions, z, np.bincount(idx)
         return self._known[3:]
+
+
+def _apart(positions, cells, numbers, sizes, pbc):
+    """The systems of a state on the host, as Engine.compute_batch takes them."""
+    ends = np.cumsum(sizes)
+    pieces = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    return [(positions[p].numpy(), numbers[p], cell.numpy(), pbc) for p, cell in zip(pieces, cells, strict=True)]
 
 
 def _refuse_charges(state, sizes):
