@@ -105,6 +105,15 @@ def ethanol():
     return ase.build.molecule("CH3CH2OH")
 
 
+def stretched(length=2.2):
+    """Ethanol, its OH taken away from the carbon."""
+    atoms = ethanol()
+    carbon = int(np.argmin(np.where(atoms.numbers == 6, atoms.get_distances(2, range(9)), 9)))
+    along = atoms.positions[2] - atoms.positions[carbon]
+    atoms.positions[[2, 3]] += along / np.linalg.norm(along) * (length - np.linalg.norm(along))
+    return atoms
+
+
 def changed(**changes):
     """Ethanol with something other: info, cell (periodic), charges or moments of its atoms, or the number or position of its first atom."""
     atoms = ethanol()

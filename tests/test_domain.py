@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-from conftest import DATA, ELEMENTS, dimer, ethanol, random_cell, write
+from conftest import DATA, ELEMENTS, dimer, ethanol, random_cell, stretched, write
 
 import mfmd
 from mfmd.engine import Engine, ModelFileError, load_model
@@ -51,18 +51,6 @@ def bounded(model, tmp_path_factory):
 
 def outside(engine, atoms):
     return engine.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[("low", 1.0)], domain=True)["outside"]
-
-
-def stretched(length=2.2):
-    """Ethanol, its OH taken away from the carbon."""
-    atoms = ethanol()
-    carbon = int(np.argmin(np.where(atoms.numbers == 6, atoms.get_distances(2, range(9)), 9)))
-    along = atoms.positions[2] - atoms.positions[carbon]
-    atoms.positions[[2, 3]] += along / np.linalg.norm(along) * (length - np.linalg.norm(along))
-    assert atoms.get_distance(2, carbon) == pytest.approx(length) and atoms.get_distance(2, 3) == pytest.approx(
-        ethanol().get_distance(2, 3)
-    )
-    return atoms
 
 
 def test_what_the_file_says_is_what_ase_finds(model):

@@ -5,7 +5,7 @@ import warnings
 import ase.units
 import numpy as np
 import pytest
-from conftest import ELEMENTS, LEVELS, ethanol, need, random_cell, random_model, write
+from conftest import ELEMENTS, LEVELS, ethanol, need, random_cell, random_model, stretched, write
 
 torch = pytest.importorskip("torch")
 ts = pytest.importorskip("torch_sim")
@@ -140,11 +140,11 @@ def test_the_system_that_is_far_outside_is_told_once(trained, device):
     """Of a batch, the one whose C-O bond is stretched; what ASE says of it."""
     import mfmd
 
-    place, far = device_of(device), ethanol()
-    far.positions[[2, 3]] += [1.0, 0.5, 0.0]
+    place, far = device_of(device), stretched()
     structures = [ethanol(), far, ethanol()]
     for a in structures:
         a.center(vacuum=5.0)
+        a.pbc = False
     state = ts.io.atoms_to_state(structures, place, torch.float64)
     model = mfmd.torchsim.MfmdModel(trained[0], device=place, compute_stress=False)
     alone = mfmd.Calculator(trained[0])

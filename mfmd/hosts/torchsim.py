@@ -17,7 +17,6 @@ from mfmd import Extrapolation, Note
 from mfmd.engine import Engine, InputError, load_model
 from mfmd.structures.charge import CLOSED, charge_or_spin
 
-
 LOOK_EVERY = 100  # calls on a CUDA device, between looks at whether a system is far outside what the model was trained on
 
 
