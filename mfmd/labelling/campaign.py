@@ -16,7 +16,7 @@ import ase.io
 import numpy as np
 from rich.progress import track
 
-from mfmd import Note
+from mfmd import Note, lock
 from mfmd.config import write_json
 from mfmd.labelling.checks import absurd, check_periodicity, check_splits, check_structure
 from mfmd.labelling.journal import ISOLATED, Journal
@@ -44,12 +44,17 @@ def run(config, retry=False, scheduler=None):
     LabelError : a structure that is no file and no molecule, a method or basis that cannot be computed, a periodicity that a method does not have, a
         trajectory that failed, structures with one id or in two splits, labels or trajectories in `out` that were made otherwise, a full disk
     ModuleNotFoundError : a package of the extra `label` is missing
+    FolderInUse : another process labels in config.out
     """
     methods = [m.method for level in config.levels.values() for m, _ in level.parts]
     for package, needed in (("tblite", config.sampling or set(methods) & set(XTB)), ("pyscf", set(methods) - set(XTB))):
         if needed:
             importlib.import_module(package)  # a package that is missing ends the run, not each label by itself
-    config.out.mkdir(parents=True, exist_ok=True)
+    with lock.claim(config.out, "mfmd label"):
+        return _run(config, retry, scheduler)
+
+
+def _run(config, retry, scheduler):
     journal = Journal(config.out / "labels.jsonl")
     _check_same(config, journal)
 
