@@ -419,7 +419,7 @@ def test_velocities_of_the_structure_to_start_from(trained, tmp_path, minimize, 
 
 
 @pytest.mark.parametrize("place", ["moved", "linked", "home"])
-def test_a_folder_that_was_moved_goes_on(trained, start, tmp_path, place, monkeypatch):
+def test_a_folder_that_was_moved_goes_on(trained, model_file, start, tmp_path, place, monkeypatch):
     """Model and structure are known by their hashes; those of other bytes are refused as before."""
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
@@ -433,7 +433,8 @@ def test_a_folder_that_was_moved_goes_on(trained, start, tmp_path, place, monkey
         here.rename(there)
     monkeypatch.setenv("HOME", str(there))
     assert go("~" if place == "home" else there, 0.1)["steps"] == 200
-    shutil.copy(trained[0].parent.parent / "run" / "model.pt", there / "model.pt")
+    with pytest.raises(md.MDError, match="holds a run with model_sha256"):
+        md.run(settings((model_file,), there / "start.xyz", there / "run", time=0.1))
     moved = ethanol()
     moved.rattle(0.01, seed=2)
     moved.write(there / "start.xyz")

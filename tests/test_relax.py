@@ -13,12 +13,12 @@ import mfmd
 from mfmd import md
 
 
-def solvated(force_field, water, atoms=None, edge=1.9):
+def solvated(force_field, water, atoms=None, edge=1.4):
     """Modeller and System: rigid water, or ethanol in it."""
     field = app.ForceField(str(ROOT / "examples" / "ethanol.xml"), f"{force_field}.xml")
     modeller = app.Modeller(*(md.topology_of(atoms)[0], atoms.positions * unit.angstrom) if atoms else (app.Topology(), []))
     modeller.addSolvent(field, model=water, boxSize=openmm.Vec3(edge, edge, edge) * unit.nanometer)
-    return modeller, field.createSystem(modeller.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.9 * unit.nanometer, constraints=None)
+    return modeller, field.createSystem(modeller.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.6 * unit.nanometer, constraints=None)
 
 
 def rigid(trained):
@@ -35,7 +35,7 @@ def mixed(trained):
     pytest.importorskip("openmmml")
     from openmmml import MLPotential
 
-    modeller, mm = solvated("tip3p", "tip3p", ethanol(), 2.0)
+    modeller, mm = solvated("tip3p", "tip3p", ethanol(), 1.5)
     return modeller.positions, MLPotential("mfmd", modelPath=str(trained[0])).createMixedSystem(
         modeller.topology, mm, list(range(9)), threads=1
     )

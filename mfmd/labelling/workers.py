@@ -4,6 +4,7 @@ import concurrent.futures
 import errno
 import multiprocessing
 import os
+import signal
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
@@ -29,13 +30,15 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 @contextmanager
 def _one_thread():
-    """What is started in here computes on one thread. The variables are read when a library is loaded, which may be before a worker's first own line:
+    """What is started in here computes on one thread, and leaves Ctrl-C to the process that started it. The variables are read when a library is loaded, which may be before a worker's first own line:
     a process has to be born with them."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
@@ -46,8 +49,8 @@ def _one_thread():
 def in_parallel(tasks, workers):
     """Yield (key, result, error) of tasks (key, function, arguments) as they end; one whose process dies is an error of its own.
 
-    A worker computes on one thread; a run has as many workers as it has cores."""
-    tasks, suspects = list(tasks), []
+    A worker computes on one thread; a run has as many workers as it has cores. Where the caller stops in between, what is under way is given up."""
+    tasks, suspects, others = list(tasks), [], set(multiprocessing.active_children())
     for batch, size in ((tasks, workers), (suspects, 1)):
         while batch:
             context = multiprocessing.get_context("spawn")
@@ -64,6 +67,10 @@ def in_parallel(tasks, workers):
                         for future in done:
                             result, error = future.result()
                             yield waiting.pop(future)[0], result, error
+                except (KeyboardInterrupt, GeneratorExit):
+                    for process in set(multiprocessing.active_children()) - others:
+                        process.terminate()
+                    raise
                 except BrokenProcessPool:  # which of the tasks under way it was shows when they run one at a time
                     batch.extend(queue)
                     if batch is tasks:
