@@ -156,9 +156,10 @@ def run(settings, progress=lambda step, steps, rate: None):
             raise MDError(f"{settings.structure} has atoms that are held, which a barostat would move; take nvt, or let them go")
         system.addForce(openmm.MonteCarloBarostat(settings.pressure * unit.bar, settings.temperature * unit.kelvin))
     made_of = {"host": kind, "model_sha256": model.sha256, "structure_sha256": _sha256(start)}
-    if settings.continue_from is not None:
+    if settings.continue_from is not None and (Path(settings.continue_from).exists() or not (out / "checkpoint.npz").exists()):
         made_of["continued_sha256"] = _take_up(settings, start, made_of["structure_sha256"])
-    settings = dataclasses.replace(settings, minimize=start.velocities is None if settings.minimize is None else settings.minimize)
+    drawn = start.velocities is None and settings.continue_from is None
+    settings = dataclasses.replace(settings, minimize=drawn if settings.minimize is None else settings.minimize)
     _claim(out, settings, made_of)
     try:
         return _run(settings, out, start, system, progress)

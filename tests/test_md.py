@@ -382,6 +382,8 @@ def test_a_run_goes_on_from_another(trained, start, tmp_path, more):
     md.run(settings(trained, start, tmp_path / "first", time=0.15, minimize=None))  # which has gone on since
     md.run(settings(trained, start, tmp_path / "parts", time=0.1, **options))
     assert frames(tmp_path / "parts") == frames(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "first")  # nobody needs it any more
+    assert md.run(settings(trained, start, tmp_path / "parts", time=0.1, **options))["ns_per_day"] is None
 
 
 def test_what_a_run_cannot_go_on_from(trained, start, tmp_path):
