@@ -24,7 +24,7 @@ import openmm
 import openmm.app
 import openmm.unit as unit
 
-from mfmd import Note, units
+from mfmd import Note, lock, units
 from mfmd.engine import load_model
 from mfmd.hosts import openmm as host
 from mfmd.hosts.relax import minimize
@@ -34,6 +34,7 @@ __all__ = ["MDError", "Settings", "minimize", "read_structure", "run", "topology
 
 ENSEMBLES = ("nve", "nvt", "npt")
 BAROSTAT = 100  # steps from checkpoint to checkpoint that it needs at least; it acts at every 25th
+LOOK = 100  # steps between looks at whether the run is far outside what the model was trained on
 HEADER = 512  # bytes of a trajectory's beginning that its writer changes later
 
 
@@ -137,6 +138,7 @@ def run(settings, progress=lambda step, steps, rate: None):
 
     Raises
     ------
+    FolderInUse : another process runs in `out`
     MDError : settings that cannot be, a structure that cannot be read, a folder that holds another run, files that do not fit the checkpoint
     """
     home = {
@@ -160,16 +162,17 @@ def run(settings, progress=lambda step, steps, rate: None):
         made_of["continued_sha256"] = _take_up(settings, start, made_of["structure_sha256"])
     drawn = start.velocities is None and settings.continue_from is None
     settings = dataclasses.replace(settings, minimize=drawn if settings.minimize is None else settings.minimize)
-    _claim(out, settings, made_of)
-    try:
-        return _run(settings, out, start, system, progress)
-    except openmm.OpenMMException as error:
-        raise MDError(f"{error} (a checkpoint of {out}, if there is one, is as it was)") from None
-    except OSError as error:  # a full disk
-        raise MDError(f"{error}; {_going_on(out)}") from None
-    except KeyboardInterrupt as stop:
-        stop.args = (_going_on(out),)
-        raise
+    with lock.claim(out, "mfmd md"):
+        _check_same(out, settings, made_of)
+        try:
+            return _run(settings, out, start, system, progress)
+        except openmm.OpenMMException as error:
+            raise MDError(f"{error} (a checkpoint of {out}, if there is one, is as it was)") from None
+        except OSError as error:  # a full disk
+            raise MDError(f"{error}; {_going_on(out)}") from None
+        except KeyboardInterrupt as stop:
+            stop.args = (_going_on(out),)
+            raise
 
 
 def _going_on(out):
@@ -214,8 +217,9 @@ def _box(topology):
 
 def _run(settings, out, start, system, progress):
     topology = start.topology
+    watch = host.DomainReporter(LOOK, settings.model, topology, None, settings.precision, settings.threads, settings.head)
     if not (out / "checkpoint.npz").exists():
-        _begin(settings, out, start, system)
+        _begin(settings, out, start, system, watch)
     state = _load(out)
     _cut_back(out, json.loads(str(state["files"])))
     before, after = settings.steps(settings.equilibrate), settings.steps(settings.time)
@@ -226,7 +230,7 @@ def _run(settings, out, start, system, progress):
             reporters = _reporters(settings, out, topology)
         todo = min(settings.steps(settings.checkpoint), (before + after if producing else before) - step)
         simulation = _simulation(settings, topology, system, state, thermostat=not producing or settings.ensemble != "nve")
-        simulation.reporters = reporters if producing else []
+        simulation.reporters = [watch, *(reporters if producing else [])]
         every = settings.steps(settings.every)
         for done in range(0, todo, every):
             simulation.step(min(every, todo - done))
@@ -250,7 +254,7 @@ def _run(settings, out, start, system, progress):
 # ------------------------------------------------------------------------------------------------ a run and its files
 
 
-def _claim(out, settings, made_of):
+def _check_same(out, settings, made_of):
     """The folder holds this run, or none; a run may be made longer."""
     now = {
         **dataclasses.asdict(settings),
@@ -286,12 +290,13 @@ def _claim(out, settings, made_of):
     _replace(path, json.dumps(now, indent=1).encode())
 
 
-def _begin(settings, out, start, system):
+def _begin(settings, out, start, system, watch):
     integrator = openmm.VerletIntegrator(settings.timestep * unit.femtosecond)
     context, topology = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(settings.platform)), start.topology
     if topology.getPeriodicBoxVectors() is not None:
         context.setPeriodicBoxVectors(*topology.getPeriodicBoxVectors())
     context.setPositions(start.positions * unit.angstrom)
+    watch.look(context.getState(positions=True), f"{settings.structure}, as it is")
     if settings.minimize:
         minimize(context)
     if start.velocities is None or settings.minimize:

@@ -211,3 +211,47 @@ def test_ghosts_of_a_host_change_nothing(bounded, seed):
     atoms, engine = random_cell(seed, small=True, atoms=5), Engine(bounded, "double")
     told = outside(engine, atoms)
     assert told and backends.Images(atoms, engine.model.cutoff + 0.5).evaluate(engine, atoms, "low")["outside"] == told
+
+
+def told(record):
+    return [str(w.message) for w in record if w.category is mfmd.Extrapolation]
+
+
+@pytest.mark.parametrize("kind", ["DomainReporter", "HeadReporter"])
+def test_openmm_reporters_warn_once(trained, tmp_path, kind):
+    openmm = pytest.importorskip("openmm")
+    from openmm import app, unit
+
+    from mfmd import md
+
+    topology, positions = md.topology_of(ethanol())
+    simulation = app.Simulation(topology, mfmd.openmm.create_system(trained[0], topology, threads=1), openmm.VerletIntegrator(1e-6), openmm.Platform.getPlatformByName("Reference"))  # fmt: skip
+    if kind == "HeadReporter":
+        reporter = mfmd.openmm.HeadReporter(tmp_path / "heads.csv", 2, trained[0], topology)
+    else:
+        reporter = mfmd.openmm.DomainReporter(2, trained[0], topology)
+    simulation.reporters = [reporter]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        simulation.context.setPositions(positions * unit.angstrom)
+        simulation.step(4)
+        assert told(caught) == []
+        simulation.context.setPositions(md.topology_of(stretched())[1] * unit.angstrom)
+        simulation.step(4)
+    calculator = mfmd.Calculator(trained[0])
+    with pytest.warns(mfmd.Extrapolation):
+        calculator.calculate(stretched())
+    assert len(told(caught)) == 1 and told(caught)[0].startswith(f"step 6: {calculator.outside[:80]}"), told(caught)
+
+
+def test_mfmd_md_says_it_of_the_start_structure(trained, tmp_path):
+    """Before anything runs, and once; a start that is as trained says nothing."""
+    from mfmd import md
+
+    for name, atoms, sentences in (("near", ethanol(), 0), ("far", stretched(), 1)):
+        atoms.write(tmp_path / f"{name}.xyz", format="extxyz")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            md.run(md.Settings(str(trained[0]), str(tmp_path / f"{name}.xyz"), str(tmp_path / name), time=0.005, every=0.001, checkpoint=0.005, minimize=False, threads=1))  # fmt: skip
+        assert len(told(caught)) == sentences
+    assert told(caught)[0].startswith(f"{tmp_path}/far.xyz, as it is: far outside what the model was trained on: atom ")

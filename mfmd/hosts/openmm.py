@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import json
 import warnings
-from pathlib import Path
 from xml.etree import ElementTree
 
 import ase
@@ -20,9 +19,10 @@ import openmm.unit as unit
 import openmm.version
 from ase.data import chemical_symbols
 
-from mfmd import Error, units
-from mfmd.engine import LIBRARY_DIR, Engine, HostError, InputError, load_model, load_torch_host
+from mfmd import Error, Extrapolation, units
+from mfmd.engine import LIBRARY_DIR, Engine, HostError, InputError, load_model
 from mfmd.hosts import pdb
+from mfmd.hosts.torchforce import load_torchforce, script, torch_force  # noqa: F401  load_torchforce is public here
 
 FORCE_UNIT = units.KJ_PER_MOL * units.ANGSTROM_PER_NM  # kJ/mol/nm in one eV/Å
 LAMBDA = "mfmd_lambda"  # the global parameter that leads from the first of two heads (0) to the second (1)
@@ -225,8 +225,47 @@ def _words(values):
     return " ".join(str(int(v)) for v in values)
 
 
-class HeadReporter:
-    """For Simulation.reporters: a CSV line with every head's energy (eV) and, where it has one, its error bar (eV).
+class DomainReporter:
+    """For Simulation.reporters: a warning (mfmd.Extrapolation) at the first structure that is far outside what the model was trained on.
+
+    Parameters
+    ----------
+    interval : steps between looks; each is an evaluation without forces
+    model, topology, atoms, precision, threads : as for `create_force`
+    head : level whose error bar is told with it, where it has one; None for the highest
+    """
+
+    def __init__(self, interval, model, topology, atoms=None, precision="single", threads=None, head=None):
+        self.engine = Engine(model, precision, threads=threads)
+        self.interval, self.told = interval, not self.engine.has_domain
+        self.numbers, self.chosen = _atoms(topology, atoms)
+        self.periodic = topology.getPeriodicBoxVectors() is not None
+        self.head = self.engine.levels[-1] if head is None else head
+        self.engine.terms([(self.head, 1.0)])
+
+    def describeNextReport(self, simulation):
+        return {"steps": self.interval - simulation.currentStep % self.interval, "periodic": False, "include": ["positions"]}
+
+    def report(self, simulation, state):
+        if not self.told:
+            self.look(state, f"step {simulation.currentStep}")
+
+    def look(self, state, when):
+        """Energies, error bars and whether it is far outside, of an openmm.State; told once, with `when` it was."""
+        positions, cell = _seen(state, self.chosen, self.periodic)
+        terms = [(self.head, 1.0)] + [(level, 0.0) for level in self.engine.levels]
+        out = self.engine.compute(
+            positions, self.numbers, cell, (self.periodic,) * 3, terms=terms, forces=False, error_bars=True, domain=True
+        )
+        if out["outside"] and not self.told:
+            self.told = True
+            bar = "" if np.isnan(out["term_errors"][0]) else f"; the error bar of {self.head} is {out['term_errors'][0]:.3f} eV"
+            warnings.warn(f"{when}: {out['outside']}{bar}", Extrapolation, stacklevel=2)
+        return positions, cell, out["term_energies"][1:], out["term_errors"][1:]
+
+
+class HeadReporter(DomainReporter):
+    """For Simulation.reporters: a CSV line with every head's energy (eV) and, where it has one, its error bar (eV). Warns as DomainReporter.
 
     Parameters
     ----------
@@ -246,12 +285,8 @@ class HeadReporter:
     def __init__(
         self, file, interval, model, topology, atoms=None, precision="single", threads=None, head=None, limit=None, frames=None, stop=False
     ):
-        self.engine = Engine(model, precision, threads=threads)
-        self.interval, self.limit, self.stop, self.frames = interval, limit, stop, frames
-        self.numbers, self.chosen = _atoms(topology, atoms)
-        self.periodic = topology.getPeriodicBoxVectors() is not None
-        self.head = self.engine.levels[-1] if head is None else head
-        self.engine.terms([(self.head, 1.0)])
+        super().__init__(interval, model, topology, atoms, precision, threads, head)
+        self.limit, self.stop, self.frames = limit, stop, frames
         self.with_bars = self.engine.with_error_bars
         if limit is not None and self.head not in self.with_bars:
             raise InputError(
@@ -261,16 +296,10 @@ class HeadReporter:
         if self.file.tell() == 0:
             print(",".join(["step", "time_ps", *self.engine.levels, *(f"{k}_error" for k in self.with_bars)]), file=self.file)
 
-    def describeNextReport(self, simulation):
-        return {"steps": self.interval - simulation.currentStep % self.interval, "periodic": False, "include": ["positions"]}
-
     def report(self, simulation, state):
         levels = self.engine.levels
-        positions, cell = _seen(state, self.chosen, self.periodic)
-        out = self.engine.compute(
-            positions, self.numbers, cell, (self.periodic,) * 3, terms=[(k, 0.0) for k in levels], forces=False, error_bars=True
-        )
-        energies, errors = dict(zip(levels, out["term_energies"], strict=True)), dict(zip(levels, out["term_errors"], strict=True))
+        positions, cell, energies, errors = self.look(state, f"step {simulation.currentStep}")
+        energies, errors = dict(zip(levels, energies, strict=True)), dict(zip(levels, errors, strict=True))
         time = state.getTime().value_in_unit(unit.picosecond)
         print(
             f"{simulation.currentStep},{time:.6g},"
@@ -309,45 +338,8 @@ def write_archive(path, model, topology, head=None, precision="single", threads=
         topology, _ = pdb.read_pdb(topology)
     model = load_model(model)
     evaluated = Evaluated(model, topology, None, _terms(model, head, None, None), {}, precision, threads)
-    export.write_archive(path, _script(evaluated), model.bytes)
+    export.write_archive(path, script(evaluated), model.bytes)
     return evaluated.periodic
-
-
-def load_torchforce():
-    """Make TorchForce usable in this process; needed before a System that holds one is deserialised.
-
-    Loads torch and the engine's TorchScript library, and, where OpenMM was imported before torch and could not load
-    its torch plugins then, these.
-
-    Raises
-    ------
-    HostError : openmmtorch is missing, or does not work with this version of OpenMM
-    """
-    try:
-        have = importlib.metadata.version("openmmtorch")
-    except importlib.metadata.PackageNotFoundError:
-        raise HostError("TorchForce needs the package openmmtorch (1.5, with openmm 8.5.2 and torch 2.9.1); or use host='python'") from None
-    version = tuple(int(part) for part in openmm.__version__.split(".")[:2])
-    if have == "1.5" and version >= (8, 6):
-        raise HostError(
-            f"openmmtorch {have} crashes with openmm {openmm.__version__} when a System is deserialised; install openmm 8.5.2, or use host='python'"
-        )
-    load_torch_host()
-    plugins = Path(openmm.version.openmm_library_path) / "plugins"
-    failed = [p for p in plugins.glob("libOpenMMTorch*.so") if any(str(p) in line for line in openmm.Platform.getPluginLoadFailures())]
-    try:
-        import openmmtorch  # noqa: F401  loads libOpenMMTorch, which the plugins link
-
-        for plugin in failed:
-            if "OpenCL" not in plugin.name or not _opencl_missing():
-                openmm.Platform.loadPluginLibrary(str(plugin))
-    except (ImportError, openmm.OpenMMException) as error:
-        raise HostError(f"openmmtorch {have} does not load with this torch ({error}); it was built for torch 2.9.1") from None
-
-
-def _opencl_missing():
-    """OpenMM's OpenCL platform itself did not load: no driver here."""
-    return any("libOpenMMOpenCL.so" in line for line in openmm.Platform.getPluginLoadFailures())
 
 
 def _atoms(topology, atoms):
@@ -416,102 +408,4 @@ class PythonEvaluation:
         return out["energy"] * units.KJ_PER_MOL, forces * FORCE_UNIT
 
 
-def _torch_force(e):
-    load_torchforce()
-    import openmmtorch
-
-    force = openmmtorch.TorchForce(_script(e))
-    force.setOutputsForces(True)
-    force.setUsesPeriodicBoundaryConditions(e.periodic)
-    for name, value in e.parameters.items():
-        force.addGlobalParameter(name, value)
-        force.addEnergyParameterDerivative(name)
-    return force
-
-
-_HOSTS = {"native": _native_force, "torch": _torch_force, "python": _python_force}
-
-
-MOST_PARAMETERS = 6  # of a TorchForce, whose module has a fixed number of arguments
-
-
-def _script(e):
-    """The scripted module that TorchForce runs.
-
-    Its forward calls no other method: with openmmtorch 1.5 and torch 2.9.1 an error below such a call ends the process (segmentation fault) in every
-    Context but the first.
-    """
-    import torch
-
-    from mfmd.training import export
-
-    load_torch_host()
-    names = list(e.parameters)
-    if len(names) > MOST_PARAMETERS:
-        raise InputError(f"host='torch' has up to {MOST_PARAMETERS} global parameters, and there are {len(names)}: {', '.join(names)}")
-
-    class OpenMMModule(torch.nn.Module):
-        """positions (atoms, 3) nm, box (3, 3) nm if periodic, parameters -> energy (kJ/mol, double), forces (atoms, 3) kJ/mol/nm."""
-
-        def __init__(self):
-            super().__init__()
-            self.engine = export.torch_engine(e.model.bytes)
-            self.register_buffer("numbers", torch.as_tensor(e.numbers))
-            self.register_buffer("chosen", torch.as_tensor([] if e.chosen is None else e.chosen, dtype=torch.long))
-            self.register_buffer("no_cell", torch.zeros(3, 3, dtype=torch.float64))
-            self.heads = [head for head, _, _ in e.terms]
-            self.weights = [weight for _, weight, _ in e.terms]
-            self.parameter_of = [names.index(name) if name else -1 for _, _, name in e.terms]
-            self.parameters_wanted: int = len(names)
-            self.single: bool = e.precision == "single"
-            self.threads: int = 0 if e.threads is None else e.threads  # 0: as many as torch uses
-            self.periodic: bool = e.periodic
-            self.length: float = units.ANGSTROM_PER_NM
-            self.energy: float = units.KJ_PER_MOL
-
-        def forward(
-            self,
-            positions: torch.Tensor,
-            a: torch.Tensor | None = None,
-            b: torch.Tensor | None = None,
-            c: torch.Tensor | None = None,
-            d: torch.Tensor | None = None,
-            e: torch.Tensor | None = None,
-            f: torch.Tensor | None = None,
-            g: torch.Tensor | None = None,
-            h: torch.Tensor | None = None,  # one more than there should be, so that a box too much meets a sentence
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            inputs: list[torch.Tensor] = []
-            for tensor in (a, b, c, d, e, f, g, h):
-                if tensor is not None:
-                    inputs.append(tensor)
-            cell = self.no_cell
-            if len(inputs) != self.parameters_wanted + int(self.periodic):
-                raise RuntimeError(
-                    "mfmd: this force was made for another kind of box; call setUsesPeriodicBoundaryConditions as it was exported"
-                )
-            if self.periodic:
-                cell = inputs.pop(0).to(positions.device, torch.float64) * self.length
-            picked = positions.detach().to(torch.float64)
-            if self.chosen.numel() > 0:
-                picked = picked.index_select(0, self.chosen)
-            pbc = torch.full((3,), self.periodic, dtype=torch.bool)
-            weights: list[float] = []
-            for k, weight in enumerate(self.weights):
-                which = self.parameter_of[k]
-                weights.append(weight * float(inputs[which].item()) if which >= 0 else weight)
-            energies, forces, _ = self.engine.evaluate(
-                picked * self.length, self.numbers, cell, pbc, self.heads, weights, self.single, self.threads
-            )
-            energies = energies * self.energy
-            energy = torch.zeros([], dtype=torch.float64, device=positions.device)
-            for k, weight in enumerate(self.weights):  # TorchForce differentiates this sum in the parameters
-                which = self.parameter_of[k]
-                term = energies[k] * weight
-                energy = energy + (term * inputs[which] if which >= 0 else term)
-            forces = forces * (self.energy * self.length)
-            if self.chosen.numel() > 0:
-                forces = torch.zeros(positions.shape, dtype=forces.dtype, device=positions.device).index_copy(0, self.chosen, forces)
-            return energy, forces.to(positions.dtype)
-
-    return torch.jit.script(OpenMMModule().eval())
+_HOSTS = {"native": _native_force, "torch": torch_force, "python": _python_force}

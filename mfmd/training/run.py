@@ -222,7 +222,9 @@ def _run(config, console, out, splits, isolated):
         "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
     }
     elements = {name: reading.subset_elements(splits["train"], name) for name in model.levels}
-    export.write_model(out / "model.pt", model, elements, provenance, splits["val"], domain.trained_on(model, splits["train"], collation(config, [])))
+    export.write_model(
+        out / "model.pt", model, elements, provenance, splits["val"], domain.trained_on(model, splits["train"], collation(config, []))
+    )
     console.print(f"model file: {out / 'model.pt'}")
     for split, points in parity.items():
         if points:
