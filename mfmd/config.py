@@ -4,11 +4,12 @@ import difflib
 import json
 import os
 import typing
+from pathlib import Path
 from typing import Annotated
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
 from mfmd import Error
@@ -25,6 +26,7 @@ class Section(BaseModel):
 
 
 Positive = Annotated[float, Field(gt=0)]
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]  # ~ is the user's home
 NotNegative = Annotated[float, Field(ge=0)]
 
 

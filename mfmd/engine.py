@@ -60,7 +60,7 @@ def load_model(source):
         return source
     if isinstance(source, bytes):
         return _engine.Model.parse(source, "the embedded model")
-    return _engine.Model.load(os.fspath(source))
+    return _engine.Model.load(os.path.expanduser(source))
 
 
 def neighbor_list(positions, cell, pbc, cutoff):

@@ -236,6 +236,7 @@ def test_a_part_moves_alike_on_all_ranks(trained, tmp_path):
         lammps(tmp_path / str(n), atoms, trained[0], ["fix 1 all nve", "run 400"], n, "gfn2", first="processors * 1 1", more=more)
         for n in (1, 2)
     ]
+    assert all(isinstance(run, dict) for run in runs), runs
     assert atoms.positions[7:16, 0].max() < 20.0 < runs[0]["positions"][7:16, 0].max()
     np.testing.assert_allclose(runs[1]["forces"], runs[0]["forces"], atol=1e-6)
     assert runs[1]["energy"] == pytest.approx(runs[0]["energy"], abs=1e-7)

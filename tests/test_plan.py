@@ -331,3 +331,15 @@ def test_a_damaged_stage_is_named(load):
     (c.out / "gfn2" / "stage.ckpt").write_bytes((c.out / "gfn2" / "stage.ckpt").read_bytes()[:1000])
     with pytest.raises(ConfigError, match="gfn2/stage.ckpt: not the end of this stage .* delete the stage's folder"):
         train(load("strategy=chain", "resume=true"))
+
+
+def test_a_tilde_is_the_users_home(monkeypatch, tmp_path):
+    from mfmd.config import parse
+    from mfmd.labelling import schema
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = plan.parse({"out": "~/run", "data": {"train": {"a": "~/a.xyz", "b": ["~/b.xyz"]}, "val": "~/v.xyz", "atoms": "~/atoms.json"}, "levels": {"a": {}, "b": {}}}, "here")  # fmt: skip
+    assert [str(p) for p, _ in config.data.files("train") + config.data.files("val")] == [f"{tmp_path}/{n}.xyz" for n in "abv"]
+    assert (config.out, config.data.atoms) == (tmp_path / "run", tmp_path / "atoms.json")
+    labels = parse({"out": "~/labels", "structures": "~/start.xyz", "levels": {}}, "here", schema.Config)
+    assert (labels.out, labels.structures) == (tmp_path / "labels", [f"{tmp_path}/start.xyz"])

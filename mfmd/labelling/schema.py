@@ -1,13 +1,12 @@
 """The config of a labelling campaign: levels of theory, sampling."""
 
 import os
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from mfmd import Error
-from mfmd.config import NotNegative, Positive, Section
+from mfmd.config import HomePath, NotNegative, Positive, Section
 
 XTB = ("GFN1-xTB", "GFN2-xTB")
 CORRELATED = ("mp2", "ccsd", "ccsd(t)")
@@ -85,9 +84,11 @@ class Sampling(Section):
 
 
 class Config(Section):
-    out: Path
+    out: HomePath
     seed: int = 0
-    structures: Annotated[list[str], Field(min_length=1)]  # files that ASE reads, or names of molecules in ase.build.molecule
+    structures: Annotated[
+        list[Annotated[str, AfterValidator(os.path.expanduser)]], Field(min_length=1)
+    ]  # files that ASE reads, or names of molecules in ase.build.molecule
     sampling: Sampling | None = None  # without it the structures are labelled as they are
     levels: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Level]  # cheapest first
     workers: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
@@ -96,13 +97,3 @@ class Config(Section):
     @classmethod
     def _one(cls, value):
         return [value] if isinstance(value, str) else value
-
-    @field_validator("structures")
-    @classmethod
-    def _at_home(cls, value):
-        return [os.path.expanduser(name) for name in value]
-
-    @field_validator("out")
-    @classmethod
-    def _out_at_home(cls, value):
-        return value.expanduser()

@@ -1,12 +1,11 @@
 """The plan of a training run: its config, in which a strategy has become stages, each checked against those before it."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 import mfmd.config
-from mfmd.config import Section
+from mfmd.config import HomePath, Section
 from mfmd.structures.record import SPLITS
 from mfmd.training.schema import LEARNED, Backbone, Data, Level, Stage, Train
 from mfmd.training.strategies import STRATEGIES, stages_of
@@ -23,7 +22,7 @@ def _filled(stage, common):
 
 
 class Config(Section):
-    out: Path  # folder of the run
+    out: HomePath  # folder of the run
     seed: int = 0
     resume: bool = False  # go on from the last checkpoint in `out`
     data: Data

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mfmd import units
-from mfmd.config import NotNegative, Positive, Section
+from mfmd.config import HomePath, NotNegative, Positive, Section
 from mfmd.structures.formats.registry import NAMES
 
-Paths = list[Path]
+Paths = list[HomePath]
 ByLevel = dict[str, Paths]  # files by level: each has labels of that level alone
 
 
@@ -63,7 +63,7 @@ class Data(Section):
     format: Literal[tuple(NAMES)] | None = None  # of the files; by default what their endings say
     split_key: str | None = None  # an info key that says train, val or test for the structures of `train`
     split_seed: int = 0  # of the fractions
-    atoms: Path | None = None  # isolated-atom energies, JSON
+    atoms: HomePath | None = None  # isolated-atom energies, JSON
     energy_unit: Literal[tuple(units.ENERGY)] | None = None  # by default as the files say, else eV
     length_unit: Literal[tuple(units.LENGTH)] | None = None  # by default as the files say, else Å
     stream: bool = False  # for sets larger than memory: structures are packed into out/data once and read from there
@@ -97,7 +97,7 @@ class Backbone(Section):
     cutoff: Annotated[float, Field(gt=1, lt=20)] = 5.0  # Å
     rank: Annotated[int, Field(ge=0, le=2)] = 2  # highest tensor rank kept
     radial_functions: Annotated[int, Field(ge=4, le=512)] = 32
-    checkpoint: Path | None = None  # of torchmd-net's TensorNet, whose weights a new backbone starts with
+    checkpoint: HomePath | None = None  # of torchmd-net's TensorNet, whose weights a new backbone starts with
 
     @model_validator(mode="before")
     @classmethod
