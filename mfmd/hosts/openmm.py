@@ -153,18 +153,19 @@ def _terms(model, head, heads, terms):
 
 def _check_elements(model, heads, numbers, chosen):
     """That every head, and those it is relative to, was trained on the elements."""
-    levels = json.loads(model.metadata)["levels"]
+    levels = {level["name"]: level for level in json.loads(model.metadata)["levels"]}
     for index in heads:
-        name = model.levels[index]
-        while name:
-            level = next(level for level in levels if level["name"] == name)
-            if len(unknown := np.flatnonzero(~np.isin(numbers, level["elements"]))):
+        chain = [model.levels[index]]
+        while parent := levels[chain[0]].get("delta_of"):
+            chain.insert(0, parent)
+        for name in chain:
+            known = levels[name]["elements"]
+            if len(unknown := np.flatnonzero(~np.isin(numbers, known))):
                 k = unknown[0] if chosen is None else chosen[unknown[0]]
-                known = " ".join(chemical_symbols[z] for z in level["elements"])
                 raise InputError(
-                    f"atom {k} is {chemical_symbols[numbers[unknown[0]]]}, and head {name} was trained on the elements {known} only"
+                    f"atom {k} is {chemical_symbols[numbers[unknown[0]]]}, and head {name} was trained on "
+                    f"{' '.join(chemical_symbols[z] for z in known)} only; take a model that has learned the element"
                 )
-            name = level.get("delta_of")
 
 
 def native_library():
