@@ -40,9 +40,9 @@ TrainedOn trained_on(const std::vector<double>& nearest, const std::vector<doubl
       }
       t.low.push_back(static_cast<float>(features[at]));
       t.high.push_back(static_cast<float>(features[at + width]));
-      t.width.push_back(static_cast<float>(std::max({features[at + width] - features[at], kNarrowest * (high - low), 1e-4})));
+      t.per.push_back(static_cast<float>(1.0 / std::max({features[at + width] - features[at], kNarrowest * (high - low), 1e-4})));
     }
-  t.view = {slots, F, cutoff, t.nearest.data(), t.neighbors.data(), t.low.data(), t.high.data(), t.width.data()};
+  t.view = {slots, F, cutoff, t.nearest.data(), t.neighbors.data(), t.low.data(), t.high.data(), t.per.data()};
   return t;
 }
 

@@ -12,7 +12,7 @@ namespace mfmd {
 struct TrainedOn {
   std::vector<double> nearest;
   std::vector<int> neighbors;
-  std::vector<float> low, high, width;
+  std::vector<float> low, high, per;
   Domain view;  // of the arrays above
 };
 

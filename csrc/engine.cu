@@ -296,7 +296,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     copy(nearest_.get(), host.nearest, slots * slots, cudaMemcpyHostToDevice, own_.stream);
     copy(neighbors_.get(), host.neighbors, 2 * slots, cudaMemcpyHostToDevice, own_.stream);
     std::size_t k = 0;
-    for (const float* from : {host.low, host.high, host.width}) copy(ranges_.get() + k++ * size, from, size, cudaMemcpyHostToDevice, own_.stream);
+    for (const float* from : {host.low, host.high, host.per}) copy(ranges_.get() + k++ * size, from, size, cudaMemcpyHostToDevice, own_.stream);
     check(cudaStreamSynchronize(own_.stream), "a copy of what the model was trained on");
     domain_ = {host.slots, host.F, host.cutoff, nearest_.get(), neighbors_.get(), ranges_.get(), ranges_.get() + size, ranges_.get() + 2 * size};
   }

@@ -114,6 +114,17 @@ def stretched(length=2.2):
     return atoms
 
 
+def ice(volume, edge=2):
+    """Cubic ice whose protons are ordered, `volume` Å³ a molecule, `edge` cells along each edge."""
+    a = (8 * volume) ** (1 / 3)
+    bonds = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
+    positions = []
+    for corner in a * np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]):
+        for oxygen, (one, other) in ((corner, bonds[:2]), (corner + a / 4, -bonds[2:])):
+            positions += [oxygen, oxygen + 0.99 * one, oxygen + 0.99 * other]
+    return Atoms("OHH" * (len(positions) // 3), positions, cell=[a] * 3, pbc=True).repeat(edge)
+
+
 def changed(**changes):
     """Ethanol with something other: info, cell (periodic), charges or moments of its atoms, or the number or position of its first atom."""
     atoms = ethanol()

@@ -11,7 +11,7 @@ from ase.data import atomic_masses
 from ase.neighborlist import neighbor_list
 from ase.optimize import LBFGS
 from backends import TO_BAR, lammps, lower
-from conftest import DATA, ROOT, ethanol, random_cell
+from conftest import DATA, ROOT, ethanol, ice, random_cell
 
 import mfmd
 
@@ -224,17 +224,17 @@ def test_the_model_for_a_part(model_file, tmp_path, name):
         np.testing.assert_allclose(got["pressure"] - rest["pressure"], [xx, yy, zz, xy, xz, yz], atol=1e-3)
 
 
-def test_a_part_moves_alike_on_all_ranks(trained, tmp_path):
+def test_a_part_moves_alike_on_all_ranks(trained, model_file, tmp_path):
     """Particles and molecule pass from one half of the box to the other."""
     atoms = mixture()
+    atoms.positions[7:16] = moving(corner(), trained[0]).positions
     atoms.set_momenta(np.random.default_rng(1).normal(size=(len(atoms), 3)) * np.sqrt(units.kB * 300 * atoms.get_masses())[:, None])
     more = (
         "pair_style hybrid mfmd head gfn2 precision double lj/cut 8.0", f"pair_coeff * * mfmd {trained[0]} C H NULL O", LJ.format("lj/cut"),
         "velocity all set 80.0 NULL NULL sum yes units box",
     )  # fmt: skip
     runs = [
-        lammps(tmp_path / str(n), atoms, trained[0], ["fix 1 all nve", "run 400"], n, "gfn2", first="processors * 1 1", more=more)
-        for n in (1, 2)
+        lammps(tmp_path / str(n), atoms, model_file, ["fix 1 all nve", "run 400"], n, first="processors * 1 1", more=more) for n in (1, 2)
     ]
     assert all(isinstance(run, dict) for run in runs), runs
     assert atoms.positions[7:16, 0].max() < 20.0 < runs[0]["positions"][7:16, 0].max()
@@ -384,21 +384,10 @@ def test_charges_of_atoms(model_file, tmp_path, charges, sentence):
         assert (sentence in got) if sentence else isinstance(got, dict), got
 
 
-def ice(volume, edge=2):
-    """Cubic ice whose protons are ordered, so many Å³ a molecule."""
-    a = (8 * volume) ** (1 / 3)
-    bonds = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
-    positions = []
-    for corner in a * np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]):
-        for oxygen, (one, other) in ((corner, bonds[:2]), (corner + a / 4, -bonds[2:])):
-            positions += [oxygen, oxygen + 0.99 * one, oxygen + 0.99 * other]
-    return lower(Atoms("OHH" * (len(positions) // 3), positions, cell=[a] * 3, pbc=True).repeat(edge))
-
-
 @pytest.mark.parametrize("kind", ["as trained", "crushed", "one atom away"])
 def test_far_outside_is_said_once_and_alike_on_any_ranks(water_model, tmp_path, kind):
     """What the ASE calculator says, atoms by the ids of LAMMPS: on one process, two and four, also where all atoms are alike."""
-    atoms = ice(20.0) if kind == "crushed" else water((2, 2, 1))
+    atoms = lower(ice(20.0)) if kind == "crushed" else water((2, 2, 1))
     if kind == "one atom away":
         hydrogen = next(k for k, z in enumerate(atoms.numbers) if z == 1)
         oxygen = int(np.argmin(np.where(atoms.numbers == 8, atoms.get_distances(hydrogen, range(len(atoms)), mic=True), 99.0)))

@@ -12,7 +12,7 @@ struct Domain {  // arrays by the slot of an element
   double cutoff;
   const double* nearest;  // [slots][slots], Å, how near two such atoms came; 0: never within the cutoff
   const int* neighbors;   // [slots][2], the fewest and the most within the cutoff
-  const float *low, *high, *width;  // [slots][F], the range of the last features, and the length it is measured by
+  const float *low, *high, *per;  // [slots][F], the range of the last features, and what it is measured by: one over a length
 };
 
 // What is farther than so much counts as far outside.
@@ -54,12 +54,17 @@ MFMD_HD Excess excess(const Domain& d, int own, int count, const int* j, const d
   const double fewest = d.neighbors[2 * own], most = d.neighbors[2 * own + 1];
   consider(excess_of(Excess::neighbors_, (count - most) / (kMoreNeighbors * most + 1.0), -1, count));
   consider(excess_of(Excess::neighbors_, (fewest - count) / (kMoreNeighbors * fewest + 1.0), -1, count));
+  constexpr int kLanes = 16;  // of F, side by side
+  float farthest[kLanes] = {};
+  const float *low = d.low + own * d.F, *high = d.high + own * d.F, *per = d.per + own * d.F;
+  for (int f = 0; f < d.F; f += kLanes)
+    for (int k = 0; k < kLanes; ++k) {
+      const float x = static_cast<float>(features[f + k]), below = low[f + k] - x, above = x - high[f + k];
+      const float one = (below > above ? below : above) * per[f + k];
+      farthest[k] = one > farthest[k] ? one : farthest[k];
+    }
   float beyond = 0.0f;
-  for (int f = own * d.F; f < (own + 1) * d.F; ++f) {
-    const float x = static_cast<float>(features[f - own * d.F]), below = (d.low[f] - x) / d.width[f], above = (x - d.high[f]) / d.width[f];
-    beyond = below > beyond ? below : beyond;
-    beyond = above > beyond ? above : beyond;
-  }
+  for (const float one : farthest) beyond = one > beyond ? one : beyond;
   consider(excess_of(Excess::features_, beyond / kBeyondFeatures, -1, beyond));
   return worst;
 }
