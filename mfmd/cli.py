@@ -199,6 +199,8 @@ def _info(arguments):
             f"radial tables: within {tables['energy']:.1e} eV/atom and {tables['forces']:.1e} eV/Å of exact evaluation on "
             f"{tables['structures']} validation structures"
         )
+    if domain := header.get("domain"):
+        print(f"says what it was trained on: {domain['structures']} structures (docs/extrapolation.md)")
     print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
 
 

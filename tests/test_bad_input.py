@@ -178,7 +178,7 @@ def test_training_refuses_overrides_and_files(run, tmp_path, monkeypatch, capsys
         assert message in run(nothing, f"data.train={tmp_path}/broken.xyz")
     (tmp_path / "atoms.json").write_text('{"H": -13.6}')
     assert "not a table of isolated atoms" in run(nothing, f"data.atoms={tmp_path}/atoms.json")
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "plan.json").write_text("{}")
     assert "holds a run already" in run(nothing)
 
