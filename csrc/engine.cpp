@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <mutex>
 
 #include "domain.hpp"
 #include "heads.hpp"
@@ -60,14 +61,48 @@ std::string symbol(int z) { return z >= 1 && z <= 118 ? kSymbols[z] : "element "
 
 namespace {
 
+// What an evaluation computes on its way. It holds nothing that the next one needs, so that engines hand it on: many cost what those do that are at
+// work at one time.
+template <class T> struct Arrays {
+  std::vector<Buffer<T>> scratch, x, y, m, dx;  // [threads], [layers + 1], [layers] …
+  std::vector<int> slot, knot;
+  std::vector<Excess> excess;
+  std::vector<double> head_energies, slope, turn;
+  Buffer<T> distance, direction, basis, hermite, raw, mixed, kept, ax, am, ay, features;
+};
+
+template <class T> class Store {
+ public:
+  // Of all engines of this precision; its arrays go with the last of them.
+  static std::shared_ptr<Store> of_process() {
+    static std::mutex guard;
+    static std::weak_ptr<Store> known;
+    const std::lock_guard<std::mutex> lock(guard);
+    std::shared_ptr<Store> store = known.lock();
+    if (!store) known = store = std::make_shared<Store>();
+    return store;
+  }
+  std::unique_ptr<Arrays<T>> take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return std::make_unique<Arrays<T>>();
+    std::unique_ptr<Arrays<T>> arrays = std::move(free_.back());
+    free_.pop_back();
+    return arrays;
+  }
+  void give(std::unique_ptr<Arrays<T>> arrays) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(arrays));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Arrays<T>>> free_;
+};
+
 template <class T> class Evaluation final : public Workspace::Data {
  public:
   Evaluation(std::shared_ptr<const Model> model, const Options& options)
-      : model_(std::move(model)), w_(model_->weights<T>()), pool_(options.threads), list_(w_.cutoff, options.skin), tables_(options.tables) {
-    for (int k = 0; k < pool_.threads(); ++k) scratch_.emplace_back().resize(scratch_size(w_));
-    x_.resize(static_cast<std::size_t>(w_.n_layers) + 1);
-    for (auto* buffers : {&y_, &m_, &dx_}) buffers->resize(static_cast<std::size_t>(w_.n_layers));
-  }
+      : model_(std::move(model)), w_(model_->weights<T>()), pool_(options.threads), list_(w_.cutoff, options.skin), tables_(options.tables) {}
   std::int64_t rebuilds() const override { return list_.rebuilds(); }
   std::size_t ghost_width() const override { return static_cast<std::size_t>(w_.C * w_.F) * sizeof(T); }
   const std::map<std::string, double>& stage_times() const override { return times_; }
@@ -77,6 +112,14 @@ template <class T> class Evaluation final : public Workspace::Data {
     seeds_.clear();
     for (const Heads::Used& used : heads_.used) seeds_.push_back({used.head, static_cast<T>(used.weight), nullptr});
     results_.resize(static_cast<std::size_t>(count));
+    struct Loan {  // back when all is done, or thrown
+      Evaluation& of;
+      ~Loan() { of.store_->give(std::move(of.a_)); }
+    };
+    a_ = store_->take();
+    const Loan loan{*this};
+    while (a_->scratch.size() < static_cast<std::size_t>(pool_.threads())) a_->scratch.emplace_back();
+    for (int k = 0; k < pool_.threads(); ++k) a_->scratch[static_cast<std::size_t>(k)].resize(scratch_size(w_));
     for (int k = 0; k < count; ++k) evaluate(structures[k], request, results_[static_cast<std::size_t>(k)]);
     return results_;
   }
@@ -108,17 +151,17 @@ template <class T> class Evaluation final : public Workspace::Data {
     const auto& elements = model_->elements();
     std::vector<int> slot_of(119, -1);
     for (std::size_t k = 0; k < elements.size(); ++k) slot_of[static_cast<std::size_t>(elements[k])] = static_cast<int>(k);
-    slot_.resize(list_.order().size());
-    for (std::size_t row = 0; row < slot_.size(); ++row) slot_[row] = slot_of[static_cast<std::size_t>(s.numbers[list_.order()[row]])];
+    a_->slot.resize(list_.order().size());
+    for (std::size_t row = 0; row < a_->slot.size(); ++row) a_->slot[row] = slot_of[static_cast<std::size_t>(s.numbers[list_.order()[row]])];
   }
 
   void round_pairs() {
     const std::size_t pairs = list_.neighbors().size();
-    T* d = distance_.resize(pairs);
-    T* u = direction_.resize(3 * pairs);
-    T* basis = basis_.resize(kMaxComponents * pairs);
-    knot_.resize(tables_ ? pairs : 0);
-    T* hermite_of = hermite_.resize(tables_ ? kHermite * pairs : 0);
+    T* d = a_->distance.resize(pairs);
+    T* u = a_->direction.resize(3 * pairs);
+    T* basis = a_->basis.resize(kMaxComponents * pairs);
+    a_->knot.resize(tables_ ? pairs : 0);
+    T* hermite_of = a_->hermite.resize(tables_ ? kHermite * pairs : 0);
     const double per_log = (w_.knots - 1) / std::log(w_.cutoff / kFirstKnot);
     pool_.loop(static_cast<int>(pairs), 1024, [&](int begin, int end, int) {
       for (std::size_t p = static_cast<std::size_t>(begin); p < static_cast<std::size_t>(end); ++p) {
@@ -130,9 +173,9 @@ template <class T> class Evaluation final : public Workspace::Data {
         tensor::symmetric(u + 3 * p, basis + kMaxComponents * p + 4);
         if (!tables_) continue;
         const double t = per_log * std::log(r / kFirstKnot);
-        knot_[p] = std::min(w_.knots - 2, static_cast<int>(t));
+        a_->knot[p] = std::min(w_.knots - 2, static_cast<int>(t));
         double value[6], slope[6];
-        hermite(t - knot_[p], value, slope);
+        hermite(t - a_->knot[p], value, slope);
         for (std::size_t k = 0; k < 6; ++k) {
           hermite_of[kHermite * p + k] = static_cast<T>(value[k]);
           hermite_of[kHermite * p + 6 + k] = static_cast<T>(slope[k] * per_log / r);
@@ -142,13 +185,13 @@ template <class T> class Evaluation final : public Workspace::Data {
   }
 
   void find_excess(const Structure& s) {
-    excess_.resize(static_cast<std::size_t>(s.atoms));
+    a_->excess.resize(static_cast<std::size_t>(s.atoms));
     const auto id = [&](int atom) { return s.ids ? s.ids[atom] : static_cast<std::int64_t>(atom); };
     pool_.loop(s.atoms, kGatherGrain, [&](int begin, int end, int) {
       for (int row = begin; row < end; ++row) {
         const int first = list_.first()[static_cast<std::size_t>(row)], count = list_.first()[static_cast<std::size_t>(row) + 1] - first;
-        excess_[static_cast<std::size_t>(row)] = excess(*model_->domain(), slot_[static_cast<std::size_t>(row)], count, list_.neighbors().data() + first,
-                                                        list_.distances().data() + first, slot_.data(), list_.order().data(), features_.get() + static_cast<std::size_t>(row * w_.F), id);
+        a_->excess[static_cast<std::size_t>(row)] = excess(*model_->domain(), a_->slot[static_cast<std::size_t>(row)], count, list_.neighbors().data() + first,
+                                                        list_.distances().data() + first, a_->slot.data(), list_.order().data(), a_->features.get() + static_cast<std::size_t>(row * w_.F), id);
       }
     });
   }
@@ -158,23 +201,24 @@ template <class T> class Evaluation final : public Workspace::Data {
     const Stages<T>& k = stages<T>();
     const int n = s.atoms, L = w_.n_layers;
     const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_.C * w_.F);
-    const Pairs<T> pairs{list_.first().data(), list_.half().data(), list_.neighbors().data(),          distance_.get(),
-                         direction_.get(),     basis_.get(),        tables_ ? knot_.data() : nullptr, hermite_.get()};
-    const int* slot = slot_.data();
+    const Pairs<T> pairs{list_.first().data(), list_.half().data(), list_.neighbors().data(),          a_->distance.get(),
+                         a_->direction.get(),     a_->basis.get(),        tables_ ? a_->knot.data() : nullptr, a_->hermite.get()};
+    const int* slot = a_->slot.data();
 
-    T *raw = raw_.resize(size), *mixed = mixed_.resize(size), *kept = kept_.resize(static_cast<std::size_t>(n) * kept_gates(w_));
-    const auto sized = [&](std::vector<Buffer<T>>& buffers) {
+    T *raw = a_->raw.resize(size), *mixed = a_->mixed.resize(size), *kept = a_->kept.resize(static_cast<std::size_t>(n) * kept_gates(w_));
+    const auto sized = [&](std::vector<Buffer<T>>& buffers, int count) {
       std::vector<T*> rows;
-      for (Buffer<T>& b : buffers) rows.push_back(b.resize(size));
+      while (buffers.size() < static_cast<std::size_t>(count)) buffers.emplace_back();
+      for (int l = 0; l < count; ++l) rows.push_back(buffers[static_cast<std::size_t>(l)].resize(size));
       return rows;
     };
-    const std::vector<T*> x = sized(x_), y = sized(y_), m = sized(m_), dx = sized(dx_);
-    head_energies_.assign(seeds_.size() * static_cast<std::size_t>(n), 0.0);
-    for (std::size_t q = 0; q < seeds_.size(); ++q) seeds_[q].energies = head_energies_.data() + q * static_cast<std::size_t>(n);
+    const std::vector<T*> x = sized(a_->x, L + 1), y = sized(a_->y, L), m = sized(a_->m, L), dx = sized(a_->dx, L);
+    a_->head_energies.assign(seeds_.size() * static_cast<std::size_t>(n), 0.0);
+    for (std::size_t q = 0; q < seeds_.size(); ++q) seeds_[q].energies = a_->head_energies.data() + q * static_cast<std::size_t>(n);
 
     const auto in_pieces = [&](const char* name, int grain, auto&& stage) {
       timed(name, [&] {
-        pool_.loop(n, grain, [&](int begin, int end, int worker) { stage(begin, end, scratch_[static_cast<std::size_t>(worker)].get()); });
+        pool_.loop(n, grain, [&](int begin, int end, int worker) { stage(begin, end, a_->scratch[static_cast<std::size_t>(worker)].get()); });
       });
     };
     const int share_of_thread = n / (4 * pool_.threads()), gather_grain = std::min(std::max(share_of_thread, kGrain), kGatherGrain);
@@ -183,10 +227,10 @@ template <class T> class Evaluation final : public Workspace::Data {
     const auto fill = [&](T* rows) { if (s.fill_ghosts) s.fill_ghosts(rows, ghost_width()); };
 
     // What an atom goes through between two gathers is done in one pass, while its rows are at hand.
-    T *ax = reverse ? ax_.resize(size) : nullptr, *am = reverse ? am_.resize(size) : nullptr, *ay = reverse ? ay_.resize(size) : nullptr;
+    T *ax = reverse ? a_->ax.resize(size) : nullptr, *am = reverse ? a_->am.resize(size) : nullptr, *ay = reverse ? a_->ay.resize(size) : nullptr;
     T* araw = am;
-    T* features = with_features ? features_.resize(static_cast<std::size_t>(n * w_.F)) : nullptr;
-    if (reverse) slope_.assign(list_.neighbors().size(), 0.0), turn_.assign(3 * list_.neighbors().size(), 0.0);
+    T* features = with_features ? a_->features.resize(static_cast<std::size_t>(n * w_.F)) : nullptr;
+    if (reverse) a_->slope.assign(list_.neighbors().size(), 0.0), a_->turn.assign(3 * list_.neighbors().size(), 0.0);
     const auto leave = [&](int l, int b, int e, T* t) {  // layer l backwards, up to its messages
       if (l >= 0) k.product_reverse(w_, l, y[l], m[l], dx[l], ax, am, ay, b, e, t);
       else k.embedding_mix_reverse(w_, raw, mixed, kept, ax, araw, b, e, t);
@@ -213,14 +257,14 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (!reverse) return;
     for (int l = L; l--;) {
       fill(am);
-      over_pairs("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, l, pairs, y[l], am, ay, slope_.data(), b, e, t); });
+      over_pairs("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, l, pairs, y[l], am, ay, a_->slope.data(), b, e, t); });
       over_atoms("mixing_reverse", [&](int b, int e, T* t) {
         k.mixing_reverse(w_, l, x[l], ay, ax, b, e, t);
         leave(l - 1, b, e, t);
       });
     }
     fill(araw);
-    over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, slope_.data(), turn_.data(), b, e, t); });
+    over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, a_->slope.data(), a_->turn.data(), b, e, t); });
   }
 
   // Sums in the order of the atoms, wherever their rows are; in double.
@@ -234,9 +278,9 @@ template <class T> class Evaluation final : public Workspace::Data {
       head_sums.push_back(sum);
     }
     add_up(*model_, heads_, head_sums.data(), result);
-    if (request.atom_energies) add_up_atoms(*model_, heads_, head_energies_.data(), list_.row_of().data(), s.atoms, s.atoms, result);
-    if (request.error_bars) add_errors(*model_, heads_, s, features_.get(), list_.row_of().data(), w_.F, result);
-    if (request.domain && model_->domain()) result.outside = outside(*model_, s, excess_, list_.row_of().data(), 0);
+    if (request.atom_energies) add_up_atoms(*model_, heads_, a_->head_energies.data(), list_.row_of().data(), s.atoms, s.atoms, result);
+    if (request.error_bars) add_errors(*model_, heads_, s, a_->features.get(), list_.row_of().data(), w_.F, result);
+    if (request.domain && model_->domain()) result.outside = outside(*model_, s, a_->excess, list_.row_of().data(), 0);
     if (request.forces || request.virial || request.atom_virials) {
       result.forces.assign(3 * n, 0.0);
       if (request.atom_virials) result.atom_virials.assign(9 * n, 0.0);
@@ -244,11 +288,11 @@ template <class T> class Evaluation final : public Workspace::Data {
         const std::size_t row = static_cast<std::size_t>(list_.row_of()[i]);
         for (std::size_t p = static_cast<std::size_t>(list_.half()[row]); p < static_cast<std::size_t>(list_.first()[row + 1]); ++p) {
           const std::size_t j = static_cast<std::size_t>(list_.order()[static_cast<std::size_t>(list_.neighbors()[p])]);
-          const double *D = list_.vectors().data() + 3 * p, *turn = turn_.data() + 3 * p, r = list_.distances()[p];
+          const double *D = list_.vectors().data() + 3 * p, *turn = a_->turn.data() + 3 * p, r = list_.distances()[p];
           const double along = (turn[0] * D[0] + turn[1] * D[1] + turn[2] * D[2]) / (r * r);
           const double weight = j < n ? 1.0 : 0.5;  // of the virial: the owner of a ghost counts the pair too
           for (std::size_t a = 0; a < 3; ++a) {
-            const double g = (slope_[p] * D[a] + turn[a] - along * D[a]) / r;  // dE/dD
+            const double g = (a_->slope[p] * D[a] + turn[a] - along * D[a]) / r;  // dE/dD
             result.forces[3 * i + a] += g;
             if (j < n) result.forces[3 * j + a] -= g;
             for (std::size_t b = 0; b < 3; ++b) {
@@ -269,15 +313,10 @@ template <class T> class Evaluation final : public Workspace::Data {
   Pool pool_;
   SkinList list_;
   const bool tables_;
-  std::vector<int> knot_;
-  std::vector<Buffer<T>> scratch_;
+  const std::shared_ptr<Store<T>> store_ = Store<T>::of_process();
+  std::unique_ptr<Arrays<T>> a_;  // while it evaluates
   Heads heads_;
   std::vector<Seed<T>> seeds_;
-  std::vector<int> slot_;
-  std::vector<Excess> excess_;
-  std::vector<double> head_energies_, slope_, turn_;
-  Buffer<T> distance_, direction_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_, features_;
-  std::vector<Buffer<T>> x_, y_, m_, dx_;
   std::vector<Result> results_;
   std::map<std::string, double> times_;
 };
