@@ -491,3 +491,15 @@ def test_a_method_without_its_basis_is_refused(tmp_path):
         config(tmp_path, levels={"hf": {"method": "hf"}})
     with pytest.raises(ConfigError, match="levels.hf.bassis: unknown key; did you mean basis"):
         config(tmp_path, levels={"hf": {"method": "hf", "bassis": "sto-3g"}})
+
+
+@pytest.mark.parametrize("method", ["ccsd", "CCSD(T)"])
+def test_forces_that_are_no_slope_are_refused(method):
+    """Of a density-fitted field PySCF's coupled-cluster gradients are another energy's."""
+    fitted = {"method": method, "basis": "6-31g", "density_fitting": True}
+    for level in (fitted, {"method": "hf", "basis": "6-31g", "corrections": [fitted]}):
+        with pytest.raises(
+            ConfigError, match=r"levels.x.*PySCF's gradients of ccsd.* are not its slope; set forces: none, or leave density_fitting out"
+        ):
+            parse({"out": "x", "structures": ["H2O"], "levels": {"x": level}}, "here", schema.Config)
+        parse({"out": "x", "structures": ["H2O"], "levels": {"x": level | {"forces": "none"}}}, "here", schema.Config)

@@ -57,6 +57,16 @@ class Level(Method):
         1.0  # labelled of train and val: a share, or how many; test is whole
     )
 
+    @model_validator(mode="after")
+    def _forces_are_a_slope(self):
+        for method, _ in self.parts:
+            if self.forces != "none" and method.density_fitting and method.method in ("ccsd", "ccsd(t)"):
+                raise ValueError(
+                    f"forces: PySCF's gradients of {method.method} take exact integrals where density_fitting gives the energy fitted ones, so that they "
+                    "are not its slope; set forces: none, or leave density_fitting out"
+                )
+        return self
+
     @property
     def parts(self):
         """[(Method, its coefficient)]: the level's own and its corrections."""
