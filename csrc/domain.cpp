@@ -46,6 +46,13 @@ TrainedOn trained_on(const std::vector<double>& nearest, const std::vector<doubl
   return t;
 }
 
+constexpr double kKind = 1e10;  // in Outside::by, between a kind and the next worse
+
+int grade(double by) {
+  const double kind = std::floor(by / kKind), doublings = std::floor(std::log2(std::max(1.0, by - kind * kKind)));
+  return static_cast<int>(64.0 * kind + (kind > 0.0 ? std::min(doublings, 63.0) : 0.0));
+}
+
 Outside outside(const Model& model, const Structure& s, const std::vector<Excess>& excess, const int* row_of, int first) {
   const auto name = [&](int atom) -> std::int64_t { return s.ids ? s.ids[atom] : atom; };
   Excess worst{Excess::nothing_, 0.0, -1, 0.0};
@@ -79,7 +86,7 @@ Outside outside(const Model& model, const Structure& s, const std::vector<Excess
     default:
       text += " has surroundings unlike those of any " + symbol(s.numbers[at]) + " in training (a feature is beyond its range by " + digits(100.0 * worst.value, 0) + " % of it)";
   }
-  out.by = worst.by + 1e10 * (Excess::nothing_ - worst.what);
+  out.by = worst.by + kKind * (Excess::nothing_ - worst.what);
   out.atom = name(at);
   out.sentence = "far outside what the model was trained on: " + text;
   return out;

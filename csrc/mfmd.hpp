@@ -183,6 +183,7 @@ class Workspace {
 };
 
 std::string symbol(int atomic_number);
+int grade(double by);     // of Outside: 0 within, and one more each time that it is twice as far, or of a worse kind
 int cuda_devices();  // that this build of the engine can use; 0 without CUDA
 
 // All pairs with |D| < cutoff, D = R[j] - R[i] + S @ cell, in (i, j, S) order; full and symmetric.

@@ -372,6 +372,8 @@ def _md(arguments):
         parts.append(f"mean temperature {summary['temperature']:.0f} K")
     if summary.get("drift") is not None and settings.ensemble == "nve":
         parts.append(f"drift of the total energy {summary['drift']:+.4f} meV/atom/ps")
+    if summary["far"]:
+        parts.append(f"far outside of training at {summary['far']} of {summary['looks']} looks")
     print(f"{settings.out}: {', '.join(parts)}")
 
 

@@ -192,7 +192,8 @@ class Engine:
         dict: energy (eV, the sum), term_energies (terms,) eV, and on request forces (atoms, 3) eV/Å,
         virial (3, 3) eV (-dE/dstrain), atom_energies (atoms,) eV, term_errors (terms,) eV, the standard deviation of each
         head's energy (NaN for heads without error bars); with `domain` outside, None or a sentence that says where and how the structure is far
-        outside what the model was trained on (always None where the model file does not say it, see `has_domain`)
+        outside what the model was trained on (always None where the model file does not say it, see `has_domain`), and grade, 0 or a number that
+        grows each time it is twice as far outside
 
         Raises
         ------

@@ -131,7 +131,7 @@ def run(settings, progress=lambda step, steps, rate: None):
 
     Returns
     -------
-    dict: steps, ns_per_day (of this call; None if there was nothing left to do), temperature (K, mean), drift (meV/atom/ps, of the
+    dict: looks and far (how often this call looked whether the run is outside what the model was trained on, and it was), steps, ns_per_day (of this call; None if there was nothing left to do), temperature (K, mean), drift (meV/atom/ps, of the
     total energy; of production)
 
     Files in `out`: trajectory.dcd (or .xtc; with format h5 also trajectory.h5, at the end) and topology.pdb, log.csv, heads.csv, md.png, checkpoint.npz, settings.json, final.pdb
@@ -243,7 +243,7 @@ def _run(settings, out, start, system, progress):
     _write_pdb(out / "final.pdb", topology, state)
     if settings.format == "h5" and (out / "trajectory.dcd").exists():
         _write_hdf5(out, topology, settings)
-    summary = {"steps": before + after, "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - began) if made else None}
+    summary = {"looks": watch.looks, "far": watch.far, "steps": before + after, "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - began) if made else None}
     if (out / "log.csv").exists():
         from mfmd import report
 
@@ -424,7 +424,11 @@ def _write_pdb(path, topology, state):
     if topology.getPeriodicBoxVectors() is not None:
         topology.setPeriodicBoxVectors(state["box"] if unit.is_quantity(state["box"]) else state["box"] * unit.nanometer)
     partial = path.with_name(path.name + ".partial")
+    masses = [a.element.mass._value for a in topology.atoms() if isinstance(a.element, Isotope)]
     with open(partial, "w") as file:
+        for n, what in ((masses.count(0.0), "were held"), (len(masses) - masses.count(0.0), "had masses of their own")):
+            if n:
+                file.write(f"{pdb.TOLD}{n} atoms {what} in the run, which this file does not say of which\n")
         openmm.app.PDBFile.writeFile(topology, state["positions"] * unit.nanometer, file)
     os.replace(partial, path)
 

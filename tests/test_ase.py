@@ -102,7 +102,41 @@ def test_threads_share_a_calculator(model_file):
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(wrong, range(8))) == [0] * 8
-    assert shared.results == {} and shared.heads == {} and shared.atoms is None  # this thread has asked for nothing
+
+
+def test_what_another_thread_found_is_seen(model_file, tmp_path):
+    """Workers compute and this thread writes: results are there, and those of the atoms as they are now; also through a pool of processes."""
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+    import ase.io
+    from ase.optimize import BFGS
+
+    def relax(atoms):
+        BFGS(atoms, logfile=None).run(fmax=0.0, steps=2)
+        return atoms
+
+    fresh, asked = ethanol(), ethanol()
+    for atoms in (fresh, asked):
+        atoms.calc = mfmd.Calculator(model_file, "low", "double", threads=1, report_heads=True)
+    before = asked.get_potential_energy()
+    with ThreadPoolExecutor(1) as pool:
+        relaxed = list(pool.map(relax, (fresh, asked)))
+    with ProcessPoolExecutor(1) as pool:
+        relaxed += list(pool.map(_energy_of, relaxed[:1]))
+    for k, atoms in enumerate(relaxed):
+        wanted = atoms.copy()
+        wanted.calc = mfmd.Calculator(model_file, "low", "double")
+        energy = wanted.get_potential_energy()
+        assert atoms.calc.results["energy"] == atoms.calc.heads["low"] == energy != before
+        assert np.array_equal(atoms.calc.results["forces"], wanted.get_forces())
+        ase.io.write(tmp_path / f"{k}.xyz", atoms, format="extxyz")
+        assert ase.io.read(tmp_path / f"{k}.xyz").get_potential_energy() == pytest.approx(energy, abs=1e-7)
+
+
+def _energy_of(atoms):
+    atoms.rattle(0.02, seed=5)
+    atoms.get_forces()
+    return atoms
 
 
 def test_one_evaluation_for_energy_forces_and_stress(model_file, monkeypatch):

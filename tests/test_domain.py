@@ -183,7 +183,7 @@ def test_a_training_run_writes_it(trained):
     assert "no such pair" in told(ethanol() + two) and told(stretched()) and told(methane)
 
 
-def test_ase_warns_once(trained):
+def test_ase_warns_once_and_again_of_worse(trained):
     calculator = mfmd.Calculator(trained[0])
     atoms = ethanol()
     atoms.calc = calculator
@@ -193,16 +193,18 @@ def test_ase_warns_once(trained):
     assert calculator.outside is None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for length in (2.2, 2.3, 2.4):
-            atoms.positions = stretched(length).positions
-            atoms.get_potential_energy()
-            assert calculator.outside.startswith("far outside")
-        atoms.positions = ethanol().positions
-        atoms.get_potential_energy()
-        assert calculator.outside is None
-    assert [w.category for w in caught] == [mfmd.Extrapolation] and str(caught[0].message).startswith(
-        "far outside what the model was trained on: atom "
+        for length in (2.2, 0.8):  # a broken bond, and then two atoms on top of each other
+            for _ in range(3):
+                atoms.positions = stretched(length).positions
+                atoms.get_potential_energy()
+                assert calculator.outside.startswith("far outside")
+                atoms.positions = ethanol().positions
+                atoms.get_potential_energy()
+                assert calculator.outside is None
+    assert len(told(caught)) == 2 and all(t.startswith("far outside what the model was trained on: atom ") for t in told(caught)), told(
+        caught
     )
+    assert "surroundings" in told(caught)[0] and "0.80 Å" in told(caught)[1]
 
 
 @pytest.mark.parametrize("seed", range(3))

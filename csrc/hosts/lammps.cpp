@@ -112,7 +112,8 @@ class Pair final : public LAMMPS_NS::Pair {
     if (all < types && std::strncmp(force->pair_style, "hybrid", 6))
       fail("pair_coeff of mfmd: with an atom type that is NULL another style must see to it; use pair_style hybrid mfmd ... and that style");
     cutoff_ = model->cutoff();
-    told_ = !model->domain();
+    says_ = model->domain();
+    told_ = 0;
     workspace_ = std::make_unique<Workspace>(std::move(model), options_);
     words_ = (workspace_->ghost_width() + sizeof(double) - 1) / sizeof(double);
     comm_forward = static_cast<int>(words_);
@@ -167,7 +168,7 @@ class Pair final : public LAMMPS_NS::Pair {
     request.virial = vflag_global != 0;
     request.atom_energies = eflag_atom != 0;
     request.atom_virials = vflag_atom != 0;
-    request.domain = !told_;
+    request.domain = says_;
     try {
       const Result& result = workspace_->evaluate(s, request);
       if (request.domain) tell(result.outside);
@@ -215,12 +216,12 @@ class Pair final : public LAMMPS_NS::Pair {
     return all > 0;
   }
 
-  // Once: where the system is far outside what the model was trained on, the farthest atom of all processes.
+  // Where the system is far outside what the model was trained on, the farthest atom of all processes; again when it is twice as far.
   void tell(const Outside& mine) {
     double farthest = 0.0;
     MPI_Allreduce(&mine.by, &farthest, 1, MPI_DOUBLE, MPI_MAX, world);
-    if (farthest == 0.0) return;
-    told_ = true;
+    if (grade(farthest) <= told_) return;
+    told_ = grade(farthest);
     std::int64_t atom_id = mine.by == farthest ? mine.atom : INT64_MAX, first = 0;
     MPI_Allreduce(&atom_id, &first, 1, MPI_INT64_T, MPI_MIN, world);
     int rank = atom_id == first && mine.by == farthest ? comm->me : comm->nprocs, owner = 0;
@@ -388,7 +389,8 @@ class Pair final : public LAMMPS_NS::Pair {
   int own_ = 0;
   std::vector<double> positions_;
   std::vector<std::int64_t> ids_;  // of LAMMPS
-  bool told_ = false;              // that the system is far outside what the model was trained on, or there is nothing to tell
+  bool says_ = false;              // the model file says what it was trained on
+  int told_ = 0;                   // the grade by which the system was far outside of it
   std::vector<int> first_, neighbors_, numbers_;
 };
 

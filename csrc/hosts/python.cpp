@@ -52,6 +52,7 @@ py::dict dict(const mfmd::Result& result, const mfmd::Request& request, int atom
   if (request.forces) out["forces"] = array(result.forces, {atoms, 3});
   if (request.virial) out["virial"] = array(std::vector<double>(result.virial, result.virial + 9), {3, 3});
   if (request.atom_energies) out["atom_energies"] = array(result.atom_energies, {atoms});
+  if (request.domain) out["grade"] = mfmd::grade(result.outside.by);
   if (request.domain) out["outside"] = result.outside.by > 0.0 ? py::object(py::str(result.outside.sentence)) : py::none();
   if (request.error_bars) out["term_errors"] = array(result.term_errors, {static_cast<py::ssize_t>(result.term_errors.size())});
   return out;

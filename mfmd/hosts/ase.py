@@ -1,23 +1,30 @@
 """ASE: `mfmd.Calculator`."""
 
+import dataclasses
 import threading
 import warnings
+import weakref
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
-from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes, compare_atoms
 
 from mfmd import Extrapolation, units
 from mfmd.engine import Engine, InputError, load_model
 from mfmd.structures.charge import charge_or_spin
 
 
-class _OfThread(threading.local):
-    """What a calculator found last, in this thread; made anew with every other structure."""
+@dataclasses.dataclass
+class _Found:
+    """An evaluation: of what, and what came of it."""
 
-    def __init__(self, atoms=None, results=None):
-        self.atoms, self.results = atoms, {} if results is None else results
-        self.heads, self.energy_error, self.outside = {}, None, None
+    atoms: Atoms | None = None
+    results: dict = dataclasses.field(default_factory=dict)
+    heads: dict = dataclasses.field(default_factory=dict)
+    energy_error: float | None = None
+    outside: str | None = None
+    asked: weakref.ref | None = None  # the user's atoms, which may move on
 
 
 class Calculator(AseCalculator):
@@ -40,9 +47,10 @@ class Calculator(AseCalculator):
     heads : {level: eV} of report_heads
     energy_error : eV, one standard deviation, or None where the head has no error bars
     outside : None, or a sentence that says where and how the structure is far outside what the model was trained on; the first such structure
-        is also told by a warning (mfmd.Extrapolation)
+        is also told by a warning (mfmd.Extrapolation), and again one that is twice as far
 
-    Threads may share a calculator: each has results of its own, and they take turns to evaluate.
+    Threads may share a calculator: each has results of its own, and they take turns to evaluate. What one thread has found another sees that has asked
+    for nothing itself, or whose atoms have moved to where it was found.
 
     Raises
     ------
@@ -56,50 +64,70 @@ class Calculator(AseCalculator):
     default_parameters = {}
 
     def __init__(self, model, head=None, precision="single", device="cpu", threads=None, report_heads=()):
-        self._own = _OfThread()
+        self._own, self._newest = threading.local(), _Found()
         super().__init__()
+        self._own = threading.local()  # nothing has been found yet
         self.engine = Engine(load_model(model), precision, device, threads)
         self.head = self.engine.levels[-1] if head is None else head
         extra = self.engine.levels if report_heads is True else [report_heads] if isinstance(report_heads, str) else report_heads or ()
         self._terms = [(self.head, 1.0)] + [(level, 0.0) for level in extra]
         self.engine.terms(self._terms)  # an unknown head is told now
-        self._told = False
+        self._grade = 0  # of what was told to be far outside
 
     def __getstate__(self):
-        return self.__dict__ | {"_own": dict(self._own.__dict__)}
+        state = {key: value for key, value in self.__dict__.items() if key != "_own"}
+        return state | {"_newest": dataclasses.replace(self._found, asked=None)}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        self._own = _OfThread()
-        self._own.__dict__.update(state["_own"])
+        self._own = threading.local()
+
+    @property
+    def _found(self):
+        """The last evaluation of this thread; of any thread, where this one has made none, or its atoms have moved to what another has evaluated."""
+        own, newest = getattr(self._own, "found", None), self._newest
+        if own is None or own is newest:
+            return newest
+        atoms = own.asked and own.asked()
+        if atoms is not None and compare_atoms(own.atoms, atoms) and not compare_atoms(newest.atoms, atoms):
+            return newest
+        return own
+
+    @_found.setter
+    def _found(self, found):
+        self._own.found = found
 
     @property
     def atoms(self):
-        return self._own.atoms
+        return self._found.atoms
 
     @atoms.setter
     def atoms(self, atoms):
-        self._own.atoms = atoms
+        self._found = _Found(atoms, self._found.results)
 
     @property
     def results(self):
-        return self._own.results
+        return self._found.results
 
     @results.setter
     def results(self, results):
-        self._own.__init__(self._own.atoms, results)
+        self._found = _Found(self._found.atoms, results)
 
     @property
     def heads(self):
-        return self._own.heads
+        return self._found.heads
 
     @property
     def energy_error(self):
-        return self._own.energy_error
+        return self._found.energy_error
 
     @property
     def outside(self):
-        return self._own.outside
+        return self._found.outside
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        self._found = self._found  # until it has been answered, whatever other threads find
+        return super().get_property(name, atoms, allow_calculation)
 
     def check_state(self, atoms, tol=1e-15):
         """ASE asks before it takes results of before, and a charge is none of what it compares."""
@@ -108,6 +136,7 @@ class Calculator(AseCalculator):
         return super().check_state(atoms, tol)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        asked = None if atoms is None else weakref.ref(atoms)
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
         self.check_state(atoms)  # of a caller that asks for it directly
@@ -118,13 +147,13 @@ class Calculator(AseCalculator):
             atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc,
             terms=self._terms, virial=periodic, atom_energies=True, error_bars=True, domain=True,
         )  # fmt: skip
-        self.results = {"energy": out["energy"], "free_energy": out["energy"], "energies": out["atom_energies"], "forces": out["forces"]}
+        results = {"energy": out["energy"], "free_energy": out["energy"], "energies": out["atom_energies"], "forces": out["forces"]}
         if periodic:
-            self.results["stress"] = -units.voigt(out["virial"]) / atoms.get_volume()
-        self._own.heads = {level: float(e) for (level, _), e in zip(self._terms[1:], out["term_energies"][1:], strict=True)}
-        self._own.energy_error = float(out["term_errors"][0]) if np.isfinite(out["term_errors"][0]) else None
-        self._own.outside = out["outside"]
-        if self.outside and not self._told:
-            self._told = True
-            bar = "" if self.energy_error is None else f"; the error bar of {self.head} is {self.energy_error:.3f} eV"
-            warnings.warn(self.outside + bar, Extrapolation, stacklevel=2)
+            results["stress"] = -units.voigt(out["virial"]) / atoms.get_volume()
+        heads = {level: float(e) for (level, _), e in zip(self._terms[1:], out["term_energies"][1:], strict=True)}
+        error = float(out["term_errors"][0]) if np.isfinite(out["term_errors"][0]) else None
+        self._found = self._newest = _Found(atoms, results, heads, error, out["outside"], asked)
+        if out["grade"] > self._grade:
+            self._grade = out["grade"]
+            bar = "" if error is None else f"; the error bar of {self.head} is {error:.3f} eV"
+            warnings.warn(out["outside"] + bar, Extrapolation, stacklevel=2)

@@ -227,7 +227,8 @@ def _words(values):
 
 
 class DomainReporter:
-    """For Simulation.reporters: a warning (mfmd.Extrapolation) at the first structure that is far outside what the model was trained on.
+    """For Simulation.reporters: a warning (mfmd.Extrapolation) at the first structure that is far outside what the model was trained on,
+    and again at one that is twice as far. `looks` and `far` count them.
 
     Parameters
     ----------
@@ -238,7 +239,7 @@ class DomainReporter:
 
     def __init__(self, interval, model, topology, atoms=None, precision="single", threads=None, head=None):
         self.engine = Engine(model, precision, threads=threads)
-        self.interval, self.told = interval, not self.engine.has_domain
+        self.interval, self.grade, self.looks, self.far = interval, 0, 0, 0
         self.numbers, self.chosen = _atoms(topology, atoms)
         self.periodic = topology.getPeriodicBoxVectors() is not None
         self.head = self.engine.levels[-1] if head is None else head
@@ -248,18 +249,19 @@ class DomainReporter:
         return {"steps": self.interval - simulation.currentStep % self.interval, "periodic": False, "include": ["positions"]}
 
     def report(self, simulation, state):
-        if not self.told:
+        if self.engine.has_domain:
             self.look(state, f"step {simulation.currentStep}")
 
     def look(self, state, when):
-        """Energies, error bars and whether it is far outside, of an openmm.State; told once, with `when` it was."""
+        """Energies, error bars and whether it is far outside, of an openmm.State; told with `when` it was."""
         positions, cell = _seen(state, self.chosen, self.periodic)
         terms = [(self.head, 1.0)] + [(level, 0.0) for level in self.engine.levels]
         out = self.engine.compute(
             positions, self.numbers, cell, (self.periodic,) * 3, terms=terms, forces=False, error_bars=True, domain=True
         )
-        if out["outside"] and not self.told:
-            self.told = True
+        self.looks, self.far = self.looks + 1, self.far + bool(out["grade"])
+        if out["grade"] > self.grade:
+            self.grade = out["grade"]
             bar = "" if np.isnan(out["term_errors"][0]) else f"; the error bar of {self.head} is {out['term_errors'][0]:.3f} eV"
             warnings.warn(f"{when}: {out['outside']}{bar}", Extrapolation, stacklevel=2)
         return positions, cell, out["term_energies"][1:], out["term_errors"][1:]

@@ -48,7 +48,8 @@ class MfmdModel(ModelInterface):
         self.terms = [(head or self.engine.levels[-1], 1.0)]
         self.engine.terms(self.terms)  # an unknown head is told now
         self._known = None
-        self._told = self._extrapolates = False
+        self._told = False
+        self._grade = 0  # that was told
         self._calls = 0
 
     # TorchSim asks for more or less as it goes.
@@ -75,7 +76,7 @@ class MfmdModel(ModelInterface):
         cells = get("cell").detach().to(torch.float64).mT.contiguous()  # TorchSim's cell vectors are columns
         if self._device.type == "cuda":
             energy, forces, virial = self._on_device(positions, cells, numbers, sizes, pbc)
-            if self._calls % LOOK_EVERY == 0 and not self._extrapolates and not torch.cuda.is_current_stream_capturing():
+            if self._calls % LOOK_EVERY == 0 and not torch.cuda.is_current_stream_capturing():
                 given = _apart(positions.cpu(), cells.cpu(), numbers, sizes, pbc)
                 self._tell(self.engine.compute_batch(given, terms=self.terms, forces=False, domain=True), given)
             self._calls += 1
@@ -104,11 +105,11 @@ class MfmdModel(ModelInterface):
         return out
 
     def _tell(self, results, given):
-        """Once: a system that is far outside what the model was trained on."""
-        far = next((k for k, r in enumerate(results) if r["outside"]), None)
-        if far is None or self._extrapolates:
+        """The system that is farthest outside what the model was trained on; again when one is twice as far."""
+        far = max(range(len(results)), key=lambda k: results[k]["grade"], default=None)
+        if far is None or results[far]["grade"] <= self._grade:
             return
-        self._extrapolates = True
+        self._grade = results[far]["grade"]
         error = self.engine.compute(*given[far], terms=self.terms, forces=False, error_bars=True)["term_errors"][0]
         bar = "" if np.isnan(error) else f"; the error bar of {self.terms[0][0]} is {error:.3f} eV"
         warnings.warn(f"system {far} is {results[far]['outside']}{bar}", Extrapolation, stacklevel=3)
