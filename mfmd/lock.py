@@ -15,7 +15,7 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # 
 
 
 class FolderInUse(Error):
-    """Another process works in the folder; names it."""
+    """Another process works in the folder, or has taken its place; names it."""
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def claim(folder, command):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / NAME, "a+")
+    file = open(str(folder / NAME), "a+")
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,6 +56,14 @@ def claim(folder, command):
         if file in _held:
             _held.remove(file)
         file.close()
+
+
+def check(folder):
+    """Before more is written to a folder that this process has claimed: it is still that folder. FolderInUse where it was removed or replaced."""
+    path = str(Path(folder) / NAME)
+    for file in (file for file in _held if file.name == path):
+        if not os.path.exists(path) or not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            raise FolderInUse(f"{folder} was removed or replaced while this run used it; nothing more is written there")
 
 
 _held = []

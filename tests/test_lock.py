@@ -1,5 +1,6 @@
 """A folder is one command's at a time: mfmd-train, mfmd md and mfmd label."""
 
+import contextlib
 import os
 import re
 import signal
@@ -93,6 +94,37 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setattr(lock.fcntl, "flock", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     with pytest.raises(PermissionError), lock.claim(tmp_path, "mfmd md"):
         pass
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_was_removed_is_no_more_the_runs(tmp_path, again):
+    """Nor where another run has made it anew: neither writes into the other's."""
+    import shutil
+
+    folder = tmp_path / "run"
+    with lock.claim(folder, "mfmd md"):
+        lock.check(folder)
+        shutil.rmtree(folder)
+        other = lock.claim(folder, "another") if again else contextlib.nullcontext()
+        with other, pytest.raises(lock.FolderInUse, match=f"{folder} was removed or replaced while this run used it"):
+            lock.check(tmp_path / "another")  # which nobody has claimed
+            lock.check(folder)
+
+
+def test_mfmd_md_ends_where_its_folder_was_removed(tmp_path, model_file):
+    import shutil
+
+    from mfmd import md
+
+    ase.build.molecule("H2O").write(tmp_path / "water.xyz")
+
+    def remove(step, steps, rate):
+        if (tmp_path / "run").exists() and step > 3:
+            shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(mfmd.Error, match="was removed or replaced while this run used it"):
+        md.run(md.Settings(str(model_file), str(tmp_path / "water.xyz"), str(tmp_path / "run"), time=0.01, every=0.001, checkpoint=0.005, minimize=False, threads=1), remove)  # fmt: skip
+    assert not (tmp_path / "run").exists()
 
 
 TRAIN = """

@@ -185,6 +185,7 @@ def _run(config, console, out, splits, isolated):
             if writing:
                 check_frozen(model, frozen, stage)
                 calibrate(model, stage, splits["val"], config)
+                lock.check(out)
                 save(model.state_dict(), folder / "stage.ckpt")
             wait_for_all()
         if done or not writing:
