@@ -503,3 +503,195 @@ def test_forces_that_are_no_slope_are_refused(method):
         ):
             parse({"out": "x", "structures": ["H2O"], "levels": {"x": level}}, "here", schema.Config)
         parse({"out": "x", "structures": ["H2O"], "levels": {"x": level | {"forces": "none"}}}, "here", schema.Config)
+
+
+def campaign_of(tmp_path, frames, **more):
+    """A run at GFN2-xTB over frames; other frames may be put under the same ids."""
+    ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+    levels = {"gfn2": {"method": "gfn2", "forces": "none"}}
+    return config(tmp_path, **({"structures": str(tmp_path / "a.xyz"), "sampling": None, "levels": levels} | more))
+
+
+def three():
+    return [ase.Atoms(name, [[0, 0, 0], [0, 0, z]], cell=[9, 9, 9]) for name, z in (("H2", 0.74), ("N2", 1.1), ("HF", 0.92))]
+
+
+@pytest.mark.parametrize("what", ["frame in front", "moved", "element", "periodic", "atoms of an older row"])
+def test_labels_stay_with_their_geometry(tmp_path, inline, what):
+    frames = three()
+    c = campaign_of(tmp_path, frames, levels={"gfn2": {"method": "gfn2"}})
+    assert campaign.run(c) == {"gfn2": (3, 0)}
+    path = c.out / "labels.jsonl"
+    if what in ("frame in front", "atoms of an older row"):
+        frames.insert(0, ase.build.molecule("H2O"))
+    if what == "atoms of an older row":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "structure"}) + "\n" for row in rows))
+    elif what == "moved":
+        frames[1].positions[1, 2] += 1e-4
+    elif what == "element":
+        frames[2].numbers[:] = 17, 1
+    elif what == "periodic":
+        frames[0].pbc = True
+    before = path.read_bytes()
+    with pytest.raises(
+        schema.LabelError, match=r"the label of a-\d at level gfn2 was made of another geometry than a-\d has now; .*info key id"
+    ):
+        campaign.run(campaign_of(tmp_path, frames, levels={"gfn2": {"method": "gfn2"}}))
+    assert path.read_bytes() == before
+
+
+def test_what_is_no_other_geometry(tmp_path, inline):
+    """An unused cell, a number's last digits, labels of before, which are told; a failed structure that was mended is labelled."""
+    frames = [*three(), ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]])]
+    c = campaign_of(tmp_path, frames)
+    assert campaign.run(c) == {"gfn2": (3, 1)}
+    frames[0].cell[:] = 0
+    frames[1].positions[0, 0] = -1e-8
+    frames[3] = ase.build.molecule("H2O")
+    assert campaign.run(campaign_of(tmp_path, frames)) == {"gfn2": (4, 0)}
+    path = c.out / "labels.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {row["id"] for row in rows if "structure" not in row} == {"isolated H", "isolated N", "isolated F", "isolated O"}
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "structure"}) + "\n" for row in rows))
+    with pytest.warns(match="levels.gfn2: which geometries the labels in .* are of is not recorded"):
+        assert campaign.run(c) == {"gfn2": (4, 0)}
+
+
+def test_a_trajectory_is_of_its_start(tmp_path, inline):
+    sampling = {"temperatures": [300.0], "train": 1, "val": 0, "test": 1, "interval": 1.0, "equilibration": 1.0}
+    frames = [shipped("water")]
+    frames[0].info = {"id": "w"}
+    c = campaign_of(tmp_path, frames, sampling=sampling)
+    assert campaign.run(c) == campaign.run(c) == {"gfn2": (2, 0)}
+    assert "start" not in ase.io.read(c.out / "train.xyz").info
+    path = c.out / "trajectories" / "w-train-300.xyz"
+    frames[0].positions[0, 0] += 0.01
+    with pytest.raises(schema.LabelError, match=r"w-train-300.xyz was sampled from another geometry than w has now; give that another id"):
+        campaign.run(campaign_of(tmp_path, frames, sampling=sampling))
+    frames[0].positions[0, 0] -= 0.01
+    c = campaign_of(tmp_path, frames, sampling=sampling)
+    path.write_text(path.read_text().replace(" start=", " begin="))
+    with pytest.warns(match="trajectories: from which geometries these were sampled is not recorded"):
+        assert campaign.run(c) == {"gfn2": (2, 0)}
+    path.write_text("3\nhalf")
+    with pytest.raises(schema.LabelError, match="w-train-300.xyz cannot be read .*; delete it"):
+        campaign.run(c)
+
+
+def test_atoms_of_no_element_are_refused(tmp_path, inline):
+    ghost = ase.Atoms("H2X", [[0, 0, 0], [0, 0, 0.74], [0, 0, 3]])
+    for more in ({}, {"sampling": {}}, {"levels": {"hf": {"method": "hf", "basis": "sto-3g"}}}):
+        c = campaign_of(tmp_path, [*three(), ghost], **more)
+        with pytest.raises(schema.LabelError, match="structures: atom 2 of H2X has no element .X, number 0.: a-3"):
+            campaign.run(c)
+        assert not (c.out / "labels.jsonl").exists()
+    with pytest.raises(schema.LabelError, match="atom 2 of H2X has no element"):
+        methods.label(LEVELS["gfn2"], ghost)
+
+
+@pytest.mark.parametrize("kind", ["energy", "forces", "stress"])
+def test_what_is_not_finite_is_no_label(tmp_path, inline, monkeypatch, kind):
+    def broken(*arguments, of=methods._xtb):
+        out = of(*arguments)
+        return out | {"stress": np.zeros(6)} | {kind: np.asarray(out.get(kind, np.zeros(6))) * np.nan}
+
+    monkeypatch.setattr(methods, "_xtb", broken)
+    c = campaign_of(tmp_path, three(), levels={"gfn2": {"method": "gfn2"}})
+    if kind == "energy":
+        with pytest.warns(match="atom has no energy .the energy is nan"):
+            assert campaign.run(c) == {"gfn2": (0, 3)}
+    else:
+        assert campaign.run(c) == {"gfn2": (0, 3)}
+    text = (c.out / "labels.jsonl").read_text()
+    assert f"the {kind} of H2 is not finite" in text and "NaN" not in text
+
+
+def test_ids_are_words(tmp_path, inline):
+    frames = three()
+    for atoms, key in zip(frames, (7, True, 1.5), strict=True):
+        atoms.info["id"] = key
+    for _ in range(2):
+        assert campaign.run(campaign_of(tmp_path, frames)) == {"gfn2": (3, 0)}
+    rows = [json.loads(line) for line in (tmp_path / "labels" / "labels.jsonl").read_text().splitlines()]
+    assert {"7", "True", "1.5"} < {row["id"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("ids", "more", "message"),
+    [
+        (("a b", "a_b", "c"), {"sampling": {}}, "the ids 'a b' and 'a_b' make one trajectory's name, a_b-train-300"),
+        (("å", "ß", "c"), {"sampling": {}}, "the ids 'å' and 'ß' make one trajectory's name"),
+        (("a", "b", "c"), {"sampling": {"temperatures": [300, 400, 300]}}, "sampling.temperatures: two that are 300 make one"),
+        (("a", "b", "a"), {"sampling": {}}, "structures: two of them have the id a"),
+        (("1", "b", 1), {}, "structures: two of them have the id 1"),
+        (("a", "isolated H", "c"), {}, "the id 'isolated H' is an isolated atom's"),
+    ],
+)
+def test_ids_that_cannot_be(tmp_path, ids, more, message):
+    frames = three()
+    for atoms, key in zip(frames, ids, strict=True):
+        atoms.info["id"] = key
+    c = campaign_of(tmp_path, frames, **more)
+    with pytest.raises(schema.LabelError, match=message):
+        campaign.run(c)
+    assert not (c.out / "labels.jsonl").exists() and not list(c.out.rglob("*.xyz"))
+
+
+def test_what_is_asked_for_no_longer_is_not_written(tmp_path, inline):
+    frames = three()
+    frames[0].info["split"] = "test"
+
+    def run(**level):
+        c = campaign_of(tmp_path, frames, levels={"gfn2": {"method": "gfn2"} | level})
+        counts = campaign.run(c)
+        written = [a for split in ("train", "test") for a in ase.io.read(c.out / f"{split}.xyz", ":")]
+        return counts["gfn2"][0], sum("energy_gfn2" in a.info for a in written), sum("forces_gfn2" in a.arrays for a in written)
+
+    assert run() == (3, 3, 3)
+    with pytest.warns(match="levels.gfn2.keep: 1 labels in .* have more than it asks for now, which is left out"):
+        assert run(keep=1) == (2, 2, 2)
+    with pytest.warns(match="levels.gfn2.forces: 2 labels"):
+        assert run(forces="test") == (3, 3, 1)
+    with pytest.warns(match="levels.gfn2.forces: 2 labels"):
+        assert run(keep=0.5, forces="none") == (2, 2, 0)
+    assert run() == (3, 3, 3)
+
+
+@pytest.mark.parametrize("damaged", [b'{"id": "b", "lev', b"[1, 2]", b'{"id": "b", "level": "x"}', b"\xff\xfe", b"", b"7"])
+def test_a_damaged_line_is_named(tmp_path, damaged):
+    path = tmp_path / "labels.jsonl"
+    journal = journals.Journal(path)
+    journal.add("a", "x", {"energy": 1.0}, None)
+    journal.add("c", "x", None, "no label")
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + damaged + b"\n" + second)
+    with pytest.raises(schema.LabelError, match="labels.jsonl: line 2 is damaged; delete it"):
+        journals.Journal(path)
+    path.write_bytes(first + second)
+    assert journals.Journal(path).labels.keys() == {("a", "x"), ("c", "x")}
+
+
+ORPHANS = """
+import os, signal, sys, time
+from mfmd.labelling import workers
+
+def work(seconds):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    running = workers.in_parallel([(k, work, (0 if k < 2 else {seconds},)) for k in range({n})], 2)
+    next(running), next(running)
+    if {n} > 2:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("n", "seconds"), [(3, 600), (4, 600), (2, 0)])
+def test_workers_end_with_a_run_that_is_killed(tmp_path, n, seconds):
+    """Whether they compute or wait; their output, a pipe, is at its end when the last of them is."""
+    (tmp_path / "script.py").write_text(ORPHANS.format(n=n, seconds=seconds))
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL and len(set(done.stdout.split())) in (1, 2)

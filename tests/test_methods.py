@@ -276,3 +276,63 @@ def test_frames_that_would_be_one_are_refused(tmp_path):
             "x.yaml",
             schema.Config,
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("scan-vv10", r"a minus sign subtracts .* -1 GGA_XC_VV10; did you mean scan_vv10\? .*write -1\*vv10"),
+        ("r2scan-vv10", r"-1 GGA_XC_VV10; where that is meant, write -1\*vv10"),
+        *((name, r"-1 LDA_C_WIGNER; where that is meant, write -1\*2") for name in ("wb97x-2", "pbe0-2", "b3lyp-2", "pw6b95-2")),
+        ("b3lyp+2", r"\+1 LDA_C_WIGNER; .*write 1\*2"),
+        ("402", r"number is one of libxc's functionals, here \+1 HYB_GGA_XC_B3LYP; .*write 1\*402"),
+        ("pbe,-lyp", r"-1 GGA_C_LYP; .*write -1\*lyp"),
+        ("b88-hf,lyp", r"-1 HF; .*write -1\*hf"),
+    ],
+)
+def test_names_that_pyscf_reads_as_a_sum_are_refused(name, words):
+    with pytest.raises(schema.LabelError, match=words):
+        definition.functional(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["m06-2x", "b97-1p", "cam-b3lyp", "mn12-sx", "lc-vv10", "scan-1*vv10", "1*402", "b3lyp-1*2", "hf-0.5*b88,lyp", "1e-1*hf+.9*b88,lyp",
+     "rsh(0.3,0.2,-0.1)+0.8*b88,lyp"],
+)  # fmt: skip
+def test_names_with_a_minus_of_their_own_and_factors_stay(name):
+    found = definition.functional(name)[1]["xc"]
+    codes = dft.libxc.parse_xc(name)[1]
+    assert list(found.values()) == pytest.approx([share for _, share in codes])
+
+
+@pytest.mark.parametrize(
+    ("method", "basis", "symbol", "fitted"),
+    [
+        ("ccsd", "sto-3g", "H", False),
+        ("mp2", "6-31g", "H", False),
+        ("ccsd(t)", "cc-pvdz", "H", True),
+        ("ccsd(t)", "sto-3g", "Ne", False),  # without an empty orbital
+    ],
+)
+def test_atoms_without_correlation_have_the_energy_of_their_field(method, basis, symbol, fitted):
+    field = scf.ROHF(molecule(ase.Atoms(symbol), basis, spin=int(symbol == "H")))
+    right = (field.density_fit() if fitted else field).kernel() * HARTREE
+    found = methods.isolated(level(method, basis, density_fitting=fitted, forces="none"), symbol)["energy"]
+    assert found == pytest.approx(right, abs=1e-5)
+
+
+@pytest.mark.parametrize(("method", "symbol"), [("mp2", "He"), ("ccsd", "Li"), ("ccsd(t)", "O")])
+def test_atoms_with_correlation_keep_it(method, symbol):
+    found = [methods.isolated(level(m, "cc-pvdz"), symbol)["energy"] for m in (method, "hf")]
+    assert found[0] < found[1] - 1e-3
+
+
+def test_forces_where_there_is_nothing_to_correlate():
+    """Two helium atoms in a minimal basis have no empty orbital."""
+    pair = ase.Atoms("He2", [[0, 0, 0], [0, 0, 1.5]])
+    right = scf.RHF(molecule(pair, "sto-3g")).run()
+    for method in ("mp2", "ccsd", "ccsd(t)"):
+        made = methods.label(level(method), pair)
+        assert made["energy"] == pytest.approx(right.e_tot * HARTREE, abs=1e-5)
+        np.testing.assert_allclose(made["forces"], -right.nuc_grad_method().kernel() * HARTREE / methods.BOHR, atol=1e-5)

@@ -18,10 +18,10 @@ from rich.progress import track
 
 from mfmd import Note, lock
 from mfmd.config import write_json
-from mfmd.labelling.checks import absurd, check_periodicity, check_splits, check_structure
+from mfmd.labelling.checks import absurd, check_elements, check_periodicity, check_splits, check_structure, fingerprint
 from mfmd.labelling.journal import ISOLATED, Journal
 from mfmd.labelling.methods import isolated, label, probe, recorded
-from mfmd.labelling.sampling import read_structures, simulate, trajectories
+from mfmd.labelling.sampling import read_structures, read_trajectory, simulate, trajectories
 from mfmd.labelling.schema import XTB, LabelError, Level
 from mfmd.labelling.workers import in_parallel, on_cluster
 from mfmd.structures.record import SPLITS
@@ -68,23 +68,26 @@ def _run(config, retry, scheduler):
     if config.sampling is not None:
         (config.out / "trajectories").mkdir(exist_ok=True)
         planned = list(trajectories(config, starts))
-        missing = [(t[0], simulate, (config.sampling, *t)) for t in planned if not t[0].exists()]
+        sampled = {t[0]: read_trajectory(*t[:2]) for t in planned if t[0].exists()}
+        missing = [(t[0], simulate, (config.sampling, *t)) for t in planned if t[0] not in sampled]
     if missing:
         versions = _check_methods(config, config.levels, starts, journal, computed)
         for path, _, error in computed(missing, "sampling"):
             if error is not None:
                 raise LabelError(f"{path}: the trajectory failed ({error}); lower sampling.timestep or the temperature")
     if config.sampling is not None:
-        structures = [a for path, *_ in planned for a in ase.io.read(path, ":")]
+        structures = [a for path, start, *_ in planned for a in sampled.get(path) or read_trajectory(path, start)]
     check_splits(structures)
-    tasks = _tasks(config, structures, journal, retry)
+    prints = {a.info["id"]: fingerprint(a) for a in structures}
+    _check_geometries(config, structures, prints, journal)
+    tasks = _tasks(config, structures, prints, journal, retry)
     if tasks and not missing:
         versions = _check_methods(config, {name for (_, name), *_ in tasks}, starts, journal, computed)
     told = set()
     for (key, name), found, error in computed(tasks, "labelling") if tasks else ():
         if found and found["versions"] != versions[name]:
             raise LabelError(f"levels.{name}: one worker has {found['versions']}, another {versions[name]}; give them the same packages")
-        journal.add(key, name, found, error)
+        journal.add(key, name, found, error, prints.get(key))
         if error is not None and key.startswith(ISOLATED):
             warnings.warn(f"levels.{name}: the {key} atom has no energy ({error}), and atoms.json lacks it", stacklevel=2)
         for words in found["warnings"] if found else ():
@@ -92,19 +95,20 @@ def _run(config, retry, scheduler):
             if kind not in told:
                 warnings.warn(f"levels.{name}, {key}: {words}", stacklevel=2)
             told.add(kind)
-    _sort_out(structures, journal)
+    _sort_out(structures, prints, journal)
     return write(config, structures, journal)
 
 
-def _tasks(config, structures, journal, retry):
+def _tasks(config, structures, prints, journal, retry):
     """[(id, level), function, arguments] of what has no label yet: isolated atoms, then the structures a level labels."""
     by_id = {a.info["id"]: a for a in structures}
-    if len(by_id) < len(structures):
-        raise LabelError("structures: two of them have the same info key id")
 
     def wanted(key, forces=False):
         row = journal.labels.get(key)
-        return row is None or (retry if "error" in row else forces and "forces" not in row)
+        if row is None or "error" not in row:
+            return row is None or (forces and "forces" not in row)
+        now = prints.get(key[0])
+        return retry or row.get("structure", now) != now  # what has failed may have been mended
 
     tasks = []
     for name, level in config.levels.items():
@@ -113,10 +117,14 @@ def _tasks(config, structures, journal, retry):
                 tasks.append(((ISOLATED + symbol, name), recorded, (isolated, level, {symbol}, symbol)))
         for key in sorted(chosen(structures, name, level, config.seed)):
             atoms = by_id[key]
-            forces = level.forces == "all" or (level.forces == "test" and atoms.info["split"] == "test")
+            forces = _has_forces(level, atoms)
             if wanted((key, name), forces):
                 tasks.append(((key, name), recorded, (label, level, set(atoms.get_chemical_symbols()), atoms, forces)))
     return tasks
+
+
+def _has_forces(level, atoms):
+    return level.forces == "all" or (level.forces == "test" and atoms.info["split"] == "test")
 
 
 def chosen(structures, name, level, seed):
@@ -132,9 +140,11 @@ def chosen(structures, name, level, seed):
 
 
 def _check_structures(config, structures):
-    """Refuse before anything is computed a periodicity that a level does not have, and what the sampling cannot start from."""
+    """Refuse before anything is computed atoms of no element, a periodicity that a level does not have, and what the sampling cannot start from."""
     for atoms in structures:
         try:
+            key = "structures"
+            check_elements(atoms)
             for name, level in config.levels.items():
                 key = f"levels.{name}.method"
                 check_periodicity(level, atoms)
@@ -143,6 +153,24 @@ def _check_structures(config, structures):
                 check_structure(Level(method=config.sampling.method), atoms)
         except LabelError as error:
             raise LabelError(f"{key}: {error}: {atoms.info['id']}") from None
+
+
+def _check_geometries(config, structures, prints, journal):
+    """Refuse labels of another geometry than the structure of that id has now."""
+    for atoms in structures:
+        key = atoms.info["id"]
+        for name in config.levels:
+            row = journal.labels.get((key, name), {"error": "none"})
+            if "error" in row:
+                continue
+            if "structure" not in row:
+                told = f"levels.{name}: which geometries the labels in {config.out} are of is not recorded; taken is that they are of these structures"
+                warnings.warn(told, Note, stacklevel=3)
+            if row.get("structure", prints[key]) != prints[key] or len(row.get("forces", atoms)) != len(atoms):
+                raise LabelError(
+                    f"{config.out}: the label of {key} at level {name} was made of another geometry than {key} has now; give each structure an id "
+                    "that stays its own (info key id), or name another folder with out=…"
+                )
 
 
 def _check_methods(config, names, structures, journal, computed):
@@ -183,13 +211,13 @@ def _differences(row, made):
                 yield f"{key} {old}", f"{key} {new}"
 
 
-def _sort_out(structures, journal):
+def _sort_out(structures, prints, journal):
     """Labels that cannot be, against the isolated atoms, fail; their number stays in the journal."""
     by_id = {a.info["id"]: a for a in structures}
     energies = journal.isolated()
     for (key, name), row in list(journal.labels.items()):
         if key in by_id and "error" not in row and (reason := absurd(row["energy"], by_id[key], energies.get(name, {}))):
-            journal.add(key, name, None, reason)
+            journal.add(key, name, None, reason, prints[key])
 
 
 def _check_same(config, journal):
@@ -217,21 +245,30 @@ def _check_same(config, journal):
 
 
 def write(config, structures, journal):
-    """The files that mfmd-train reads, from the labels there are; returns as `run`."""
+    """The files that mfmd-train reads, from those of the labels there are that the config asks for; returns as `run`."""
     counts = {}
-    for atoms in structures:
-        for name in config.levels:
+    for name, level in config.levels.items():
+        asked, more = chosen(structures, name, level, config.seed), {"keep": 0, "forces": 0}
+        for atoms in structures:
             row = journal.labels.get((atoms.info["id"], name))
-            if row is None:
+            if row is None or atoms.info["id"] not in asked:
+                more["keep"] += row is not None and "error" not in row
                 continue
             good, bad = counts.get(name, (0, 0))
             counts[name] = (good, bad + 1) if "error" in row else (good + 1, bad)
             if "error" not in row:
                 atoms.info[f"energy_{name}"] = row["energy"]
+                if not _has_forces(level, atoms):
+                    more["forces"] += "forces" in row
+                    continue
                 if "forces" in row:
                     atoms.arrays[f"forces_{name}"] = np.array(row["forces"])
                 if "stress" in row:
                     atoms.info[f"stress_{name}"] = np.array(row["stress"])
+        for key, n in more.items():
+            if n:
+                told = f"levels.{name}.{key}: {n} labels in {config.out / 'labels.jsonl'} have more than it asks for now, which is left out"
+                warnings.warn(told, Note, stacklevel=4)
     energies = {}
     for name, of_level in journal.isolated().items():
         for symbol, energy in of_level.items():

@@ -1,4 +1,6 @@
-"""What can be no label: structures that a level cannot be computed on, energies that no bonding gives, frames that are in two splits."""
+"""What can be no label: structures that a level cannot be computed on, energies that no bonding gives, frames that are in two splits; and what tells structures apart."""
+
+import hashlib
 
 import numpy as np
 
@@ -12,8 +14,22 @@ from mfmd.structures.identity import same
 BINDING = -15.0, 20.0
 
 
+def fingerprint(atoms):
+    """Hash of what a label depends on: elements, positions and periodic vectors to 1e-6 Å, periodicity."""
+    lengths = np.concatenate([atoms.positions, atoms.cell.array[atoms.pbc]]).round(6) + 0.0  # no -0
+    parts = atoms.numbers.astype("<i8"), atoms.pbc.astype("u1"), lengths.astype("<f8")
+    return "sha256-" + hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:32]
+
+
+def check_elements(atoms):
+    """LabelError for an atom of no element."""
+    if len(unknown := np.flatnonzero(atoms.numbers == 0)):
+        raise LabelError(f"atom {unknown[0]} of {atoms.get_chemical_formula()} has no element (X, number 0)")
+
+
 def check_structure(level, atoms):
     """LabelError for a structure that a level cannot be computed on."""
+    check_elements(atoms)
     if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments()):
         raise LabelError(reason)
     if atoms.numbers.sum() % 2:

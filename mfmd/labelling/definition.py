@@ -68,6 +68,14 @@ def functional(name):
         raise LabelError(f"{given} stands for several functionals ({' '.join(words.getvalue().split())})")
     names = {number: key for key, number in reversed(libxc.XC_CODES.items()) if re.match(r"(HYB_)?(LDA|GGA|MGGA)_", key)}
     xc = {names.get(int(number), str(int(number))): float(share) for number, share in terms}
+    if terms := _unmeant(parsed):
+        parts = [f"{share:+g} {key}" for key, share in (*xc.items(), ("HF", exchange[0])) if share]
+        plain = name.replace("-", "_")
+        close = f"did you mean {plain}? Else " if plain.upper() in {*libxc.XC_ALIAS, *libxc.XC_CODES} else ""
+        raise LabelError(
+            f"{given}: to PySCF a minus sign subtracts and a number is one of libxc's functionals, here {' '.join(parts)}; {close}"
+            f"where that is meant, write {' and '.join(terms)}"
+        )
     if unmet := [key for key in xc if FITTED.search(key)]:
         raise LabelError(
             f"{given} would be computed without the dispersion it was made for (PySCF has {', '.join(unmet)} alone); {INSTEAD}"
@@ -89,6 +97,17 @@ def functional(name):
         "nonlocal": nonlocal_,
         "dispersion": version and f"{version} of {parameters}{' with three-body terms' if three_body else ''}",
     }
+
+
+def _unmeant(name):
+    """What PySCF takes from a name as subtracted, or as a functional by its number, without a factor that says it is meant; with that factor."""
+    from pyscf.dft import libxc
+
+    name = re.sub(r"\(.*?\)", "", libxc.format_xc_code(name))
+    for dashed, plain in libxc._NAME_WITH_DASH.items():  # names of their own, such as M06-2X
+        name = name.replace(dashed, plain)
+    terms = [term.lower() for term in re.findall(r"[-+]?[^-+,]+", name) if "*" not in term]
+    return [f"{'-' if term[0] == '-' else ''}1*{term.strip('+-')}" for term in terms if term[0] == "-" or term.strip("+-").isdigit()]
 
 
 # Whose potentials PySCF keeps elsewhere than with the basis functions, names without - and _.

@@ -12,21 +12,27 @@ ISOLATED = "isolated "  # and the element: the id of an atom's energies
 
 
 class Journal:
-    """Labels as lines of JSON, each written at once; a line that a kill has cut short is none."""
+    """Labels as lines of JSON, each written at once; a line that a kill has cut short is none. LabelError : a damaged line"""
 
     def __init__(self, path):
         self.path, self.labels = Path(path), {}
         if self.path.exists():
             whole, _, cut = self.path.read_bytes().rpartition(b"\n")
-            for line in whole.splitlines():
-                row = json.loads(line)
-                self.labels[row["id"], row["level"]] = row
+            for k, line in enumerate(whole.splitlines(), 1):
+                try:
+                    row = json.loads(line)
+                    if "error" not in row:
+                        float(row["energy"])
+                    self.labels[row["id"], row["level"]] = row
+                except (ValueError, KeyError, TypeError):
+                    raise LabelError(f"{self.path}: line {k} is damaged; delete it, and the same command makes its label anew") from None
             if cut:
                 os.truncate(self.path, self.path.stat().st_size - len(cut))
 
-    def add(self, name, level, found, error):
-        """LabelError where it cannot be written; the lines before are as they were."""
-        row = {"id": name, "level": level} | ({"error": error} if found is None else {k: np.asarray(v).tolist() for k, v in found.items()})
+    def add(self, name, level, found, error, structure=None):
+        """structure : fingerprint of what was labelled; none of an isolated atom. LabelError where it cannot be written; the lines before are as they were."""
+        row = {"id": name, "level": level} | ({"structure": structure} if structure else {})
+        row |= {"error": error} if found is None else {k: np.asarray(v).tolist() for k, v in found.items()}
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open(self.path, "a") as file:

@@ -87,7 +87,7 @@ def label(level, atoms, forces=True):
 
     Raises
     ------
-    LabelError : not converged, no analytic forces, a periodicity that the method does not have, atoms that overlap, a charge or an open shell
+    LabelError : not converged or not finite, no analytic forces, a periodicity that the method does not have, atoms that overlap, a charge or an open shell
     """
     check_structure(level, atoms)
     total = {}
@@ -95,6 +95,9 @@ def label(level, atoms, forces=True):
         part = _xtb(method, atoms) if method.method in XTB else _pyscf(method, atoms, forces)
         for kind, value in part.items():
             total[kind] = total.get(kind, 0.0) + coefficient * np.asarray(value)
+    for kind, value in total.items():
+        if not np.isfinite(value).all():
+            raise LabelError(f"the {kind} of {atoms.get_chemical_formula()} is not finite")
     return {kind: value for kind, value in total.items() if forces or kind == "energy"}
 
 
@@ -168,8 +171,8 @@ def _solved(method, atoms, forces, unpaired):
         raise LabelError(f"{method.method}/{method.basis}: the self-consistent field has not converged")
     check_orbitals(method.method, field)
     energy, solver = field.e_tot, field
-    if correlated:
-        frozen = chemcore(molecule) if method.frozen_core else 0
+    frozen = chemcore(molecule) if correlated and method.frozen_core else 0
+    if correlated and molecule.nelectron - 2 * frozen > 1 and np.any(field.mo_occ == 0):  # else there is nothing to correlate
         solver = mp.MP2(field, frozen=frozen) if method.method == "mp2" else cc.CCSD(field, frozen=frozen)
         solver.kernel()
         if method.method != "mp2" and not solver.converged:
@@ -179,7 +182,7 @@ def _solved(method, atoms, forces, unpaired):
             energy += solver.ccsd_t()
     out = {"energy": float(energy) * HARTREE}
     if forces:
-        if method.method == "ccsd(t)":
+        if method.method == "ccsd(t)" and solver is not field:
             from pyscf.cc import ccsd_t_lambda
             from pyscf.grad.ccsd_t import Gradients
 
@@ -208,4 +211,6 @@ def isolated(level, symbol):
     for method, coefficient in level.parts:
         part = _xtb(method, atom, unpaired) if method.method in XTB else _pyscf(method, atom, False, unpaired)
         energy += coefficient * part["energy"]
+    if not np.isfinite(energy):
+        raise LabelError(f"the energy is {energy}")
     return {"energy": energy}

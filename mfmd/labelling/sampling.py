@@ -12,6 +12,8 @@ import ase.io
 import numpy as np
 
 from mfmd import Note
+from mfmd.labelling.checks import fingerprint
+from mfmd.labelling.journal import ISOLATED
 from mfmd.labelling.schema import LabelError
 from mfmd.structures.record import KINDS, SPLITS
 
@@ -45,7 +47,14 @@ def read_structures(config):
                 raise LabelError(f"structures: {name!r} is neither a file nor a molecule that ase.build.molecule knows") from None
             out.append(atoms)
             atoms.info |= {"id": name, "molecule": name}
+    ids = set()
     for atoms in out:
+        key = atoms.info["id"] = str(atoms.info["id"])  # ASE reads 7 and T as numbers
+        if key in ids:
+            raise LabelError(f"structures: two of them have the id {key}; give one of them another with the info key id")
+        if key.startswith(ISOLATED):
+            raise LabelError(f"structures: the id {key!r} is an isolated atom's; give the structure another with the info key id")
+        ids.add(key)
         atoms.info.setdefault("split", "train")
         if atoms.info["split"] not in SPLITS:
             raise LabelError(
@@ -55,14 +64,37 @@ def read_structures(config):
 
 
 def trajectories(config, starts):
-    """(file, start, split, temperature, seed) of every trajectory to be sampled."""
-    folder = config.out.resolve() / "trajectories"
+    """(file, start, split, temperature, seed) of every trajectory to be sampled. LabelError : two of them have one name"""
+    folder, of = config.out.resolve() / "trajectories", {}
     for atoms in starts:
         for temperature in config.sampling.temperatures:
             for split in SPLITS:
                 if getattr(config.sampling, split):
                     name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{atoms.info['id']}-{split}-{temperature:g}")
+                    if name in of:
+                        a, b = of[name], atoms.info["id"]
+                        what = f"structures: the ids {a!r} and {b!r}" if a != b else f"sampling.temperatures: two that are {temperature:g}"
+                        raise LabelError(f"{what} make one trajectory's name, {name}; change one of them")
+                    of[name] = atoms.info["id"]
                     yield folder / f"{name}.xyz", atoms, split, temperature, zlib.crc32(f"{config.seed} {name}".encode())
+
+
+def read_trajectory(path, start):
+    """The frames of a trajectory. LabelError : it cannot be read, or was sampled from another structure than its start is now"""
+    try:
+        frames = ase.io.read(path, ":")
+    except Exception as error:  # ASE raises many kinds on a damaged file
+        raise LabelError(f"{path} cannot be read ({error}); delete it, and the same command samples it anew") from error
+    for atoms in frames:
+        if (then := atoms.info.pop("start", None)) is None:
+            told = f"{path.parent}: from which geometries these were sampled is not recorded; taken is that it was from those of structures"
+            warnings.warn(told, Note, stacklevel=2)
+        elif then != fingerprint(start):
+            raise LabelError(
+                f"{path} was sampled from another geometry than {start.info['id']} has now; give that another id (info key id), or name another "
+                "folder with out=…"
+            )
+    return frames
 
 
 def simulate(sampling, path, start, split, temperature, seed):
@@ -78,11 +110,12 @@ def simulate(sampling, path, start, split, temperature, seed):
     MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
     md = Langevin(atoms, sampling.timestep * fs, temperature_K=temperature, friction=sampling.friction / fs, fixcm=False, rng=rng)
     md.run(round(sampling.equilibration / sampling.timestep))
-    frames = []
+    frames, origin = [], fingerprint(start)
     for k in range(getattr(sampling, split)):
         md.run(round(sampling.interval / sampling.timestep))
         frame = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         frame.info = {"id": f"{path.stem}-{k:04d}", "molecule": start.info["molecule"], "split": split, "temperature": temperature}
+        frame.info["start"] = origin
         frames.append(frame)
     partial = path.with_suffix(".partial")
     ase.io.write(partial, frames, format="extxyz")

@@ -5,6 +5,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
@@ -23,6 +24,16 @@ def _guarded(function, arguments):
         if getattr(error, "errno", None) in FULL or any(os.strerror(code) in words for code in FULL):  # HDF5 has it in its words alone
             raise LabelError(f"a worker could not write its files ({words}); free some space and give the same command again") from None
         return None, words if isinstance(error, Error) and words else f"{type(error).__name__}{words and ': '}{words}"
+
+
+def _ends_with_its_parent():
+    """Of a worker, which would wait for tasks for ever where the process that started it is killed."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -54,7 +65,7 @@ def in_parallel(tasks, workers):
     for batch, size in ((tasks, workers), (suspects, 1)):
         while batch:
             context = multiprocessing.get_context("spawn")
-            with concurrent.futures.ProcessPoolExecutor(size, mp_context=context) as pool:
+            with concurrent.futures.ProcessPoolExecutor(size, mp_context=context, initializer=_ends_with_its_parent) as pool:
                 waiting, queue = {}, list(batch)
                 batch.clear()
                 try:
