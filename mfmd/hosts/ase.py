@@ -131,15 +131,14 @@ class Calculator(AseCalculator):
 
     def check_state(self, atoms, tol=1e-15):
         """ASE asks before it takes results of before, and a charge is none of what it compares."""
-        if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments(), atoms.numbers):
-            raise InputError(reason)
+        _refuse_charged(atoms)
         return super().check_state(atoms, tol)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         asked = None if atoms is None else weakref.ref(atoms)
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
-        self.check_state(atoms)  # of a caller that asks for it directly
+        _refuse_charged(atoms)  # of a caller that asks for it directly
         periodic = bool(atoms.pbc.all())
         if "stress" in properties and not periodic:
             raise PropertyNotImplementedError("stress needs a structure that is periodic in three directions")
@@ -157,3 +156,8 @@ class Calculator(AseCalculator):
             self._grade = out["grade"]
             bar = "" if error is None else f"; the error bar of {self.head} is {error:.3f} eV"
             warnings.warn(out["outside"] + bar, Extrapolation, stacklevel=2)
+
+
+def _refuse_charged(atoms):
+    if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments(), atoms.numbers):
+        raise InputError(reason)
