@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import warnings
@@ -240,7 +241,10 @@ def _eval(arguments):
     )
     levels = {name: config.levels[name] for name in names}
     atoms = Isolated(levels)
-    structures = list(atoms.set_aside(s for path in arguments.files for s in read_file(path, config.data, levels)))
+    try:
+        structures = list(atoms.set_aside(s for path in arguments.files for s in read_file(path, config.data, levels)))
+    except DataError as error:
+        raise DataError(_as_options(str(error))) from None
     atoms.tell()
     for name, own in keys.items():
         for kind, key in own.items():
@@ -258,12 +262,17 @@ def _eval(arguments):
         )
     for name, level in levels.items():
         for sentence in checks.questions(structures, name, level, {}, config.data):
-            warnings.warn(sentence, stacklevel=1)
+            warnings.warn(_as_options(sentence), stacklevel=1)
     for (level, kind), ratio in evaluation.ratios(points).items():
         if not 1 / 3 < ratio < 3:
             what, unit = {"energy": "energies"}.get(kind, kind), config.data.energy_unit or "eV, or as the files say"
             warnings.warn(f"{what} of level {level} are {ratio:.3g} times the model's; --energy-unit is {unit}", stacklevel=1)
     report.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
+
+
+def _as_options(sentence):
+    """A sentence on a config's units, as one on eval's options."""
+    return re.sub(r"\bdata\.(energy|length)_unit:?", r"--\1-unit", sentence)
 
 
 def _keys(arguments, levels):

@@ -27,6 +27,7 @@ import openmm.unit as unit
 from mfmd import Note, lock, units
 from mfmd.engine import load_model
 from mfmd.hosts import openmm as host
+from mfmd.hosts.pdb import TOLD
 from mfmd.hosts.relax import minimize
 from mfmd.hosts.topology import Isotope, MDError, read_start, read_structure, topology_of
 
@@ -243,7 +244,12 @@ def _run(settings, out, start, system, progress):
     _write_pdb(out / "final.pdb", topology, state)
     if settings.format == "h5" and (out / "trajectory.dcd").exists():
         _write_hdf5(out, topology, settings)
-    summary = {"looks": watch.looks, "far": watch.far, "steps": before + after, "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - began) if made else None}
+    summary = {
+        "looks": watch.looks,
+        "far": watch.far,
+        "steps": before + after,
+        "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - began) if made else None,
+    }
     if (out / "log.csv").exists():
         from mfmd import report
 
@@ -424,11 +430,12 @@ def _write_pdb(path, topology, state):
     if topology.getPeriodicBoxVectors() is not None:
         topology.setPeriodicBoxVectors(state["box"] if unit.is_quantity(state["box"]) else state["box"] * unit.nanometer)
     partial = path.with_name(path.name + ".partial")
-    masses = [a.element.mass._value for a in topology.atoms() if isinstance(a.element, Isotope)]
+    isotopes = [a.element for a in topology.atoms() if isinstance(a.element, Isotope)]
+    held, other = sum(e.mass._value == 0 for e in isotopes), sum(e.mass._value > 0 and e.unusual for e in isotopes)
     with open(partial, "w") as file:
-        for n, what in ((masses.count(0.0), "were held"), (len(masses) - masses.count(0.0), "had masses of their own")):
+        for n, what in ((held, "held atoms"), (other, "atoms with masses of their own")):
             if n:
-                file.write(f"{pdb.TOLD}{n} atoms {what} in the run, which this file does not say of which\n")
+                file.write(f"{TOLD}{n} {what}\n")
         openmm.app.PDBFile.writeFile(topology, state["positions"] * unit.nanometer, file)
     os.replace(partial, path)
 

@@ -94,6 +94,16 @@ def evaluate(monkeypatch, capsys, *arguments):
     return capsys.readouterr().out
 
 
+@pytest.mark.parametrize("factor", [0.1, 0.01, 0.0])
+def test_lengths_in_another_unit_are_told_with_evals_own_option(factor, model_file, tmp_path, monkeypatch, capsys):
+    """Atoms that overlap: a config's key is none of eval's."""
+    atoms = next(a for a in ase.io.read(DATA / "test.xyz", ":") if a.info["molecule"] == "water")
+    atoms.positions *= factor
+    ase.io.write(tmp_path / "small.xyz", atoms, format="extxyz")
+    said = evaluate(monkeypatch, capsys, model_file, tmp_path / "small.xyz", "--energy-key", "low=energy_gfn2")
+    assert "small.xyz" in said and "--length-unit" in said and "data." not in said
+
+
 def labelled(path, engine, keys, molecules=("water", "water", "ethene")):
     """A file of molecules with the engine's own labels under {level: (key of the energy, key of the forces)}; ase.Atoms."""
     frames = [a for a in ase.io.read(DATA / "test.xyz", ":") if not a.pbc.any()]

@@ -227,6 +227,10 @@ def test_masses_of_the_file_are_those_of_the_system(atoms, tmp_path, model_file)
         system = mfmd.openmm.create_system(model_file, again, "low")
         masses = [system.getParticleMass(k).value_in_unit(unit.dalton) for k in range(9)]
         np.testing.assert_allclose(masses, ase.io.read(tmp_path / "m.xyz").get_masses(), rtol=1e-12)
+    md._write_pdb(tmp_path / "final.pdb", top, {"positions": atoms.positions / 10})
+    with pytest.warns(Note, match=r"it had \d atoms with masses of their own"):
+        again, _ = md.read_structure(tmp_path / "final.pdb")
+    assert [a.element for a in again.atoms()] == [app.Element.getBySymbol(s) for s in atoms.symbols]
     assert symbols(top) == list(atoms.symbols)
     assert app.Element.getBySymbol("H").mass.value_in_unit(unit.dalton) == pytest.approx(1.008, abs=1e-3)
 
@@ -269,6 +273,9 @@ def test_held_atoms_stay(how, tmp_path, trained):
     with np.load(tmp_path / "run" / "checkpoint.npz") as saved:
         np.testing.assert_allclose(saved["positions"][still], start[still] / 10, rtol=1e-15)
         assert np.abs(saved["positions"] - start / 10).max() > 1e-3 and not saved["velocities"][still].any()
+    for name in ("topology.pdb", "final.pdb"):  # which cannot hold them, and say so
+        with pytest.warns(Note, match=f"{name}: the run that wrote it had 2 held atoms, and a PDB file does not say which"):
+            md.read_structure(tmp_path / "run" / name)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ STANDARD = set(
         "HOH",
     ]
 )  # residues of elements of one letter, whatever their atoms' names begin with
+DIVIDING = ("MODEL", "ENDMDL", "END")  # records between models
+TOLD = "REMARK  99 MFMD "  # begins a record of what mfmd's run had and the file cannot say
 HEAVIEST = 103  # element that a name may stand for
 
 
@@ -72,7 +74,9 @@ class _Line:
 
 
 def read_pdb(path):
-    """(openmm.app.Topology, positions (atoms, 3) Å) of a PDB file: of its last MODEL, and of atoms with several locations the first.
+    """(openmm.app.Topology, positions (atoms, 3) Å) of a PDB file: of its last model, and of atoms with several locations the first.
+
+    Models are divided by MODEL, ENDMDL or END; names, elements and bonds are the first's, positions and box the last's.
 
     Raises
     ------
@@ -83,13 +87,12 @@ def read_pdb(path):
         with open_with_compression(str(path), "rt") as file:
             lines = [line.rstrip("\n") for line in file]
         atoms = _records(lines)
-        models = sorted({a.model for a in atoms})
-        first, last = ([(a.name, a.residue) for a in atoms if a.model == m] for m in (models[0], models[-1]))
-        if first != last:
-            raise ValueError("its MODELs hold different atoms; keep one")
         for line in lines:
             _check_space_group(line[55:66] if line.startswith("CRYST1") else "")
-        _check_serials(lines, [a for a in atoms if a.model == models[0]])
+        if (models := len({a.model for a in atoms})) > 1:
+            lines = _last_of_models(lines, atoms)
+            atoms = _records(lines)
+        _check_serials(lines, atoms)
         _name_elements(path, lines, atoms)
         _tell_apart(lines, atoms)
         pdb = openmm.app.PDBFile(io.StringIO("\n".join(lines) + "\n"))
@@ -97,9 +100,18 @@ def read_pdb(path):
         raise
     except Exception as error:  # the reader raises whatever it meets
         raise InputError(f"{path}: not a readable PDB file ({error})") from None
-    atoms = [a for a in atoms if a.model == models[-1]]
+    if models > 1:
+        warnings.warn(f"{path}: the last of {models} models is taken", Note, stacklevel=2)
     if several := sum(a.alternate != " " for a in atoms) - len({(a.run, a.name) for a in atoms if a.alternate != " "}):
         warnings.warn(f"{path}: {several} alternate locations are not taken, but the first of each atom", Note, stacklevel=2)
+    for line in lines:
+        if line.startswith(TOLD):
+            warnings.warn(
+                f"{path}: the run that wrote it had {line.removeprefix(TOLD).strip()}, and a PDB file does not say which; "
+                "here there are none (--continue-from keeps them)",
+                Note,
+                stacklevel=2,
+            )
     return pdb.topology, _last(path, pdb)
 
 
@@ -180,8 +192,8 @@ def _records(lines):
     """The _Lines of a file."""
     out, run, model, before = [], 0, 0, None
     for k, line in enumerate(lines):
-        if line.startswith(("MODEL", "TER")):
-            model, before = model + line.startswith("MODEL"), None
+        if (kind := line[:6].strip()) in (*DIVIDING, "TER"):
+            model, before = model + (kind in DIVIDING), None
         if not line.startswith(("ATOM  ", "HETATM")):
             continue
         run, before = run + (line[17:27] != before), line[17:27]
@@ -193,9 +205,26 @@ def _records(lines):
     return out
 
 
+def _last_of_models(lines, atoms):
+    """The lines of a file with one model: the first's, with the positions of the last, and the last box of the file."""
+    models = sorted({a.model for a in atoms})
+    first, last = ([a for a in atoms if a.model == m] for m in (models[0], models[-1]))
+    if [(a.name, a.residue) for a in first] != [(a.name, a.residue) for a in last]:
+        raise ValueError("its models (divided by MODEL, ENDMDL or END) hold different atoms; keep one")
+    boxes = [line for line in lines if line.startswith("CRYST1")]
+    connected = dict.fromkeys(line for line in lines if line.startswith("CONECT"))  # some write them after every model
+    out, moved = boxes[-1:], {a.at: lines[b.at][30:54] for a, b in zip(first, last, strict=True)}
+    for k, line in enumerate(lines):
+        if k in moved:
+            out.append(line[:30] + moved[k] + line[54:])
+        elif (line.startswith("TER") and first[0].at < k < first[-1].at) or line.startswith(("REMARK", "SEQRES")):
+            out.append(line)
+    return [*out, *connected, "END"]
+
+
 def _check_space_group(group):
-    """That the atoms of the file are all there are in a cell."""
-    if group.replace(" ", "") not in ("", "?", ".", "P1"):
+    """That the atoms of the file are all there are in a cell: its group is P 1, or none is named."""
+    if "".join(group.upper().split()) not in ("", "?", ".", "P1", "1", "P111", "NONE", "UNK"):
         raise ValueError(f"its space group is {group.strip()}, and the atoms are not repeated; write all atoms of the cell, and P 1")
 
 

@@ -1,10 +1,11 @@
 """Start structures: files, and ase.Atoms, as openmm.app.Topology and positions. What they say is kept, or refused by name.
 
-Bonds, which a barostat needs to move molecules whole, are those that the file says; where it says none, of atoms within 1.2 times the sum of their
-covalent radii. Masses of the file, and 0 for atoms that are held, are those of the topology's elements.
+Bonds, which a barostat needs to move molecules whole, are those that the file says; where it says none, of atoms within the sum of their covalent
+radii, each 1.3 times as large, but 0.12 to 0.25 Å larger. Masses of the file, and 0 for atoms that are held, are those of the topology's elements.
 """
 
 import dataclasses
+import re
 import warnings
 from pathlib import Path
 
@@ -16,16 +17,24 @@ import openmm.unit as unit
 from ase import Atoms
 from ase.cell import Cell
 from ase.constraints import FixAtoms, FixCartesian
+from ase.data import covalent_radii
 from ase.geometry import find_mic
 from ase.io.formats import filetype
-from ase.neighborlist import natural_cutoffs, neighbor_list
+from ase.neighborlist import neighbor_list
 
 from mfmd import Error, Note
 from mfmd.hosts import pdb
 from mfmd.structures.charge import charge_or_spin
 
-NEAR = 1.2  # times the sum of covalent radii: bonded
+STRETCH, LEAST, MOST = 0.3, 0.12, 0.25  # what is added to a covalent radius: times itself, and at least and at most, Å
 FEMTOSECOND = 1e-3  # ps
+OTHER = 5e-3  # by which a mass differs, as a part of it, that is no element's usual one
+FOREIGN = {
+    "velocities": r"v|v(el)?[xyz]|vel(s|os?|ocity|ocities)?|moment(um|a)",
+    "masses": r"(atomic)?mass(es)?|isotopes?",
+    "held": r"(is)?fix(ed)?(atoms?)?|freeze|frozen|held|constraints?",
+    "free": r"free|mobile|movable|movemask|moveflags?|selectivedynamics",
+}  # what arrays of other writers mean by their names, without case, - and _
 
 
 class MDError(Error):
@@ -37,6 +46,11 @@ class Isotope(openmm.app.Element):
 
     def __init__(self, element, mass):
         self._atomic_number, self._name, self._symbol, self._mass = element.atomic_number, element.name, element.symbol, mass * unit.dalton
+
+    @property
+    def unusual(self):
+        """Whether the mass is another than the element's by more than files differ in."""
+        return abs(self.mass / openmm.app.Element.getByAtomicNumber(self.atomic_number).mass - 1) > OTHER
 
     def __reduce__(self):
         return Isotope, (openmm.app.Element.getByAtomicNumber(self.atomic_number), self.mass.value_in_unit(unit.dalton))
@@ -72,7 +86,8 @@ def read_start(path):
     Raises
     ------
     MDError : the file cannot be read, or says what cannot be kept: a charge, an unpaired spin, an atom without element or one that two elements
-        may be, constraints other than fixed atoms, a cell that OpenMM does not have
+        may be, constraints other than fixed atoms, velocities, masses or held atoms under a name that ASE does not know, a cell
+        that OpenMM does not have
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -100,6 +115,7 @@ def start_of(atoms, said=(), told=""):
         raise MDError(f"atom {np.argmin(atoms.numbers)} has no element")
     if atoms.pbc.any() and not atoms.pbc.all():
         raise MDError("the structure is periodic in some directions only, which OpenMM does not have")
+    _check_foreign(atoms)
     elements, velocities = _elements(atoms, told), None
     if np.any(atoms.get_momenta()):
         velocities = atoms.get_velocities() * ase.units.fs / FEMTOSECOND
@@ -134,6 +150,26 @@ def start_of(atoms, said=(), told=""):
     return Start(topology, positions, velocities)
 
 
+def _check_foreign(atoms):
+    """That no array says, under a name or in a unit that ASE does not know, what a run would begin without."""
+    for name, array in atoms.arrays.items():
+        plain = name.lower().replace("_", "").replace("-", "")
+        kind = next((kind for kind, names in FOREIGN.items() if re.fullmatch(names, plain)), None)
+        if name in ("momenta", "masses") or kind is None:  # ASE's own, or of something else
+            continue
+        numeric = array.dtype.kind in "biuf"
+        if kind == "velocities" and not (numeric and not array.any()):
+            raise MDError(
+                f"its array {name} is not read, since it may be in any unit; write velocities as momenta:R:3, in ASE's units "
+                "(atoms.set_velocities(v / (1000 * ase.units.fs)) for v in Å/ps), or remove it"
+            )
+        usual = np.array([openmm.app.Element.getByAtomicNumber(int(z)).mass._value for z in atoms.numbers])
+        if kind == "masses" and not (numeric and array.shape == usual.shape and np.all(np.abs(array / usual - 1) < OTHER)):
+            raise MDError(f"its array {name} is not read; write masses as masses:R:1, in Da, or remove it")
+        if (kind == "held" and not (numeric and not array.any())) or (kind == "free" and not (numeric and array.all())):
+            raise MDError(f"its array {name} is not read; write atoms that are held as move_mask:L:1 (F is held), or remove it")
+
+
 def _elements(atoms, told):
     """Of each atom; those with a mass of their own, or 0 for an atom that is held, are Isotopes."""
     elements, held = [openmm.app.Element.getByAtomicNumber(int(z)) for z in atoms.numbers], np.zeros(len(atoms), bool)
@@ -149,7 +185,7 @@ def _elements(atoms, told):
             raise MDError("its masses are not all more than 0; an atom is held by a constraint (FixAtoms, move_mask)")
         usual = np.array([e.mass._value for e in elements])
         elements = [Isotope(e, m) if abs(m - u) > 1e-6 else e for e, m, u in zip(elements, masses, usual, strict=True)]
-        if (other := np.abs(masses / usual - 1) > 5e-3).any():
+        if (other := np.abs(masses / usual - 1) > OTHER).any():
             k = int(np.argmax(other))
             warnings.warn(f"{told}masses are the file's, such as {masses[k]:g} of atom {k} ({elements[k].symbol})", Note, stacklevel=4)
     if held.any():
@@ -180,7 +216,7 @@ def _start_of_residues(path, topology, positions):
         names = dict.fromkeys(a.residue.name for a in topology.atoms() if guessed[a.index])
         warnings.warn(
             f"{path}: does not say all bonds of {', '.join(list(names)[:4])}{' …' if len(names) > 4 else ''}; {more} are found by distance, "
-            f"within {NEAR} times the sum of covalent radii",
+            f"within the sum of covalent radii, each {1 + STRETCH} times as large, but {LEAST} to {MOST} Å larger",
             Note,
             stacklevel=3,
         )
@@ -230,7 +266,9 @@ def _connect(atoms, said, guessed, alone):
     positions : (atoms, 3) Å; endless molecules as they were
     """
     edges = {_ordered(pair): set() for pair in said}  # in which cells the second is, seen from the first
-    i, j, images = neighbor_list("ijS", atoms, natural_cutoffs(atoms, mult=NEAR)) if atoms.pbc.all() or guessed.any() else ((), (), ())
+    radii = covalent_radii[atoms.numbers]
+    reach = radii + np.clip(STRETCH * radii, LEAST, MOST)
+    i, j, images = neighbor_list("ijS", atoms, list(reach)) if atoms.pbc.all() or guessed.any() else ((), (), ())
     for a, b, image in zip(i, j, images, strict=True):
         a, b = int(a), int(b)
         if (a, b) in edges or a == b or ((a < b and (guessed[a] or guessed[b])) and not (alone[a] or alone[b])):
@@ -278,11 +316,18 @@ def _last_frame(path):
         atoms, kind = ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True), filetype(str(path))
         several = len(ase.io.read(str(path), index="0:2", do_not_split_by_at_sign=True)) > 1
     except Exception as error:  # readers raise whatever they meet
-        raise MDError(f"cannot be read as a structure ({str(error) or type(error).__name__})") from None
+        if isinstance(error, KeyError) and error.args[:1] in (("D",), ("T",)):
+            raise MDError(
+                f"it has the element {error.args[0]}, which ASE does not know; write H, and masses as masses:R:1, in Da"
+            ) from None
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise MDError(f"ASE cannot read it as a structure ({reason}); extended XYZ can be written instead") from None
     if several:
         warnings.warn(f"{path}: of several structures the last is taken", Note, stacklevel=3)
     if kind.startswith("lammps") and "type" in atoms.arrays and np.array_equal(atoms.arrays["type"], atoms.numbers):
         raise MDError("its atoms have types and no elements; write masses or elements into it")
+    if kind.startswith("lammps-dump") and np.any(atoms.get_momenta()):
+        warnings.warn(f"{path}: velocities are taken to be in Å/ps, as in LAMMPS' units metal", Note, stacklevel=3)
     if kind == "gromacs":
         symbols = [pdb.element_named(*names) for names in zip(atoms.arrays["atomtypes"], atoms.arrays["residuenames"], strict=True)]
         for name, residue, found in zip(atoms.arrays["atomtypes"], atoms.arrays["residuenames"], symbols, strict=True):
