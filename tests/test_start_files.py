@@ -106,14 +106,46 @@ def test_the_unit_of_velocities_in_a_lammps_dump_is_told(tmp_path):
     np.testing.assert_allclose(start.velocities, [[3, 0, 0], [0, 5, 0]], atol=1e-6)
 
 
+@pytest.mark.parametrize("columns", ["id type element mass", "type id mass", "mass element type"])
+def test_masses_of_a_lammps_dump_are_kept(columns, tmp_path):
+    """As ASE's reader finds elements, and in its order; an older frame's are not taken."""
+    head = "ITEM: TIMESTEP\n{}\nITEM: NUMBER OF ATOMS\n3\nITEM: BOX BOUNDS pp pp pp\n0 9\n0 9\n0 9\n"
+    frames = []
+    for step, mass in enumerate((3.0, 2.014)):
+        rows = [
+            {"id": i, "type": 1, "element": e, "mass": m, "x": x}
+            for i, e, m, x in ((3, "H", 1.008, 3), (1, "O", 15.999, 4), (2, "H", mass, 5))
+        ]
+        names = columns.split()
+        body = "".join(f"{' '.join(str(row[n]) for n in names)} {row['x']} 1 1 0 {row['id']} 0\n" for row in rows)
+        frames.append(f"{head.format(step)}ITEM: ATOMS {columns} x y z vx vy vz\n{body}")
+    (tmp_path / "m.lammpstrj").write_text("".join(frames))
+    with pytest.warns(Note, match="masses are the file's, such as 2.014"):
+        start = topology.read_start(tmp_path / "m.lammpstrj")
+    found = {round(x[0]): (a.element.symbol, a.element.mass._value) for a, x in zip(start.topology.atoms(), start.positions, strict=True)}
+    assert found == {3: ("H", pytest.approx(1.008)), 4: ("O", pytest.approx(15.999)), 5: ("H", pytest.approx(2.014))}
+    speeds = {round(x[0]): round(v[1], 6) for x, v in zip(start.positions, start.velocities, strict=True)}
+    assert speeds == {3: 3, 4: 1, 5: 2}
+
+
+def test_a_lammps_data_file_by_its_name(tmp_path):
+    water = ase.build.molecule("H2O", vacuum=4, pbc=True)
+    water.set_velocities(np.array(SOME) / (1000 * ase.units.fs))
+    ase.io.write(tmp_path / "w.lammps-data", water, format="lammps-data", masses=True, velocities=True, atom_style="atomic")
+    with pytest.warns(Note, match="LAMMPS' units metal"):
+        start = topology.read_start(tmp_path / "w.lammps-data")
+    assert [a.element.symbol for a in start.topology.atoms()] == ["O", "H", "H"] and start.topology.getNumBonds() == 2
+    np.testing.assert_allclose(start.velocities, SOME, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("d.xyz", "3\n\nO 0 0 0\nD 0.96 0 0\nD -0.2 0.9 0\n", "element D, which ASE does not know; write H"),
         ("e.xyz", "2\nProperties=species:S:1:pos:R:3\nO 0 0 0\nT 0.96 0 0\n", "element T, which ASE does not know"),
-        ("q.xyz", "2\n\nO 0 0 0\nQq 0.96 0 0\n", r"ASE cannot read it as a structure \(KeyError: 'Qq'\)"),
-        ("l.data", "made\n\n2 atoms\n1 atom types\n\nAtoms # atomic\n\n1 1 0 0 0\n", r"ASE cannot read it as a structure \(\w+"),
-        ("l.lmp", "made\n\n2 atoms\n", r"ASE cannot read it as a structure \(UnknownFileTypeError"),
+        ("q.xyz", "2\n\nO 0 0 0\nQq 0.96 0 0\n", r"ASE cannot read it as a structure of the kind extxyz \(KeyError: 'Qq'\)$"),
+        ("l.data", "made\n\n2 atoms\n1 atom types\n\nAtoms # atomic\n\n1 1 0 0 0\n", r"of the kind runnerdata \(\w+\).*\.lammps-data"),
+        ("l.lmp", "made\n\n2 atoms\n", r"ASE cannot read it .*UnknownFileTypeError.*\.lammps-data"),
     ],
 )
 def test_what_ase_cannot_read_is_told_with_a_reason(name, text, words, tmp_path):

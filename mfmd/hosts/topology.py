@@ -19,7 +19,7 @@ from ase.cell import Cell
 from ase.constraints import FixAtoms, FixCartesian
 from ase.data import covalent_radii
 from ase.geometry import find_mic
-from ase.io.formats import filetype
+from ase.io.formats import filetype, open_with_compression
 from ase.neighborlist import neighbor_list
 
 from mfmd import Error, Note
@@ -312,8 +312,10 @@ def _connect(atoms, said, guessed, alone):
 
 def _last_frame(path):
     """ase.Atoms, and bonds where the file says some."""
+    kind = "unknown"
     try:
-        atoms, kind = ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True), filetype(str(path))
+        kind = filetype(str(path))
+        atoms = ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True)
         several = len(ase.io.read(str(path), index="0:2", do_not_split_by_at_sign=True)) > 1
     except Exception as error:  # readers raise whatever they meet
         if isinstance(error, KeyError) and error.args[:1] in (("D",), ("T",)):
@@ -321,12 +323,16 @@ def _last_frame(path):
                 f"it has the element {error.args[0]}, which ASE does not know; write H, and masses as masses:R:1, in Da"
             ) from None
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise MDError(f"ASE cannot read it as a structure ({reason}); extended XYZ can be written instead") from None
+        lammps = path.suffix in (".data", ".lmp") or path.name.startswith("data.")
+        remedy = "; end the name of a LAMMPS data file in .lammps-data" if lammps else ""
+        raise MDError(f"ASE cannot read it as a structure of the kind {kind} ({reason}){remedy}") from None
     if several:
         warnings.warn(f"{path}: of several structures the last is taken", Note, stacklevel=3)
     if kind.startswith("lammps") and "type" in atoms.arrays and np.array_equal(atoms.arrays["type"], atoms.numbers):
         raise MDError("its atoms have types and no elements; write masses or elements into it")
-    if kind.startswith("lammps-dump") and np.any(atoms.get_momenta()):
+    if kind == "lammps-dump-text":
+        _take_masses_of_dump(path, atoms)
+    if kind.startswith("lammps") and np.any(atoms.get_momenta()):
         warnings.warn(f"{path}: velocities are taken to be in Å/ps, as in LAMMPS' units metal", Note, stacklevel=3)
     if kind == "gromacs":
         symbols = [pdb.element_named(*names) for names in zip(atoms.arrays["atomtypes"], atoms.arrays["residuenames"], strict=True)]
@@ -337,6 +343,19 @@ def _last_frame(path):
                 )
         atoms.symbols = [found[0] for found in symbols]
     return atoms, _said_by_mdl(path) if kind in ("sdf", "mol") else ()
+
+
+def _take_masses_of_dump(path, atoms):
+    """Into ase.Atoms, those of the last frame of a LAMMPS dump, by which ASE finds elements at most."""
+    with open_with_compression(str(path), "rt") as file:
+        columns, *rows = file.read().rpartition("ITEM: ATOMS ")[2].splitlines()
+    if "mass" in (columns := columns.split()):
+        rows = [dict(zip(columns, row.split(), strict=True)) for row in rows[: len(atoms)]]
+        if "id" in columns:  # ASE's order
+            rows.sort(key=lambda row: int(row["id"]))
+        velocities = atoms.get_velocities()
+        atoms.set_masses([float(row["mass"]) for row in rows])
+        atoms.set_velocities(velocities)
 
 
 def _said_by_mdl(path):
