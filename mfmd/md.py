@@ -372,6 +372,7 @@ GROWING = ("trajectory.dcd", "trajectory.xtc", "log.csv", "heads.csv")
 
 
 def _save(out, context):
+    lock.check(out)
     state = context.getState(positions=True, velocities=True)
     files = {}
     for name in GROWING:
