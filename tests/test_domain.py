@@ -36,11 +36,12 @@ def record(atoms, level="low"):
     return Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {level: Label(energy=0.0)}, "")
 
 
-def found(model, structures):
+def found(model, structures, elements=None):
     def collate(some):
         return batches.collate(some, [], model.backbone.radial.cutoff, torch.float64)
 
-    return domain.trained_on(model, structures, collate)
+    elements = sorted({int(z) for s in structures for z in s.numbers}) if elements is None else elements
+    return domain.trained_on(model, structures, elements, collate)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,9 @@ def outside(engine, atoms):
 
 
 def test_what_the_file_says_is_what_ase_finds(model):
-    """Distances and numbers of neighbours by ASE's neighbour list; structures without a label of the model are not counted."""
+    """Distances and numbers of neighbours by ASE's neighbour list; of some of the elements too."""
     given = frames(range(3)) + [random_cell(seed, pbc=(seed % 2 == 0,) * 3, atoms=9) for seed in range(6)]
-    got = found(model, [record(a) for a in given] + [record(dimer(0.6), "another")])
+    got = found(model, [record(a) for a in given])
     assert got["structures"] == len(given) and got["elements"] == sorted(ELEMENTS)
     nearest, counts = {}, {z: [] for z in ELEMENTS}
     for atoms in given:
@@ -70,6 +71,9 @@ def test_what_the_file_says_is_what_ase_finds(model):
         for b, zb in enumerate(got["elements"]):
             assert got["nearest"][a, b] == pytest.approx(nearest.get((za, zb), 0.0), abs=1e-12)
     assert (got["features"][:, 0] <= got["features"][:, 1]).all()
+    some, chosen = found(model, [record(a) for a in given], [1, 8]), np.searchsorted(got["elements"], [1, 8])
+    assert np.array_equal(some["nearest"], got["nearest"][np.ix_(chosen, chosen)])
+    assert np.array_equal(some["neighbors"], got["neighbors"][chosen]) and np.array_equal(some["features"], got["features"][chosen])
 
 
 @pytest.mark.parametrize("precision", ["single", "double"])
@@ -257,3 +261,15 @@ def test_mfmd_md_says_it_of_the_start_structure(trained, tmp_path):
             md.run(md.Settings(str(trained[0]), str(tmp_path / f"{name}.xyz"), str(tmp_path / name), time=0.005, every=0.001, checkpoint=0.005, minimize=False, threads=1))  # fmt: skip
         assert len(told(caught)) == sentences
     assert told(caught)[0].startswith(f"{tmp_path}/far.xyz, as it is: far outside what the model was trained on: atom ")
+
+
+def test_a_chain_has_learned_from_all_its_stages(tmp_path):
+    """A file with the last level alone: its backbone has seen the structures of the levels before, and the file says so."""
+    from conftest import train_once
+
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in ("ethanol", "methanol")]
+    path, _ = train_once(tmp_path, frames[::3], levels={"gfn2": {}, "dft": {}}, strategy="chain", backbone={"channels": 16, "layers": 0, "radial_functions": 8}, train={"epochs": 1, "batch_size": 16})  # fmt: skip
+    header = load_model(path)
+    labelled = [a for a in frames[::3] if "energy_dft" in a.info]
+    said = json.loads(header.metadata)
+    assert [level["name"] for level in said["levels"]] == ["dft"] and said["domain"]["structures"] > 2 * len(labelled)

@@ -158,6 +158,7 @@ def _run(config, console, out, splits, isolated):
         files = reading.fingerprints(config.data)  # once: they are read whole
         write_json(out / "plan.json", config.model_dump(mode="json") | {"files": files})
     models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
+    seen = {}  # levels whose labels a stage, or one before that it goes on from, has learned
     for number, stage in enumerate(config.stages):
         folder = out / stage.name
         name = best_of(stage.start, validation, config, console)
@@ -193,6 +194,7 @@ def _run(config, console, out, splits, isolated):
         if stage.fit == "gradient" and writing:
             report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
         models[stage.name] = model
+        seen[stage.name] = set(stage.levels).union(*(seen[other] for other in (name, *stage.teachers) if other))
         kept = {h for level in stage.levels for h in model.chain(level)}
         fresh[stage.name] = kept | (fresh[name] if stage.backbone_rate == 0 and name else set())
         validation[stage.name], _ = evaluate(only(model, fresh[stage.name]), splits["val"], config)
@@ -223,9 +225,10 @@ def _run(config, console, out, splits, isolated):
         "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
     }
     elements = {name: reading.subset_elements(splits["train"], name) for name in model.levels}
-    export.write_model(
-        out / "model.pt", model, elements, provenance, splits["val"], domain.trained_on(model, splits["train"], collation(config, []))
-    )
+    learned = reading.where(splits["train"], lambda s: any(level in s.labels for level in seen[chosen]))
+    known = sorted({z for of_level in elements.values() for z in of_level})
+    trained_on = domain.trained_on(model, learned, known, collation(config, []))
+    export.write_model(out / "model.pt", model, elements, provenance, splits["val"], trained_on)
     console.print(f"model file: {out / 'model.pt'}")
     for split, points in parity.items():
         if points:
