@@ -1,6 +1,7 @@
 """Every way to energies (eV) and forces (eV/Å) of a structure: a few lines each, so that one test body serves all."""
 
 import json
+import signal
 import struct
 import subprocess
 import sys
@@ -248,6 +249,11 @@ def lower(atoms):
     atoms.cell = cell
     atoms.wrap()
     return atoms
+
+
+def interruptible(words, **options):
+    """A command that Ctrl-C ends: one that was started from tests in the background would ignore it, as they do."""
+    return subprocess.Popen(words, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
 
 
 class Images:

@@ -10,20 +10,22 @@ from pathlib import Path
 import ase.build
 import ase.io
 import pytest
+from backends import interruptible
 from conftest import DATA, small_config
 
 
 def interrupted(words, ready, stop, cwd):
     """(exit code, stderr) of a command whose whole process group is signalled, as a terminal does it, once it is under way."""
     program = Path(sys.executable).parent / words[0]
-    run = subprocess.Popen(
-        [program, *words[1:]], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-    while not ready() and run.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.2)
-    os.killpg(run.pid, stop)
-    _, said = run.communicate(timeout=60)
+    run = interruptible([program, *words[1:]], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while not ready() and run.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.killpg(run.pid, stop)
+        _, said = run.communicate(timeout=60)
+    finally:
+        run.kill()
     return run.returncode, said
 
 

@@ -14,6 +14,7 @@ import ase.io
 import ase.units
 import numpy as np
 import pytest
+from backends import interruptible
 from conftest import ethanol
 
 pytest.importorskip("openmm")
@@ -470,9 +471,7 @@ def command(trained, start, out, **options):
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_command_says_how_to_go_on(trained, start, tmp_path, stop, code):
-    run = subprocess.Popen(
-        command(trained, start, tmp_path / "run", time=1000), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+    run = interruptible(command(trained, start, tmp_path / "run", time=1000), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     while not (tmp_path / "run" / "log.csv").exists():
         time.sleep(0.05)
     time.sleep(0.5)
