@@ -472,11 +472,14 @@ def command(trained, start, out, **options):
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_command_says_how_to_go_on(trained, start, tmp_path, stop, code):
     run = interruptible(command(trained, start, tmp_path / "run", time=1000), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    while not (tmp_path / "run" / "log.csv").exists():
-        time.sleep(0.05)
-    time.sleep(0.5)
-    run.send_signal(stop)
-    assert run.wait(60) == code
+    try:
+        while not (tmp_path / "run" / "log.csv").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        run.send_signal(stop)
+        assert run.wait(60) == code
+    finally:
+        run.kill()
     said = run.stderr.read()
     found = re.fullmatch(r"interrupted; the same command goes on from the checkpoint of \S+, at step (\d+)\n", said)
     assert found, said
