@@ -5,11 +5,12 @@ Needs numpy alone; torch is never imported here.
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from mfmd import Error
+from mfmd import Error, Extrapolation
 
 try:
     from mfmd import _engine
@@ -82,6 +83,20 @@ def neighbor_list(positions, cell, pbc, cutoff):
     InputError : a flat cell, a non-finite position, a wrong shape.
     """
     return _engine.neighbor_list(np.asarray(positions, float), np.asarray(cell, float), [bool(p) for p in pbc], float(cutoff))
+
+
+class Alarm:
+    """Of a host: warns (mfmd.Extrapolation) of the first structure that is far outside what the model was trained on, and of each that is twice as far."""
+
+    def __init__(self):
+        self.grade = 0  # that was told
+
+    def tell(self, out, head, error, begin=""):
+        """out : of Engine.compute with `domain`; error : eV, the error bar of a head, NaN where it has none; begin : what the sentence begins with."""
+        if out["grade"] > self.grade:
+            self.grade = out["grade"]
+            bar = "" if np.isnan(error) else f"; the error bar of {head} is {error:.3f} eV"
+            warnings.warn(f"{begin}{out['outside']}{bar}", Extrapolation, stacklevel=3)
 
 
 def default_threads():

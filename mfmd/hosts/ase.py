@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-import warnings
 import weakref
 
 import numpy as np
@@ -10,8 +9,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes, compare_atoms
 
-from mfmd import Extrapolation, units
-from mfmd.engine import Engine, InputError, load_model
+from mfmd import units
+from mfmd.engine import Alarm, Engine, InputError, load_model
 from mfmd.structures.charge import charge_or_spin
 
 
@@ -72,7 +71,7 @@ class Calculator(AseCalculator):
         extra = self.engine.levels if report_heads is True else [report_heads] if isinstance(report_heads, str) else report_heads or ()
         self._terms = [(self.head, 1.0)] + [(level, 0.0) for level in extra]
         self.engine.terms(self._terms)  # an unknown head is told now
-        self._grade = 0  # of what was told to be far outside
+        self._alarm = Alarm()
 
     def __getstate__(self):
         state = {key: value for key, value in self.__dict__.items() if key != "_own"}
@@ -152,10 +151,7 @@ class Calculator(AseCalculator):
         heads = {level: float(e) for (level, _), e in zip(self._terms[1:], out["term_energies"][1:], strict=True)}
         error = float(out["term_errors"][0]) if np.isfinite(out["term_errors"][0]) else None
         self._found = self._newest = _Found(atoms, results, heads, error, out["outside"], asked)
-        if out["grade"] > self._grade:
-            self._grade = out["grade"]
-            bar = "" if error is None else f"; the error bar of {self.head} is {error:.3f} eV"
-            warnings.warn(out["outside"] + bar, Extrapolation, stacklevel=2)
+        self._alarm.tell(out, self.head, out["term_errors"][0])
 
 
 def _refuse_charged(atoms):

@@ -19,8 +19,8 @@ import openmm.unit as unit
 import openmm.version
 from ase.data import chemical_symbols
 
-from mfmd import Error, Extrapolation, units
-from mfmd.engine import LIBRARY_DIR, Engine, HostError, InputError, load_model
+from mfmd import Error, units
+from mfmd.engine import LIBRARY_DIR, Alarm, Engine, HostError, InputError, load_model
 from mfmd.hosts import pdb
 from mfmd.hosts.torchforce import load_torchforce, script, torch_force  # noqa: F401  load_torchforce is public here
 
@@ -239,7 +239,7 @@ class DomainReporter:
 
     def __init__(self, interval, model, topology, atoms=None, precision="single", threads=None, head=None):
         self.engine = Engine(model, precision, threads=threads)
-        self.interval, self.grade, self.looks, self.far = interval, 0, 0, 0
+        self.interval, self.alarm, self.looks, self.far = interval, Alarm(), 0, 0
         self.numbers, self.chosen = _atoms(topology, atoms)
         self.periodic = topology.getPeriodicBoxVectors() is not None
         self.head = self.engine.levels[-1] if head is None else head
@@ -260,10 +260,7 @@ class DomainReporter:
             positions, self.numbers, cell, (self.periodic,) * 3, terms=terms, forces=False, error_bars=True, domain=True
         )
         self.looks, self.far = self.looks + 1, self.far + bool(out["grade"])
-        if out["grade"] > self.grade:
-            self.grade = out["grade"]
-            bar = "" if np.isnan(out["term_errors"][0]) else f"; the error bar of {self.head} is {out['term_errors'][0]:.3f} eV"
-            warnings.warn(f"{when}: {out['outside']}{bar}", Extrapolation, stacklevel=2)
+        self.alarm.tell(out, self.head, out["term_errors"][0], f"{when}: ")
         return positions, cell, out["term_energies"][1:], out["term_errors"][1:]
 
 

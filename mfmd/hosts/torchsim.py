@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch_sim.models.interface import ModelInterface
 
-from mfmd import Extrapolation, Note
-from mfmd.engine import Engine, InputError, load_model
+from mfmd import Note
+from mfmd.engine import Alarm, Engine, InputError, load_model
 from mfmd.structures.charge import CLOSED, charge_or_spin
 
 LOOK_EVERY = 100  # calls on a CUDA device, between looks at whether a system is far outside what the model was trained on
@@ -49,7 +49,7 @@ class MfmdModel(ModelInterface):
         self.engine.terms(self.terms)  # an unknown head is told now
         self._known = None
         self._told = False
-        self._grade = 0  # that was told
+        self._alarm = Alarm()
         self._calls = 0
 
     # TorchSim asks for more or less as it goes.
@@ -107,12 +107,9 @@ class MfmdModel(ModelInterface):
     def _tell(self, results, given):
         """The system that is farthest outside what the model was trained on; again when one is twice as far."""
         far = max(range(len(results)), key=lambda k: results[k]["grade"], default=None)
-        if far is None or results[far]["grade"] <= self._grade:
-            return
-        self._grade = results[far]["grade"]
-        error = self.engine.compute(*given[far], terms=self.terms, forces=False, error_bars=True)["term_errors"][0]
-        bar = "" if np.isnan(error) else f"; the error bar of {self.terms[0][0]} is {error:.3f} eV"
-        warnings.warn(f"system {far} is {results[far]['outside']}{bar}", Extrapolation, stacklevel=3)
+        if far is not None and results[far]["grade"] > self._alarm.grade:
+            error = self.engine.compute(*given[far], terms=self.terms, forces=False, error_bars=True)["term_errors"][0]
+            self._alarm.tell(results[far], self.terms[0][0], error, f"system {far} is ")
 
     def _on_device(self, positions, cells, numbers, sizes, pbc):
         energies = positions.new_empty(2, len(sizes))
