@@ -27,6 +27,8 @@ _ENERGIES |= dict.fromkeys(("electronvolt", "electron volt"), 1.0) | {
 _LENGTHS = {name.lower(): value for name, value in LENGTH.items()} | dict.fromkeys(("a", "ang", "angstroms"), 1.0)
 _LENGTHS |= dict.fromkeys(("a0", "bohrs", "au", "a.u.", "atomic units"), LENGTH["Bohr"])
 
+BOHR = LENGTH["Bohr"]
+COULOMB = ENERGY["Hartree"] * BOHR  # eV Å, e²/(4π ε0)
 KJ_PER_MOL = 1.0 / ENERGY["kJ/mol"]  # kJ/mol in one eV
 ANGSTROM_PER_NM = LENGTH["nm"]
 

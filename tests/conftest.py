@@ -51,7 +51,8 @@ def random_model(seed=0, channels=32, layers=2, cutoff=4.0, rank=2, radial_funct
     """A mfmd.training.model.Model in double with random weights and forces of a few eV/Å."""
     import torch
 
-    from mfmd.training.model import TABLE, MLPHead, Model, TensorNet
+    from mfmd.training.heads import TABLE, MLPHead
+    from mfmd.training.model import Model, TensorNet
 
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(seed)

@@ -159,7 +159,7 @@ def everything(request, model_file, tmp_path):
         return mfmd.Calculator(model_file, "low", "double", report_heads=request.param == "heads")
     from conftest import random_model, write
 
-    from mfmd.training.model import MLPHead
+    from mfmd.training.heads import MLPHead
 
     model = random_model()
     model.heads["middle"] = MLPHead(32, 60.0, model.heads["middle"].e0, False, members=5)

@@ -16,7 +16,7 @@ from mfmd.engine import Engine
 from mfmd.structures import reading
 from mfmd.structures.record import Label, Structure
 from mfmd.training import batches, energies, fit
-from mfmd.training.model import LinearHead, MLPHead
+from mfmd.training.heads import LinearHead, MLPHead
 
 
 def problem(n=60, p=12, noise=0.02, seed=0):

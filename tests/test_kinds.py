@@ -8,13 +8,14 @@ from model_contract import Kind
 pytest.importorskip("torch")
 import torch
 
-from mfmd.training.model import LinearHead, MLPHead, Model, TensorNet
+from mfmd.training.heads import LinearHead, MLPHead
+from mfmd.training.model import Model, TensorNet
 
 E0 = np.array([-13.6, -1029.0, -1485.0, -2042.0])
 
 
 def reference_energies(factor=1.0):
-    from mfmd.training.model import TABLE
+    from mfmd.training.heads import TABLE
 
     e0 = np.zeros(TABLE)
     e0[list(ELEMENTS)] = factor * E0

@@ -140,23 +140,23 @@ def test_compiled_functions_are_twice_differentiable():
     """Each against finite differences, in all of its arguments; one pair is an atom's own image."""
     from types import SimpleNamespace
 
-    from mfmd.training import model
+    from mfmd.training import maps
+    from mfmd.training.model import Graph, Tensors
+    from mfmd.training.radial import ExpNormal
 
     torch.manual_seed(0)
     i, j = torch.tensor([0, 0, 1, 2]), torch.tensor([1, 2, 2, 2])
-    graph = model.Graph(
-        model.RadialBasis(4.0, 4).double(), torch.rand(3, 3, dtype=torch.float64), i, j, torch.ones(4, 3, dtype=torch.float64)
-    )
+    graph = Graph(ExpNormal(4.0, 4).double(), torch.rand(3, 3, dtype=torch.float64), i, j, torch.ones(4, 3, dtype=torch.float64))
     graph = SimpleNamespace(**{k: getattr(graph, k) for k in ("first", "neighbor", "pair", "i32", "j32")})
     rand = lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True)  # noqa: E731
     w, d, a, b, x, y = rand(4, 3, 16), rand(4, 9), rand(3, 16), rand(3, 16), rand(3, 9, 16), rand(3, 9, 16)
-    sign = model.Tensors(2).sign.double()
+    sign = Tensors(2).sign.double()
     for function, arguments in {
-        "silu": (model.Silu.apply, (x,)),
-        "normalize": (model.Normalize.apply, (x,)),
-        "gather": (lambda w, y: model.Gather.apply(w, y, graph), (w, y)),
-        "anticommutator": (lambda x, y: model.Anticommutator.apply(x, y, sign), (x, y)),
-        "embed": (lambda *v: model.Embed.apply(*v, graph), (w, d, a, b)),
+        "silu": (maps.Silu.apply, (x,)),
+        "normalize": (maps.Normalize.apply, (x,)),
+        "gather": (lambda w, y: maps.Gather.apply(w, y, graph), (w, y)),
+        "anticommutator": (lambda x, y: maps.Anticommutator.apply(x, y, sign), (x, y)),
+        "embed": (lambda *v: maps.Embed.apply(*v, graph), (w, d, a, b)),
     }.values():
         assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
         assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)

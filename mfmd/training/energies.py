@@ -14,7 +14,7 @@ from mfmd.structures import reading
 from mfmd.structures.checks import deviations
 from mfmd.structures.record import DataError
 from mfmd.training.batches import collation
-from mfmd.training.model import TABLE
+from mfmd.training.heads import TABLE
 
 
 def read_atoms(path, levels, energy_unit="eV"):

@@ -12,8 +12,9 @@ import torch
 
 from mfmd import Error
 from mfmd.engine import Engine, load_torch_host
+from mfmd.training.model import SIZES, VARIANTS
 
-FORMAT = 1
+FORMATS = (1, 2)  # of the model file; the second where the backbone or a head is none that the first has
 TABLE_BOUND = {"energy": 1e-6, "forces": 1e-5}  # eV/atom, eV/Å: what the radial tables may differ by from exact evaluation
 STATE = 1  # version of the engine's state inside the archive
 ENTRY = "mfmd.safetensors"
@@ -56,6 +57,13 @@ def table_error(content, structures):
     return worst
 
 
+def _sizes(head, members):
+    """What a head of this kind has for sizes."""
+    if head.kind == "mlp":
+        return {"hidden": head.hidden.out_features, "members": members}
+    return {"hidden": head.hidden} if head.kind == "gated" else {}
+
+
 def serialize(model, elements, provenance, tables=None, domain=None):
     """The bytes of mfmd.safetensors.
 
@@ -94,23 +102,19 @@ def serialize(model, elements, provenance, tables=None, domain=None):
             {
                 "name": level,
                 "kind": head.kind,
-                **({"hidden": head.hidden.out_features, "members": members} if head.kind == "mlp" else {}),
+                **_sizes(head, members),
                 "delta_of": model.delta_of.get(level),
                 "elements": [int(k) for k in z],
                 "e0": reference,
+                **({"constant": head.constant} if head.constant else {}),
             }
         )
-    backbone = model.backbone
+    architecture = model.backbone.architecture
+    variants = {key: architecture[key] for key, value in VARIANTS.items() if architecture[key] != value}
+    newer = variants or any(level["kind"] == "gated" or "constant" in level for level in levels)
     header = {
-        "format": FORMAT,
-        "backbone": {
-            "kind": "tensornet",
-            "channels": backbone.embedding.pair.out_features,
-            "layers": len(backbone.layers),
-            "cutoff": backbone.radial.cutoff,
-            "rank": backbone.embedding.algebra.rank,
-            "radial_functions": len(backbone.radial.means),
-        },
+        "format": FORMATS[1] if newer else FORMATS[0],
+        "backbone": {"kind": "tensornet", **{key: architecture[key] for key in SIZES}, **variants},
         "levels": levels,
         "units": {"energy": "eV", "length": "Å"},
         "tables": tables,

@@ -1,6 +1,6 @@
 """The reference model in plain torch: a TensorNet backbone, a head per level, reference energies.
 
-    E_level = sum_i scale_level * (head_level(x_i) - head_level(x of an isolated atom)) + E0_level[Z_i]
+    E_level = sum_i scale_level * (head_level(x_i) - head_level(x of an isolated atom)) + E0_level[Z_i] (+ repulsion) (+ constant)
 
 TensorNet: G. Simeon, G. De Fabritiis, NeurIPS 2023 (arXiv 2306.06482), the O(3) variant. Per atom and channel a 3x3
 tensor, kept as components of its irreducible parts I (1), A (3), S (5) in an orthonormal basis, so that the squared
@@ -11,13 +11,10 @@ import math
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
-from mfmd.engine import load_torch_host
-
-load_torch_host()
-
-TABLE = 119  # rows of per-element tables, indexed by atomic number
+from mfmd.training.heads import TABLE
+from mfmd.training.maps import Anticommutator, Embed, Gather, Normalize, Silu
+from mfmd.training.radial import RADIAL, Repulsion, envelope
 
 
 def symmetric_basis():
@@ -28,24 +25,6 @@ def symmetric_basis():
     b[3] = torch.diag(torch.tensor([1.0, -1.0, 0.0])) / math.sqrt(2)
     b[4] = torch.diag(torch.tensor([-1.0, -1.0, 2.0])) / math.sqrt(6)
     return b
-
-
-class RadialBasis(nn.Module):
-    """Exponential normal functions under a cosine cutoff (Unke & Meuwly 2019, eqs. 7-9); (pairs,) -> (pairs, K)."""
-
-    def __init__(self, cutoff, size):
-        super().__init__()
-        self.cutoff = cutoff
-        start = math.exp(-cutoff)
-        self.register_buffer("means", torch.linspace(start, 1, size))
-        self.register_buffer("betas", torch.full((size,), (2 / size * (1 - start)) ** -2))
-
-    def envelope(self, d):
-        return 0.5 * (torch.cos(d * (math.pi / self.cutoff)) + 1)
-
-    def forward(self, d):
-        x = torch.exp(d * (-5 / self.cutoff))
-        return self.envelope(d)[:, None] * torch.exp(-self.betas * (x[:, None] - self.means) ** 2)
 
 
 class Tensors(nn.Module):
@@ -83,170 +62,20 @@ class Tensors(nn.Module):
         return Anticommutator.apply(a, b, self.sign)
 
 
-# What training spends its time in is compiled (csrc/kernels/training.cpp): two nonlinear functions, whose gradients are written out twice,
-# and multilinear maps, each of whose adjoints is one of them again, so that they are differentiable as often as one likes.
-
-
-class Nonlinear(torch.autograd.Function):
-    """y = f(x), whose Jacobian is symmetric; a subclass gives the value, slope(x, g) = J g, and second(x, g, h), the gradient of <h, J g> in x."""
-
-    @classmethod
-    def forward(cls, ctx, x):
-        ctx.save_for_backward(x)
-        return cls.value(x)
-
-    @classmethod
-    def backward(cls, ctx, g):
-        return Slope.apply(*ctx.saved_tensors, g, cls)
-
-
-class Slope(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, g, function):
-        ctx.save_for_backward(x, g)
-        ctx.function = function
-        return function.slope(x, g)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, h):
-        x, g = ctx.saved_tensors
-        return ctx.function.second(x, g, h), ctx.function.slope(x, h), None
-
-
-class Silu(Nonlinear):
-    """x / (1 + exp(-x))."""
-
-    value = staticmethod(nn.functional.silu)
-    slope = staticmethod(lambda x, g: torch.ops.aten.silu_backward(g, x))
-    second = staticmethod(torch.ops.mfmd.silu_second)
-
-
-class Normalize(Nonlinear):
-    """x / (|x|² + 1), |x| over the components; (atoms, C, F)."""
-
-    value = slope = second = staticmethod(torch.ops.mfmd.normalize)
-
-
-class Anticommutator(torch.autograd.Function):
-    """<g, {a, b}> = <{g, b^T}, a> = <{g, a^T}, b>; sign: of the components under transposition."""
-
-    @staticmethod
-    def forward(ctx, a, b, sign):
-        ctx.save_for_backward(a, b, sign)
-        return torch.ops.mfmd.anticommutator(a, b)
-
-    @staticmethod
-    def backward(ctx, g):
-        a, b, sign = ctx.saved_tensors
-        return Anticommutator.apply(g, b * sign[:, None], sign), Anticommutator.apply(g, a * sign[:, None], sign), None
-
-
-class Gather(torch.autograd.Function):
-    """Messages m_i = sum_j w_ij y_j; w (pairs, R, F), y (atoms, C, F). Symmetric pairs make it its own adjoint in y."""
-
-    @staticmethod
-    def forward(ctx, w, y, graph):
-        ctx.save_for_backward(w, y)
-        ctx.graph = graph
-        return torch.ops.mfmd.gather(w, y, graph.first, graph.neighbor, graph.pair)
-
-    @staticmethod
-    def backward(ctx, g):
-        w, y = ctx.saved_tensors
-        return Dot.apply(g, y, ctx.graph), Gather.apply(w, g, ctx.graph), None
-
-
-class Dot(torch.autograd.Function):
-    """Per pair and part, sum_k a_ik b_jk + a_jk b_ik; (pairs, R, F)."""
-
-    @staticmethod
-    def forward(ctx, a, b, graph):
-        ctx.save_for_backward(a, b)
-        ctx.graph = graph
-        return torch.ops.mfmd.dot(a, b, graph.i32, graph.j32)
-
-    @staticmethod
-    def backward(ctx, g):
-        a, b = ctx.saved_tensors
-        return Gather.apply(g, b, ctx.graph), Gather.apply(g, a, ctx.graph), None
-
-
-class Embed(torch.autograd.Function):
-    """Sum over neighbours of w_ij d_ij (a_i + b_j); w (pairs, R, F), d (pairs, C), a, b (atoms, F) -> (atoms, C, F)."""
-
-    @staticmethod
-    def forward(ctx, w, d, a, b, graph):
-        ctx.save_for_backward(w, d, a, b)
-        ctx.graph = graph
-        return torch.ops.mfmd.embed(w, d, a, b, graph.first, graph.neighbor, graph.pair)
-
-    @staticmethod
-    def backward(ctx, g):
-        w, d, a, b = ctx.saved_tensors
-        return (
-            EmbedWeights.apply(d, a, b, g, ctx.graph), EmbedDirections.apply(w, a, b, g, ctx.graph), *EmbedValues.apply(w, d, g, ctx.graph), None,
-        )  # fmt: skip
-
-
-class EmbedWeights(torch.autograd.Function):
-    """Gradient of <g, Embed> in w; (pairs, R, F)."""
-
-    @staticmethod
-    def forward(ctx, d, a, b, g, graph):
-        ctx.save_for_backward(d, a, b, g)
-        ctx.graph = graph
-        return torch.ops.mfmd.embed_weights(d, a, b, g, graph.i32, graph.j32)
-
-    @staticmethod
-    def backward(ctx, w):
-        d, a, b, g = ctx.saved_tensors
-        return (
-            EmbedDirections.apply(w, a, b, g, ctx.graph), *EmbedValues.apply(w, d, g, ctx.graph), Embed.apply(w, d, a, b, ctx.graph), None,
-        )  # fmt: skip
-
-
-class EmbedDirections(torch.autograd.Function):
-    """Gradient of <g, Embed> in d; (pairs, C)."""
-
-    @staticmethod
-    def forward(ctx, w, a, b, g, graph):
-        ctx.save_for_backward(w, a, b, g)
-        ctx.graph = graph
-        return torch.ops.mfmd.embed_directions(w, a, b, g, graph.i32, graph.j32)
-
-    @staticmethod
-    def backward(ctx, d):
-        w, a, b, g = ctx.saved_tensors
-        return EmbedWeights.apply(d, a, b, g, ctx.graph), *EmbedValues.apply(w, d, g, ctx.graph), Embed.apply(w, d, a, b, ctx.graph), None
-
-
-class EmbedValues(torch.autograd.Function):
-    """Gradients of <g, Embed> in a and in b; (atoms, F) each."""
-
-    @staticmethod
-    def forward(ctx, w, d, g, graph):
-        ctx.save_for_backward(w, d, g)
-        ctx.graph = graph
-        return torch.ops.mfmd.embed_values(w, d, g, graph.first, graph.neighbor, graph.pair)
-
-    @staticmethod
-    def backward(ctx, a, b):
-        w, d, g = ctx.saved_tensors
-        return (
-            EmbedWeights.apply(d, a, b, g, ctx.graph),
-            EmbedDirections.apply(w, a, b, g, ctx.graph),
-            Embed.apply(w, d, a, b, ctx.graph),
-            None,
-        )
+# What makes a backbone, as the header of the model file names it: its sizes, and variants, which are absent there where they are these.
+SIZES = ("channels", "layers", "cutoff", "rank", "radial_functions")
+VARIANTS = {
+    "radial_basis": "expnorm", "self_pair": True, "message": "neighbours", "readout_activation": True, "charge_factor": 0.0, "zbl": None,
+}  # fmt: skip
 
 
 class Embedding(nn.Module):
     """Elements, distances and directions of the neighbours -> first tensors (eqs. 5-8)."""
 
-    def __init__(self, channels, rank, radial_functions):
+    def __init__(self, channels, rank, radial_functions, self_pair):
         super().__init__()
         parts = rank + 1
+        self.self_pair = self_pair
         self.elements = nn.Embedding(TABLE, channels)
         self.pair = nn.Linear(2 * channels, channels)
         self.radial = nn.Linear(radial_functions, parts * channels)
@@ -268,9 +97,9 @@ class Embedding(nn.Module):
         own, other = self.pair.weight.split(channels, dim=1)
         a, b = torch.addmm(self.pair.bias, z, own.T), z @ other.T
         x = Embed.apply(w, direction, a, b, graph)
-        # The self pair: distance zero, no direction.
-        self_pair = math.sqrt(3) * self.radial(graph.basis_at_zero)[:channels] * (a + b)
-        x = torch.cat([x[:, :1] + self_pair[:, None], x[:, 1:]], dim=1)
+        if self.self_pair:  # distance zero, no direction
+            self_pair = math.sqrt(3) * self.radial(graph.basis_at_zero)[:channels] * (a + b)
+            x = torch.cat([x[:, :1] + self_pair[:, None], x[:, 1:]], dim=1)
 
         gate = self.norm(t.norm(x))
         for linear in self.gate:
@@ -279,11 +108,13 @@ class Embedding(nn.Module):
 
 
 class Layer(nn.Module):
-    """One message-passing layer (eqs. 9-11)."""
+    """One message-passing layer (eqs. 9-11); a message is the sum of the neighbours' tensors, each times its pair's weight, or the atom's own tensor
+    times the sum of the weights."""
 
-    def __init__(self, channels, rank, radial_functions):
+    def __init__(self, channels, rank, radial_functions, self_pair, message):
         super().__init__()
         parts = rank + 1
+        self.self_pair, self.message = self_pair, message
         self.radial = nn.ModuleList(
             [nn.Linear(radial_functions, channels), nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, parts * channels)]
         )
@@ -301,8 +132,14 @@ class Layer(nn.Module):
         x = Normalize.apply(x)
         y = t.mix(x, self.mixing_in)
         w = self.weights(graph.basis, graph.envelope)
-        own = self.weights(graph.basis_at_zero[None], torch.ones_like(graph.basis_at_zero[:1]))
-        message = t.scale(own, y) + Gather.apply(w, y, graph)
+        if self.message == "own":
+            total = w.new_zeros(len(x), *w.shape[1:])
+            message = t.scale(total.index_add(0, graph.i, w).index_add(0, graph.j, w), y)
+        else:
+            message = Gather.apply(w, y, graph)
+        if self.self_pair:
+            at_zero = self.weights(graph.basis_at_zero[None], torch.ones_like(graph.basis_at_zero[:1]))
+            message = message + t.scale(at_zero, y)
         product = t.anticommutator(y, message)
         dx = t.mix(Normalize.apply(product), self.mixing_out)
         return x + dx + 0.5 * t.anticommutator(dx, dx)
@@ -311,14 +148,16 @@ class Layer(nn.Module):
 class Readout(nn.Module):
     """Invariants of the last tensors, (atoms, C, F) -> (atoms, F) (eq. 12)."""
 
-    def __init__(self, channels, rank):
+    def __init__(self, channels, rank, activation):
         super().__init__()
+        self.activation = activation
         self.norm = nn.LayerNorm((rank + 1) * channels)
         self.linear = nn.Linear((rank + 1) * channels, channels)
         self.algebra = Tensors(rank)
 
     def forward(self, x):
-        return Silu.apply(self.linear(self.norm(self.algebra.norms(x))))
+        x = self.linear(self.norm(self.algebra.norms(x)))
+        return Silu.apply(x) if self.activation else x
 
 
 def mixing_parameter(parts, channels):
@@ -343,7 +182,7 @@ class Graph:
         self.neighbor = torch.cat([j, i])[order].int()
         self.pair = torch.where(order < len(i), order, len(i) - 1 - order).int()  # ~p where it is turned round
         self.i32, self.j32 = i.int(), j.int()
-        self.basis, self.envelope = radial(distance), radial.envelope(distance)
+        self.basis, self.envelope = radial(distance), envelope(distance, radial.cutoff)
         self.basis_at_zero = radial(distance.new_zeros(1))[0]
 
 
@@ -354,14 +193,36 @@ class TensorNet(nn.Module):
     ----------
     channels : a multiple of 16; layers : 0 and up; cutoff : Å; rank : highest tensor rank kept, 0, 1 or 2;
     radial_functions : size of the radial basis
+    radial_basis : "expnorm" or "smooth_bessel"
+    self_pair : whether an atom is a neighbour of itself, at distance zero
+    message : of the "neighbours", or of the atom's "own" tensor
+    readout_activation : whether the features pass a SiLU at last
+    charge_factor : per elementary charge of a structure, what products are multiplied by is 1 + charge_factor · charge; all are neutral so far
+    zbl : cutoff (Å) of a repulsion of nuclei that every level's energy has in it, or None
     """
 
-    def __init__(self, channels, layers, cutoff, rank, radial_functions):
+    def __init__(
+        self,
+        channels,
+        layers,
+        cutoff,
+        rank,
+        radial_functions,
+        radial_basis="expnorm",
+        self_pair=True,
+        message="neighbours",
+        readout_activation=True,
+        charge_factor=0.0,
+        zbl=None,
+    ):
         super().__init__()
-        self.radial = RadialBasis(cutoff, radial_functions)
-        self.embedding = Embedding(channels, rank, radial_functions)
-        self.layers = nn.ModuleList([Layer(channels, rank, radial_functions) for _ in range(layers)])
-        self.readout = Readout(channels, rank)
+        given = locals()
+        self.architecture = {key: given[key] for key in (*SIZES, *VARIANTS)}
+        self.radial = RADIAL[radial_basis](cutoff, radial_functions)
+        self.embedding = Embedding(channels, rank, radial_functions, self_pair)
+        self.layers = nn.ModuleList([Layer(channels, rank, radial_functions, self_pair, message) for _ in range(layers)])
+        self.readout = Readout(channels, rank, readout_activation)
+        self.repulsion = None if zbl is None else Repulsion(zbl)
 
     def forward(self, numbers, positions, i, j, shifts):
         """Invariant features (atoms, channels). positions, shifts in Å; i, j, shifts: one of each pair and its reverse."""
@@ -372,64 +233,8 @@ class TensorNet(nn.Module):
         return self.readout(x)
 
 
-class MLPHead(nn.Module):
-    """Features -> energy of an atom; scale (eV) and e0 (eV, by atomic number) are double and not trained.
-
-    With several members it is an ensemble whose mean is the head's energy and whose spread, times `calibration`, its standard
-    deviation (a shallow ensemble: Kellner & Ceriotti, Mach. Learn.: Sci. Technol. 5, 035006, 2024). They are slices of one hidden layer,
-    so that to an engine the ensemble is a head like any other.
-    """
-
-    kind = "mlp"
-
-    def __init__(self, channels, scale, e0, zero_start, members=1):
-        super().__init__()
-        self.members = members
-        self.hidden = nn.Linear(channels, members * (channels // 2))
-        self.out = nn.Linear(members * (channels // 2), 1)
-        if members > 1:  # each member starts as large as a head alone
-            self.out.weight.data /= math.sqrt(members)
-            self.register_buffer("calibration", torch.ones((), dtype=torch.float64))
-        if zero_start:  # a relative head starts as no difference at all
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
-        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
-
-    def forward(self, x, numbers):
-        return self.out(Silu.apply(self.hidden(x)))[:, 0]
-
-    def each(self, x):
-        """Energies of the members, (atoms, members); their mean is `forward`."""
-        parts = Silu.apply(self.hidden(x)) * self.out.weight[0]
-        return self.members * parts.view(len(x), self.members, -1).sum(2) + self.out.bias
-
-
-class LinearHead(nn.Module):
-    """Features times a weight vector per element: what fit.py solves in closed form, with its error bars.
-
-    elements : atomic numbers of the error bars, ascending; () for none
-    e0 : eV, by atomic number
-    """
-
-    kind = "linear"
-
-    def __init__(self, channels, e0, elements=()):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(TABLE, channels))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
-        size, double = len(elements) * (channels + 1), torch.float64
-        self.register_buffer("factor", torch.zeros(size, size, dtype=double))  # Cholesky factor of the covariance, eV
-        self.register_buffer("isolated", torch.zeros(len(elements), channels, dtype=double))
-        self.register_buffer("noise", torch.zeros((), dtype=double))  # eV² an atom
-
-    def forward(self, x, numbers):
-        return (self.weight[numbers] * x).sum(1)
-
-
 class Prediction:
-    """Of one level: network_energy (structures,) eV without E0, energy (structures,) eV double, forces, stress or None.
+    """Of one level: network_energy (structures,) eV without E0 but with any repulsion, energy (structures,) eV double, forces, stress or None.
 
     deviations (structures, members): of an ensemble, by how much each member's energy differs from network_energy, their mean; or None
     """
@@ -445,7 +250,7 @@ class Model(nn.Module):
     Parameters
     ----------
     backbone : TensorNet
-    heads : {level: MLPHead or LinearHead}, cheapest level first
+    heads : {level: MLPHead, GatedHead or LinearHead}, cheapest level first
     delta_of : {level: level before it}, for heads that are differences to another level
     """
 
@@ -467,12 +272,23 @@ class Model(nn.Module):
             level = self.delta_of.get(level)
         return heads
 
+    def constant(self, level):
+        """eV a structure of this level, whatever its size."""
+        return sum(self.heads[head].constant for head in self.chain(level))
+
     def features(self, numbers, positions, i, j, shifts):
         """Features of the atoms (atoms, F), those of isolated atoms (kinds, F), which of these each atom is of, and their numbers."""
         kinds, kind = torch.unique(numbers, return_inverse=True)
         # Isolated atoms ride along, without a pair.
         x = self.backbone(torch.cat([numbers, kinds]), torch.cat([positions, positions.new_zeros(len(kinds), 3)]), i, j, shifts)
         return x[: len(numbers)], x[len(numbers) :], kind, kinds
+
+    def repulsion(self, batch, positions, shifts):
+        """Of the nuclei of each structure, (structures,) eV; zero of a backbone without."""
+        out = positions.new_zeros(len(batch.sizes))
+        if self.backbone.repulsion is None:
+            return out
+        return out.index_add(0, batch.structure, self.backbone.repulsion(batch.numbers, positions, batch.i, batch.j, shifts))
 
     def forward(self, batch, forces=(), stress=()):
         """Predictions {level: Prediction} of all levels for a batches.Batch; forces and stress for the levels named.
@@ -501,10 +317,12 @@ class Model(nn.Module):
                     each = (head.each(x) - head.each(isolated)[kind]) * head.scale.to(x.dtype) - atoms[:, None]
                     deviations[level] = each.new_zeros(n, head.members).index_add(0, batch.structure, each)
                 e0[level] = torch.zeros(n, dtype=torch.float64, device=x.device).index_add(0, batch.structure, head.e0[batch.numbers])
+            repulsion = self.repulsion(batch, moved, moved_shifts)
             out = {}
             for level in self.heads:
-                network = sum(own[h] for h in self.chain(level))
-                out[level] = Prediction(network, network.double() + sum(e0[h] for h in self.chain(level)), deviations.get(level))
+                network = repulsion + sum(own[h] for h in self.chain(level))
+                known = sum(e0[h] for h in self.chain(level)) + self.constant(level)
+                out[level] = Prediction(network, network.double() + known, deviations.get(level))
             wanted = [level for level in self.heads if level in forces or level in stress]
             for level in wanted:
                 inputs = [positions] + ([strain] if level in stress else [])

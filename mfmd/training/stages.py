@@ -14,7 +14,8 @@ from mfmd.structures import reading
 from mfmd.structures.record import Label
 from mfmd.training import energies
 from mfmd.training.batches import collation
-from mfmd.training.model import TABLE, LinearHead, MLPHead, Model, TensorNet
+from mfmd.training.heads import TABLE, LinearHead, MLPHead
+from mfmd.training.model import Model, TensorNet
 
 
 class PlanError(Error):

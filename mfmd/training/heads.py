@@ -1,0 +1,101 @@
+"""Heads: what turns the features of an atom into its energy at one level. `scale` (eV) and `e0` (eV, by atomic number) are double and not trained;
+`constant` is eV a structure, whatever its size, and zero but for levels that others have trained so."""
+
+import itertools
+import math
+
+import torch
+from torch import nn
+
+from mfmd.training.maps import Silu
+
+TABLE = 119  # rows of per-element tables, indexed by atomic number
+
+
+class MLPHead(nn.Module):
+    """Features -> energy of an atom.
+
+    With several members it is an ensemble whose mean is the head's energy and whose spread, times `calibration`, its standard
+    deviation (a shallow ensemble: Kellner & Ceriotti, Mach. Learn.: Sci. Technol. 5, 035006, 2024). They are slices of one hidden layer,
+    so that to an engine the ensemble is a head like any other.
+    """
+
+    kind = "mlp"
+    constant = 0.0
+
+    def __init__(self, channels, scale, e0, zero_start, members=1):
+        super().__init__()
+        self.members = members
+        self.hidden = nn.Linear(channels, members * (channels // 2))
+        self.out = nn.Linear(members * (channels // 2), 1)
+        if members > 1:  # each member starts as large as a head alone
+            self.out.weight.data /= math.sqrt(members)
+            self.register_buffer("calibration", torch.ones((), dtype=torch.float64))
+        if zero_start:  # a relative head starts as no difference at all
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
+
+    def forward(self, x, numbers):
+        return self.out(Silu.apply(self.hidden(x)))[:, 0]
+
+    def each(self, x):
+        """Energies of the members, (atoms, members); their mean is `forward`."""
+        parts = Silu.apply(self.hidden(x)) * self.out.weight[0]
+        return self.members * parts.view(len(x), self.members, -1).sum(2) + self.out.bias
+
+
+class GatedHead(nn.Module):
+    """Features -> energy of an atom as the product of a value and a sigmoid gate, each a perceptron of its own (the weighted read-out of M3GNet: Chen &
+    Ong, Nat. Comput. Sci. 2, 718, 2022).
+
+    hidden : widths of the hidden layers of both
+    """
+
+    kind = "gated"
+    constant = 0.0
+
+    def __init__(self, channels, hidden, scale, e0):
+        super().__init__()
+        widths = [channels, *hidden, 1]
+        self.value, self.gate = (nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(widths)]) for _ in range(2))
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
+
+    @property
+    def hidden(self):
+        return [layer.out_features for layer in self.value[:-1]]
+
+    def forward(self, x, numbers):
+        out = []
+        for *layers, last in (self.value, self.gate):
+            h = x
+            for layer in layers:
+                h = Silu.apply(layer(h))
+            out.append(last(h)[:, 0])
+        return out[0] * torch.sigmoid(out[1])
+
+
+class LinearHead(nn.Module):
+    """Features times a weight vector per element: what fit.py solves in closed form, with its error bars.
+
+    elements : atomic numbers of the error bars, ascending; () for none
+    e0 : eV, by atomic number
+    """
+
+    kind = "linear"
+    constant = 0.0
+
+    def __init__(self, channels, e0, elements=()):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(TABLE, channels))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
+        size, double = len(elements) * (channels + 1), torch.float64
+        self.register_buffer("factor", torch.zeros(size, size, dtype=double))  # Cholesky factor of the covariance, eV
+        self.register_buffer("isolated", torch.zeros(len(elements), channels, dtype=double))
+        self.register_buffer("noise", torch.zeros((), dtype=double))  # eV² an atom
+
+    def forward(self, x, numbers):
+        return (self.weight[numbers] * x).sum(1)

@@ -1,0 +1,53 @@
+"""A mfmd model file as the start of training: the inverse of export."""
+
+import json
+
+import numpy as np
+import safetensors.torch
+
+from mfmd.engine import load_model
+from mfmd.training.heads import TABLE, GatedHead, LinearHead, MLPHead
+from mfmd.training.model import SIZES, VARIANTS, Model, TensorNet
+
+
+def header_of(path):
+    """What a model file says of itself: `backbone` whole, variants too; `levels`; `provenance`.
+
+    Raises
+    ------
+    ModelFileError : there is no such file, or it is none of mfmd's
+    """
+    header = json.loads(load_model(path).metadata)
+    header["backbone"] = {key: header["backbone"][key] for key in SIZES} | {
+        key: header["backbone"].get(key, value) for key, value in VARIANTS.items()
+    }
+    return header
+
+
+def read_model(path):
+    """The training.model.Model of a model file, in torch's default type, and its header.
+
+    Raises
+    ------
+    ModelFileError : see `header_of`
+    """
+    header, state = header_of(path), safetensors.torch.load(load_model(path).bytes)
+    sizes, heads = header["backbone"], {}
+    for level in header["levels"]:
+        name, channels = level["name"], sizes["channels"]
+        e0 = np.zeros(TABLE)
+        e0[[int(z) for z in level["e0"]]] = list(level["e0"].values())
+        if level["kind"] == "mlp":
+            head = MLPHead(channels, 1.0, e0, False, level.get("members", 1))
+        elif level["kind"] == "gated":
+            head = GatedHead(channels, level["hidden"], 1.0, e0)
+        else:
+            head = LinearHead(channels, e0, level["elements"] if f"heads.{name}.factor" in state else ())
+        # In the file isolated atoms are folded into E0, and what is empty is not there.
+        own = {key: state.get(f"heads.{name}.{key}", value) for key, value in head.state_dict().items()}
+        head.load_state_dict(own | {"e0": head.e0})
+        head.constant = level.get("constant", 0.0)
+        heads[name] = head
+    model = Model(TensorNet(**sizes), heads, {level["name"]: level["delta_of"] for level in header["levels"] if level["delta_of"]})
+    model.backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")})
+    return model.eval(), header
