@@ -50,9 +50,9 @@ template <class T> class DeviceWeights {
     const auto norm = [&](Norm<T>& n, int size) { of(n.weight, static_cast<std::size_t>(size)), of(n.bias, static_cast<std::size_t>(size)); };
     Weights<T>& w = weights_;
     const std::size_t F = static_cast<std::size_t>(w.F), slots = static_cast<std::size_t>(w.slots), table = F * w.knots * 3 * w.R;
-    w.means = w.betas = nullptr;  // the device has tables alone
+    w.basis = {};  // the device has tables alone
     w.embedding_radial = {};
-    of(w.pair, slots * slots * F), of(w.self_embedding, slots * F), of(w.embedding_table, table);
+    of(w.charge, slots), of(w.first, slots * F), of(w.second, slots * F), of(w.self_embedding, slots * F), of(w.embedding_table, table);
     norm(w.embedding_norm, w.F), norm(w.readout_norm, w.R * w.F);
     dense(w.gate[0]), dense(w.gate[1]), dense(w.readout);
     for (int part = 0; part < w.R; ++part) dense(w.embedding_mix[part]);
@@ -63,7 +63,13 @@ template <class T> class DeviceWeights {
     }
     w.layers = layers_.data();  // read by the host
     heads_.assign(host.heads, host.heads + host.n_heads);
-    for (HeadWeights<T>& head : heads_) dense(head.hidden), dense(head.out), of(head.linear, slots * F), of(head.e0, slots);
+    for (HeadWeights<T>& head : heads_) {
+      for (Perceptron<T>* p : {&head.value, &head.gate}) {
+        for (int k = 0; k < p->layers; ++k) dense(p->hidden[k]);
+        dense(p->out);
+      }
+      of(head.linear, slots * F), of(head.e0, slots);
+    }
     w.heads = heads_.data();
     of(w.heads, heads_.size());
   }

@@ -10,6 +10,7 @@
 #include "domain.hpp"
 #include "heads.hpp"
 #include "kernels/neighbors.hpp"
+#include "kernels/repulsion.hpp"
 #include "kernels/stages.hpp"
 #include "kernels/tensor.hpp"
 #include "packing.hpp"
@@ -64,11 +65,11 @@ namespace {
 // What an evaluation computes on its way. It holds nothing that the next one needs, so that engines hand it on: many cost what those do that are at
 // work at one time.
 template <class T> struct Arrays {
-  std::vector<Buffer<T>> scratch, x, y, m, dx;  // [threads], [layers + 1], [layers] …
+  std::vector<Buffer<T>> scratch, x, y, m, dx, sums;  // [threads], [layers + 1], [layers] …
   std::vector<int> slot, knot;
   std::vector<Excess> excess;
   std::vector<double> head_energies, slope, turn;
-  Buffer<T> distance, direction, basis, hermite, raw, mixed, kept, ax, am, ay, features;
+  Buffer<T> distance, direction, basis, hermite, raw, mixed, kept, ax, am, ay, asums, features;
 };
 
 template <class T> class Store {
@@ -137,6 +138,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     });
     const bool domain = request.domain && model_->domain();
     run(s, request.forces || request.virial || request.atom_virials, request.error_bars || domain);
+    if (w_.repulsion > 0.0) timed("repulsion", [&] { repel(request.forces || request.virial || request.atom_virials); });
     if (domain) timed("domain", [&] { find_excess(s); });
     timed("collect", [&] { collect(s, request, result); });
   }
@@ -212,7 +214,7 @@ template <class T> class Evaluation final : public Workspace::Data {
       for (int l = 0; l < count; ++l) rows.push_back(buffers[static_cast<std::size_t>(l)].resize(size));
       return rows;
     };
-    const std::vector<T*> x = sized(a_->x, L + 1), y = sized(a_->y, L), m = sized(a_->m, L), dx = sized(a_->dx, L);
+    const std::vector<T*> x = sized(a_->x, L + 1), y = sized(a_->y, L), m = sized(a_->m, L), dx = sized(a_->dx, L), sums = sized(a_->sums, w_.own_message ? L : 0);
     a_->head_energies.assign(seeds_.size() * static_cast<std::size_t>(n), 0.0);
     for (std::size_t q = 0; q < seeds_.size(); ++q) seeds_[q].energies = a_->head_energies.data() + q * static_cast<std::size_t>(n);
 
@@ -224,15 +226,16 @@ template <class T> class Evaluation final : public Workspace::Data {
     const int share_of_thread = n / (4 * pool_.threads()), gather_grain = std::min(std::max(share_of_thread, kGrain), kGatherGrain);
     const auto over_atoms = [&](const char* name, auto&& stage) { in_pieces(name, kGrain, stage); };
     const auto over_pairs = [&](const char* name, auto&& stage) { in_pieces(name, gather_grain, stage); };
-    const auto fill = [&](T* rows) { if (s.fill_ghosts) s.fill_ghosts(rows, ghost_width()); };
+    const auto fill = [&](T* rows, int width) { if (s.fill_ghosts) s.fill_ghosts(rows, static_cast<std::size_t>(width) * sizeof(T)); };
+    const int whole = w_.C * w_.F, parts = w_.R * w_.F;
 
     // What an atom goes through between two gathers is done in one pass, while its rows are at hand.
     T *ax = reverse ? a_->ax.resize(size) : nullptr, *am = reverse ? a_->am.resize(size) : nullptr, *ay = reverse ? a_->ay.resize(size) : nullptr;
-    T* araw = am;
+    T *araw = am, *asums = reverse && w_.own_message ? a_->asums.resize(size) : nullptr;
     T* features = with_features ? a_->features.resize(static_cast<std::size_t>(n * w_.F)) : nullptr;
     if (reverse) a_->slope.assign(list_.neighbors().size(), 0.0), a_->turn.assign(3 * list_.neighbors().size(), 0.0);
     const auto leave = [&](int l, int b, int e, T* t) {  // layer l backwards, up to its messages
-      if (l >= 0) k.product_reverse(w_, l, y[l], m[l], dx[l], ax, am, ay, b, e, t);
+      if (l >= 0) k.product_reverse(w_, l, y[l], m[l], dx[l], ax, am, ay, w_.own_message ? sums[l] : nullptr, asums, b, e, t);
       else k.embedding_mix_reverse(w_, raw, mixed, kept, ax, araw, b, e, t);
     };
     const auto enter = [&](int l, int b, int e, T* t) {  // layer l up to its messages
@@ -247,8 +250,11 @@ template <class T> class Evaluation final : public Workspace::Data {
       enter(0, b, e, t);
     });
     for (int l = 0; l < L; ++l) {
-      fill(y[l]);
-      over_pairs("message", [&](int b, int e, T* t) { k.message(w_, l, pairs, y[l], m[l], b, e, t); });
+      if (!w_.own_message) fill(y[l], whole);
+      over_pairs("message", [&](int b, int e, T* t) {
+        if (w_.own_message) k.own_message(w_, l, pairs, y[l], m[l], sums[l], b, e, t);
+        else k.message(w_, l, pairs, y[l], m[l], b, e, t);
+      });
       over_atoms("product", [&](int b, int e, T* t) {
         k.product(w_, l, x[l], y[l], m[l], dx[l], x[l + 1], b, e, t);
         enter(l + 1, b, e, t);
@@ -256,15 +262,38 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
     if (!reverse) return;
     for (int l = L; l--;) {
-      fill(am);
-      over_pairs("message_reverse", [&](int b, int e, T* t) { k.message_reverse(w_, l, pairs, y[l], am, ay, a_->slope.data(), b, e, t); });
+      if (w_.own_message) fill(asums, parts);
+      else fill(am, whole);
+      over_pairs("message_reverse", [&](int b, int e, T* t) {
+        if (w_.own_message) k.own_message_reverse(w_, l, pairs, asums, a_->slope.data(), b, e, t);
+        else k.message_reverse(w_, l, pairs, y[l], am, ay, a_->slope.data(), b, e, t);
+      });
       over_atoms("mixing_reverse", [&](int b, int e, T* t) {
         k.mixing_reverse(w_, l, x[l], ay, ax, b, e, t);
         leave(l - 1, b, e, t);
       });
     }
-    fill(araw);
+    fill(araw, whole);
     over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, a_->slope.data(), a_->turn.data(), b, e, t); });
+  }
+
+  // The nuclei's repulsion: half of a pair's to the energy of each of its atoms, for every head that has it, and its slope.
+  void repel(bool reverse) {
+    double weight = 0.0;
+    for (const Seed<T>& seed : seeds_)
+      if (w_.heads[seed.head].repels) weight += static_cast<double>(seed.weight);
+    for (std::size_t row = 0; row + 1 < list_.first().size(); ++row) {
+      double energy = 0.0;
+      for (int p = list_.first()[row]; p < list_.first()[row + 1]; ++p) {
+        const std::size_t pair = static_cast<std::size_t>(p);
+        if (list_.distances()[pair] >= w_.repulsion) continue;
+        double slope = 0.0;
+        energy += 0.5 * repulsion(w_.charge[a_->slot[row]], w_.charge[a_->slot[static_cast<std::size_t>(list_.neighbors()[pair])]], list_.distances()[pair], w_.repulsion, &slope);
+        if (reverse && p >= list_.half()[row]) a_->slope[pair] += weight * slope;
+      }
+      for (const Seed<T>& seed : seeds_)
+        if (w_.heads[seed.head].repels) seed.energies[row] += energy;
+    }
   }
 
   // Sums in the order of the atoms, wherever their rows are; in double.
@@ -277,7 +306,7 @@ template <class T> class Evaluation final : public Workspace::Data {
       for (std::size_t i = 0; i < n; ++i) sum += seed.energies[list_.row_of()[i]];
       head_sums.push_back(sum);
     }
-    add_up(*model_, heads_, head_sums.data(), result);
+    add_up(*model_, heads_, head_sums.data(), !s.pairs, result);
     if (request.atom_energies) add_up_atoms(*model_, heads_, a_->head_energies.data(), list_.row_of().data(), s.atoms, s.atoms, result);
     if (request.error_bars) add_errors(*model_, heads_, s, a_->features.get(), list_.row_of().data(), w_.F, result);
     if (request.domain && model_->domain()) result.outside = outside(*model_, s, a_->excess, list_.row_of().data(), 0);

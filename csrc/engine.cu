@@ -52,11 +52,11 @@ template <class T> class Evaluation final : public Workspace::Data {
   Evaluation(std::shared_ptr<const Model> model, const Options& options)
       : model_(std::move(model)), options_(options), weights_(model_->template weights<T>(), options.precision == Precision::tf32, own_.stream), w_(weights_.get()) {
     const Weights<T>& host = model_->template weights<T>();
-    for (int h = 0; h < host.n_heads; ++h)
-      if (!host.heads[h].linear) widest_ = std::max(widest_, host.heads[h].hidden.out);
+    for (int h = 0; h < host.n_heads; ++h) room_ = std::max(room_, room_of(host.heads[h]));
     const auto layers = static_cast<std::size_t>(w_.n_layers);
     x_ = std::vector<DeviceMemory<T>>(layers + 1);
     for (auto* buffers : {&y_, &m_, &dx_}) *buffers = std::vector<DeviceMemory<T>>(layers);
+    if (w_.own_message) sums_ = std::vector<DeviceMemory<T>>(layers);
   }
   ~Evaluation() override {
     try {
@@ -227,14 +227,15 @@ template <class T> class Evaluation final : public Workspace::Data {
     renew(raw_, n * row), renew(mixed_, n * row), renew(kept_, n * kept_gates(w_));
     for (auto* buffers : {&x_, &y_, &m_, &dx_})
       for (auto& buffer : *buffers) renew(buffer, n * row);
+    for (auto& buffer : sums_) renew(buffer, n * static_cast<std::size_t>(w_.R * w_.F));
     if (reverse(request)) {
-      renew(ax_, n * row), renew(am_, n * row), renew(ay_, n * row), renew(slope_, slabs * pairs), renew(turn_, 3 * slabs * pairs);
+      renew(ax_, n * row), renew(am_, n * row), renew(ay_, n * row), renew(asums_, w_.own_message ? n * static_cast<std::size_t>(w_.R * w_.F) : 0), renew(slope_, slabs * pairs), renew(turn_, 3 * slabs * pairs);
       renew(gradient_, 3 * pairs), renew(atom_virials_, 9 * n);
     }
     if (renew(energies_, heads_.used.size() * n)) seeds_given_.clear();
     if (request.error_bars || domain(request)) renew(features_, n * static_cast<std::size_t>(w_.F));
     if (domain(request)) renew(excess_, n);
-    const std::size_t given = seeds_at() + heads_.used.size() * (sizeof(Seed<T>) + (heads_.terms.size() + 1) * sizeof(double)), found = 3 * n + (heads_.used.size() + 9) * systems();
+    const std::size_t given = seeds_at() + heads_.used.size() * sizeof(Seed<T>), found = 3 * n + (heads_.used.size() + 9) * systems();
     if (renew(given_, given) | renew(given_host_, given)) seeds_given_.clear();
     renew(result_, found), renew(result_host_, found), renew(verdict_device_, 1), renew(verdict_, 1);
     if (before != generation_ || before_sizes != sizes() || !listed_) {  // the list is made anew: these are the cells of no structure
@@ -251,14 +252,20 @@ template <class T> class Evaluation final : public Workspace::Data {
   template <class U> static U* part(unsigned char* block, std::size_t offset) { return reinterpret_cast<U*>(block + offset); }
   std::size_t cells_at() const { return 3 * static_cast<std::size_t>(atoms_) * sizeof(double); }
   std::size_t combination_at() const { return cells_at() + 9 * systems() * sizeof(double); }
-  std::size_t seeds_at() const { return combination_at() + heads_.used.size() * (heads_.terms.size() + 1) * sizeof(double); }
+  std::size_t seeds_at() const { return combination_at() + (heads_.used.size() + 1) * (heads_.terms.size() + 1) * sizeof(double); }
 
-  // [terms + 1][used heads]: the weighted sum, then each term.
+  // [terms + 1][used heads + 1]: the weighted sum, then each term; its constant stands last.
   std::vector<double> combination() const {
-    std::vector<double> out;
+    std::vector<double> out, terms = mfmd::combination(*model_, heads_);
+    double constant = 0.0;
     for (const Heads::Used& used : heads_.used) out.push_back(used.weight);
-    const std::vector<double> terms = mfmd::combination(*model_, heads_);
-    out.insert(out.end(), terms.begin(), terms.end());
+    for (const Term& term : heads_.terms) constant += term.weight * model_->constant(term.head);
+    out.push_back(constant);
+    for (std::size_t t = 0; t < heads_.terms.size(); ++t) {
+      const auto row = terms.begin() + static_cast<std::ptrdiff_t>(t * heads_.used.size());
+      out.insert(out.end(), row, row + static_cast<std::ptrdiff_t>(heads_.used.size()));
+      out.push_back(model_->constant(heads_.terms[t].head));
+    }
     return out;
   }
   // The same, and which heads they are.
@@ -362,6 +369,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     const List list = this->list();
     const Pairs<T> pairs{capacity_, count_.get(), half_.get(), j_.get(), u_.get(), basis_.get(), knot_.get(), hermite_.get()};
     const int* slot = slot_.get();
+    const Seed<T>* seeds = part<Seed<T>>(given_.get(), seeds_at());
     const bool backward = reverse(request);
     T *raw = raw_.get(), *mixed = mixed_.get(), *kept = kept_.get(), *ax = backward ? ax_.get() : nullptr, *am = am_.get(), *ay = ay_.get(), *slope = slope_.get();
     const auto rows = [](std::vector<DeviceMemory<T>>& buffers, int l) { return buffers[static_cast<std::size_t>(l)].get(); };
@@ -371,22 +379,27 @@ template <class T> class Evaluation final : public Workspace::Data {
     embedding_gather(w_, pairs, slot, raw, n, stream);
     embedding_mix(w_, raw, rows(x_, 0), mixed, kept, L > 0 ? rows(y_, 0) : nullptr, n, stream);
     for (int l = 0; l < L; ++l) {
-      message(w_, l, pairs, rows(y_, l), rows(m_, l), n, stream);
+      if (w_.own_message) own_message(w_, l, pairs, rows(y_, l), rows(m_, l), rows(sums_, l), n, stream);
+      else message(w_, l, pairs, rows(y_, l), rows(m_, l), n, stream);
       product(w_, l, rows(x_, l), rows(y_, l), rows(m_, l), rows(dx_, l), rows(x_, l + 1), l + 1 < L ? rows(y_, l + 1) : nullptr, n, stream);
     }
     const auto leaving = [&](int l) {
-      if (l < 0) return Leaving<T>{l, nullptr, nullptr, nullptr, am, nullptr, raw, mixed, kept};
-      return Leaving<T>{l, rows(y_, l), rows(m_, l), rows(dx_, l), am, ay, nullptr, nullptr, nullptr};
+      if (l < 0) return Leaving<T>{l, nullptr, nullptr, nullptr, am, nullptr, raw, mixed, kept, nullptr, nullptr};
+      return Leaving<T>{l, rows(y_, l), rows(m_, l), rows(dx_, l), am, ay, nullptr, nullptr, nullptr, w_.own_message ? rows(sums_, l) : nullptr, asums_.get()};
     };
-    readout(w_, slot, rows(x_, L), part<Seed<T>>(given_.get(), seeds_at()), heads, widest_, ax, request.error_bars || domain(request) ? features_.get() : nullptr, leaving(L - 1), n, stream);
+    readout(w_, slot, rows(x_, L), seeds, heads, room_, ax, request.error_bars || domain(request) ? features_.get() : nullptr, leaving(L - 1), n, stream);
     if (domain(request)) find_excess(list, domain_, features_.get(), excess_.get(), stream);
-    sum(list, list.row_of, energies_.get(), heads, n, 1, sums(), stream);
     if (backward) {
       for (int l = L; l--;) {
-        message_reverse(w_, l, pairs, rows(y_, l), am, ay, slope, l == L - 1, n, stream);
+        if (w_.own_message) own_message_reverse(w_, l, pairs, asums_.get(), slope, l == L - 1, n, stream);
+        else message_reverse(w_, l, pairs, rows(y_, l), am, ay, slope, l == L - 1, n, stream);
         mixing_reverse(w_, l, rows(x_, l), ay, ax, leaving(l - 1), n, stream);
       }
       embedding_gather_reverse(w_, pairs, slot, am, slope, turn_.get(), L == 0, n, stream);
+    }
+    if (w_.repulsion > 0.0) repel(w_, list, seeds, heads, backward ? slope : nullptr, stream);
+    sum(list, list.row_of, energies_.get(), heads, n, 1, sums(), stream);
+    if (backward) {
       cuda::collect(list, w_.F / kSlab, slope, turn_.get(), gradient_.get(), result_.get(), atom_virials_.get(), stream);
       sum(list, nullptr, atom_virials_.get(), 9, 1, 9, sums() + heads_.used.size() * systems(), stream);
     }
@@ -430,7 +443,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     const auto sum_of = [&](std::size_t q) { return atoms_ > 0 ? sums[q * systems()] : 0.0; };
     std::vector<double> head_sums;
     for (std::size_t q = 0; q < heads_.used.size(); ++q) head_sums.push_back(sum_of(q));
-    add_up(*model_, heads_, head_sums.data(), result);
+    add_up(*model_, heads_, head_sums.data(), true, result);
     if (reverse(request)) {
       if (n) result.forces.assign(result_host_.get() + 3 * first, result_host_.get() + 3 * (first + n));
       for (std::size_t k = 0; k < 9; ++k) result.virial[k] = sum_of(heads_.used.size() + k);
@@ -452,7 +465,7 @@ template <class T> class Evaluation final : public Workspace::Data {
   Stream own_;
   const DeviceWeights<T> weights_;
   const Weights<T>& w_;
-  int widest_ = 0;
+  int room_ = 0;
 
   Heads heads_;
   std::vector<int> numbers_, begin_, periodic_;  // of the structures before, one behind the other
@@ -470,8 +483,8 @@ template <class T> class Evaluation final : public Workspace::Data {
   DeviceMemory<Excess> excess_;
   DeviceMemory<Grid> grids_;
   DeviceMemory<Entry> found_, reached_, entries_;
-  DeviceMemory<T> u_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_, slope_, turn_, features_;
-  std::vector<DeviceMemory<T>> x_, y_, m_, dx_;
+  DeviceMemory<T> u_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_, asums_, slope_, turn_, features_;
+  std::vector<DeviceMemory<T>> x_, y_, m_, dx_, sums_;
   DeviceMemory<unsigned char> given_;
   PinnedMemory<unsigned char> given_host_;
   PinnedMemory<double> result_host_;

@@ -100,10 +100,11 @@ std::vector<double> combination(const Model& model, const Heads& heads) {
   return out;
 }
 
-void add_up(const Model& model, const Heads& heads, const double* head_sums, Result& result) {
+void add_up(const Model& model, const Heads& heads, const double* head_sums, bool whole, Result& result) {
   result.energy = 0.0;
   result.term_energies.assign(heads.terms.size(), 0.0);
   for (std::size_t t = 0; t < heads.terms.size(); ++t) {
+    result.term_energies[t] = whole ? model.constant(heads.terms[t].head) : 0.0;
     chain(model, heads.terms[t].head, [&](std::size_t h) { result.term_energies[t] += head_sums[heads.place[h]]; });
     result.energy += heads.terms[t].weight * result.term_energies[t];
   }

@@ -22,8 +22,9 @@ Heads heads_of(const Model& model, const std::vector<Term>& terms);
 void check_elements(const Model& model, const Heads& heads, const Structure& structure);
 // Which used heads each term is the sum of: [terms][used], 0 or 1.
 std::vector<double> combination(const Model& model, const Heads& heads);
-// Energies of the terms and their sum, from the sum over atoms of each used head. InputError for one that is not finite.
-void add_up(const Model& model, const Heads& heads, const double* head_sums, Result& result);
+// Energies of the terms and their sum, from the sum over atoms of each used head; of a whole structure, with the levels' constants. InputError for one
+// that is not finite.
+void add_up(const Model& model, const Heads& heads, const double* head_sums, bool whole, Result& result);
 // Energies of atoms, from energies[used head][rows] of the rows of atoms.
 void add_up_atoms(const Model& model, const Heads& heads, const double* energies, const int* row_of, int rows, int atoms, Result& result);
 // Standard deviations of the terms' energies, NaN for heads without error bars, from the last features, [rows][F]: see ErrorBars.

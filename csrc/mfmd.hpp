@@ -24,7 +24,8 @@ struct InputError : Error {  // the structure, the head or an option cannot be e
 
 struct Level {
   std::string name;
-  std::string kind;           // "mlp" or "linear"
+  std::string kind;           // "mlp", "linear" or "gated"
+  double constant = 0.0;      // eV a structure, whatever its size; of this head alone, see Model::constant
   bool error_bars = false;    // its energies come with a standard deviation
   int relative_to = -1;       // index of the level this head is a difference to (delta_of), or -1
   std::vector<int> elements;  // atomic numbers it was trained on
@@ -60,6 +61,7 @@ class Model {
   int level(const std::string& name) const;  // index; InputError naming the levels there are
   const std::vector<int>& elements() const;  // atomic numbers known to any level, ascending; a position in it is a slot
   double cutoff() const;                     // Å
+  double constant(int level) const;          // eV that the level's energy has in it whatever the structure
   const ErrorBars& error_bars(int level) const;  // of a level that has them
   const Domain* domain() const;              // null where the file does not say
   const std::string& metadata() const;       // JSON text
@@ -92,7 +94,7 @@ struct Structure {
   const double* cell = nullptr;       // [3][3], Å; read only in periodic directions
   bool periodic[3] = {false, false, false};
 
-  // Set only by a host that owns the periodic images itself:
+  // Set only by a host that owns the periodic images itself, and may have the structure in parts: then Model::constant is in no energy.
   int ghosts = 0;                     // copies of atoms, behind the atoms
   const HostPairs* pairs = nullptr;   // then cell and periodic are not read
   // Copies the rows of the owners into the rows of the ghosts: rows is [atoms + ghosts][width bytes]. Called equally often, whatever
@@ -173,7 +175,7 @@ class Workspace {
   // the graph, which has its addresses. What was asked for before must have ended by the time that the graph runs.
   bool enqueue(const DeviceStructures& structures, const Request& request, const DeviceResults& results);
   std::int64_t rebuilds() const;  // neighbour lists built so far, but for those of enqueue
-  std::size_t ghost_width() const;  // bytes of the rows of fill_ghosts
+  std::size_t ghost_width() const;  // bytes of a row of fill_ghosts, at most
   const std::map<std::string, double>& stage_times() const;  // seconds spent in each stage so far
 
   struct Data;

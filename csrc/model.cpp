@@ -18,7 +18,7 @@ namespace mfmd {
 
 namespace {
 
-constexpr int kFormat = 1;  // of the model file; a file with a higher number is refused
+constexpr int kFormat = 2;  // of the model file; a file with a higher number is refused
 
 using Values = std::vector<double>;
 
@@ -68,7 +68,11 @@ struct Model::Data {
   double cutoff = 0.0;
   int F = 0, K = 0, rank = 0, layers = 0;
   std::map<std::string, Tensor> tensors;
-  std::vector<int> hidden;      // per head; 0 of a linear one
+  RadialBasis::Kind kind = RadialBasis::expnorm;
+  bool self_pair = true, own_message = false, readout_silu = true;
+  double repulsion = 0.0;       // cutoff of the nuclei's, Å; 0: there is none
+  std::vector<double> charge;   // of the nuclei, slot by slot
+  std::vector<std::vector<int>> hidden;  // per head, widths of hidden layers; none of a linear one
   std::vector<ErrorBars> error_bars;
   std::optional<TrainedOn> domain;
   int knots = 128;              // of the tables; 576 KiB a layer at 128 channels
@@ -90,6 +94,10 @@ struct Model::Data {
     }
     return hit->second.values;
   }
+  RadialBasis basis() const {
+    if (kind == RadialBasis::smooth_bessel) return {kind, K, cutoff, nullptr, nullptr};
+    return {kind, K, cutoff, tensor("backbone.radial.means", {K}).data(), tensor("backbone.radial.betas", {K}).data()};
+  }
   void tabulate();
   template <class T> void pack(Packed<T>& p) const;
 };
@@ -97,7 +105,7 @@ struct Model::Data {
 // As many knots as the functions need: 128 for the usual basis, more for a finer one or a longer cutoff.
 void Model::Data::tabulate() {
   const int RF = (rank + 1) * F;
-  const Values &means = tensor("backbone.radial.means", {K}), &betas = tensor("backbone.radial.betas", {K});
+  const RadialBasis basis = this->basis();
   const std::string e = "backbone.embedding.radial";
   std::vector<std::vector<Affine>> maps = {{{&tensor(e + ".weight", {RF, K}), &tensor(e + ".bias", {RF})}}};
   const int width[4] = {K, F, 2 * F, RF};
@@ -113,8 +121,8 @@ void Model::Data::tabulate() {
     tables.clear();
     double error = 0.0;
     for (std::size_t k = 0; k < maps.size(); ++k) {
-      tables.push_back(radial_table(knots, means, betas, cutoff, maps[k], k > 0));
-      error = std::max(error, table_error(tables.back(), knots, means, betas, cutoff, maps[k], k > 0));
+      tables.push_back(radial_table(knots, basis, maps[k], k > 0));
+      error = std::max(error, table_error(tables.back(), knots, basis, maps[k], k > 0));
     }
     if (error < kTableError) return;
   }
@@ -124,9 +132,8 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
   Weights<T>& w = p.weights;
   const int R = rank + 1, RF = R * F, slots = static_cast<int>(elements.size());
   w.F = F, w.K = K, w.rank = rank, w.R = R, w.C = R * R, w.slots = slots, w.cutoff = cutoff, w.knots = knots;
-  const Values &means = tensor("backbone.radial.means", {K}), &betas = tensor("backbone.radial.betas", {K});
-  w.means = p.keep(means);
-  w.betas = p.keep(betas);
+  w.basis = basis();
+  w.own_message = own_message, w.readout_silu = readout_silu, w.repulsion = repulsion, w.charge = charge.data();
 
   const std::string e = "backbone.embedding.";
   const Values& table = tensor(e + "elements.weight", {119, F});
@@ -134,7 +141,11 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
   const Values &rad_w = tensor(e + "radial.weight", {RF, K}), &rad_b = tensor(e + "radial.bias", {RF});
   // The self pair sees the basis at d = 0, where the cutoff function is 1.
   Values at_zero(static_cast<std::size_t>(K));
-  for (std::size_t k = 0; k < at_zero.size(); ++k) at_zero[k] = std::exp(-betas[k] * (1.0 - means[k]) * (1.0 - means[k]));
+  {
+    std::vector<Jet> there(at_zero.size());
+    evaluate(w.basis, Jet{}, there.data());
+    for (std::size_t k = 0; k < at_zero.size(); ++k) at_zero[k] = there[k].v;
+  }
   const auto affine = [](const Values& m, const Values& b, const Values& x) {
     Values y(b);
     for (std::size_t o = 0; o < y.size(); ++o)
@@ -142,17 +153,18 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
     return y;
   };
   const Values radial_zero = affine(rad_w, rad_b, at_zero);
-  Values pair, self;
-  for (int a = 0; a < slots; ++a)
-    for (int b = 0; b < slots; ++b) {
-      Values both(table.begin() + static_cast<long>(elements[static_cast<std::size_t>(a)]) * F, table.begin() + (static_cast<long>(elements[static_cast<std::size_t>(a)]) + 1) * F);
-      both.insert(both.end(), table.begin() + static_cast<long>(elements[static_cast<std::size_t>(b)]) * F, table.begin() + (static_cast<long>(elements[static_cast<std::size_t>(b)]) + 1) * F);
-      const Values z = affine(pair_w, pair_b, both);
-      pair.insert(pair.end(), z.begin(), z.end());
-      if (a == b)
-        for (std::size_t f = 0; f < static_cast<std::size_t>(F); ++f) self.push_back(tensor::kSqrt3 * z[f] * radial_zero[f]);
+  Values first, second, self;
+  for (const int z : elements) {
+    const double* row = table.data() + static_cast<std::size_t>(z) * F;
+    for (std::size_t f = 0; f < static_cast<std::size_t>(F); ++f) {
+      double own = pair_b[f], other = 0.0;
+      const double* weight = pair_w.data() + 2 * f * F;
+      for (int k = 0; k < F; ++k) own += weight[k] * row[k], other += weight[F + k] * row[k];
+      first.push_back(own), second.push_back(other);
+      self.push_back(self_pair ? tensor::kSqrt3 * (own + other) * radial_zero[f] : 0.0);
     }
-  w.pair = p.keep(pair);
+  }
+  w.first = p.keep(first), w.second = p.keep(second);
   w.self_embedding = p.keep(self);
   w.embedding_radial = p.dense(rad_w, &rad_b, K, RF);
   w.embedding_table = p.table(tables[0], F);
@@ -180,6 +192,7 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
       x = affine(m, b, x);
       for (double& v : x) v /= 1.0 + std::exp(-v);
     }
+    if (!self_pair) x.assign(x.size(), 0.0);
     layer.self = p.keep(x);
     layer.table = p.table(tables[static_cast<std::size_t>(l) + 1], F);
     mixers(name + "mixing_in", layer.mix_in);
@@ -200,10 +213,28 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
       for (const int z : elements) own.insert(own.end(), all.begin() + static_cast<long>(z) * F, all.begin() + (static_cast<long>(z) + 1) * F);
       head.linear = p.keep(own);
     } else {
-      const int H = hidden[h], padded = (H + 15) / 16 * 16;
-      head.hidden = p.dense(tensor(name + "hidden.weight", {H, F}), &tensor(name + "hidden.bias", {H}), F, H, F, padded);
-      head.out = p.dense(tensor(name + "out.weight", {1, H}), &tensor(name + "out.bias", {1}), H, 1, padded, 1);
+      // Names of the layers, the last one's behind those of the hidden ones.
+      const auto perceptron = [&](const std::vector<std::string>& names) {
+        Perceptron<T> q;
+        int in = F, padded_in = F;
+        for (const int H : hidden[h]) {
+          const int padded = (H + 15) / 16 * 16;
+          const std::string& layer = names[static_cast<std::size_t>(q.layers)];
+          q.hidden[q.layers++] = p.dense(tensor(layer + ".weight", {H, in}), &tensor(layer + ".bias", {H}), in, H, padded_in, padded);
+          in = H, padded_in = padded;
+        }
+        q.out = p.dense(tensor(names.back() + ".weight", {1, in}), &tensor(names.back() + ".bias", {1}), in, 1, padded_in, 1);
+        return q;
+      };
+      const auto numbered = [&](const std::string& of) {
+        std::vector<std::string> names;
+        for (std::size_t k = 0; k <= hidden[h].size(); ++k) names.push_back(name + of + "." + std::to_string(k));
+        return names;
+      };
+      if (levels[h].kind == "mlp") head.value = perceptron({name + "hidden", name + "out"});
+      else head.value = perceptron(numbered("value")), head.gate = perceptron(numbered("gate"));
     }
+    head.repels = levels[h].relative_to < 0;
     head.scale = tensor(name + "scale", {})[0];
     const Values& e0 = tensor(name + "e0", {119});
     p.e0.emplace_back();
@@ -260,16 +291,43 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   if (d.F % 16) throw ModelFileError(origin + ": `channels` is " + std::to_string(d.F) + "; a multiple of 16 is needed");
   d.layers = size.integer("layers", 0, 16, origin);
   d.rank = size.integer("rank", 0, 2, origin);
-  d.K = size.integer("radial_functions", 1, 512, origin);
+  d.K = size.integer("radial_functions", 1, kMaxRadial, origin);
   d.cutoff = size.get("cutoff", Json::number_, origin).number;
   if (!(d.cutoff > 0.5) || !(d.cutoff < 100.0)) throw ModelFileError(origin + ": `cutoff` of " + std::to_string(d.cutoff) + " Å cannot be");
+  // Variants, which are not there where they are the first.
+  const auto one_of = [&](const char* key, const std::string& first, const std::string& second) {
+    const std::string is = size.object.count(key) ? size.get(key, Json::string_, origin).string : first;
+    if (is != first && is != second) throw ModelFileError(origin + ": `" + key + "` is " + is + ", which this mfmd does not know; install a newer one");
+    return is == second;
+  };
+  const auto said = [&](const char* key, bool otherwise) { return size.object.count(key) ? size.get(key, Json::bool_, origin).boolean : otherwise; };
+  const auto number = [&](const char* key) { return size.object.count(key) ? size.get(key, Json::number_, origin).number : 0.0; };
+  if (one_of("radial_basis", "expnorm", "smooth_bessel")) d.kind = RadialBasis::smooth_bessel;
+  d.own_message = one_of("message", "neighbours", "own");
+  d.self_pair = said("self_pair", true);
+  d.readout_silu = said("readout_activation", true);
+  number("charge_factor");  // times a charge, which is zero of every structure so far
+  d.repulsion = number("zbl");
+  if (!(d.repulsion >= 0.0) || d.repulsion > d.cutoff)
+    throw ModelFileError(origin + ": `zbl` is " + std::to_string(d.repulsion) + " Å, and it can be no more than the cutoff, " + std::to_string(d.cutoff) + " Å");
   for (const Json& entry : json.get("levels", Json::array_, origin).array) {
     Level level;
     level.name = entry.get("name", Json::string_, origin).string;
     level.kind = entry.get("kind", Json::string_, origin).string;
-    if (level.kind != "mlp" && level.kind != "linear")
+    if (level.kind != "mlp" && level.kind != "linear" && level.kind != "gated")
       throw ModelFileError(origin + ": level " + level.name + " has a head of kind " + level.kind + ", which this mfmd does not know; install a newer one");
-    d.hidden.push_back(level.kind == "mlp" ? entry.integer("hidden", 1, kWidestHead * d.F, origin) : 0);
+    d.hidden.emplace_back();
+    if (level.kind == "mlp") d.hidden.back() = {entry.integer("hidden", 1, kWidestHead * d.F, origin)};
+    if (level.kind == "gated") {
+      for (const Json& width : entry.get("hidden", Json::array_, origin).array) {
+        if (width.kind != Json::number_ || width.number != std::floor(width.number) || width.number < 1 || width.number > d.F)
+          throw ModelFileError(origin + ": level " + level.name + " has a hidden layer whose width is no whole number from 1 to " + std::to_string(d.F));
+        d.hidden.back().push_back(static_cast<int>(width.number));
+      }
+      if (d.hidden.back().empty() || d.hidden.back().size() > kMaxHidden)
+        throw ModelFileError(origin + ": level " + level.name + " has " + std::to_string(d.hidden.back().size()) + " hidden layers; this mfmd evaluates from 1 to " + std::to_string(kMaxHidden));
+    }
+    if (entry.object.count("constant")) level.constant = entry.get("constant", Json::number_, origin).number;
     const int members = entry.object.count("members") ? entry.integer("members", 1, 64, origin) : 1;
     if (const auto parent = entry.object.find("delta_of"); parent != entry.object.end() && parent->second.kind == Json::string_) {
       for (std::size_t k = 0; k < d.levels.size(); ++k)
@@ -287,7 +345,7 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
     d.error_bars.emplace_back();
     if (members > 1) {
       const auto kinds = static_cast<std::int64_t>(level.elements.size());
-      const int H = d.hidden.back();
+      const int H = d.hidden.back().front();
       if (H % members) throw ModelFileError(origin + ": level " + level.name + " has a hidden layer that its members cannot share evenly");
       ErrorBars& bars = d.error_bars.back();
       bars.members = members;
@@ -307,6 +365,7 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   if (d.levels.empty()) throw ModelFileError(origin + ": the model has no level");
   std::sort(d.elements.begin(), d.elements.end());
   d.elements.erase(std::unique(d.elements.begin(), d.elements.end()), d.elements.end());
+  d.charge.assign(d.elements.begin(), d.elements.end());
   if (json.object.count("domain")) {
     const int slots = static_cast<int>(d.elements.size());
     d.domain = trained_on(d.tensor("domain.nearest", {slots, slots}), d.tensor("domain.neighbors", {slots, 2}), d.tensor("domain.features", {slots, 2, d.F}), slots, d.F, d.cutoff, origin);
@@ -325,6 +384,11 @@ const std::vector<Level>& Model::levels() const { return data_->levels; }
 const ErrorBars& Model::error_bars(int level) const { return data_->error_bars[static_cast<std::size_t>(level)]; }
 const Domain* Model::domain() const { return data_->domain ? &data_->domain->view : nullptr; }
 double Model::cutoff() const { return data_->cutoff; }
+double Model::constant(int level) const {
+  double sum = 0.0;
+  for (int h = level; h >= 0; h = levels()[static_cast<std::size_t>(h)].relative_to) sum += levels()[static_cast<std::size_t>(h)].constant;
+  return sum;
+}
 const std::string& Model::metadata() const { return data_->metadata; }
 const std::string& Model::bytes() const { return data_->bytes; }
 const std::string& Model::sha256() const { return data_->hash; }

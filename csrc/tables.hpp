@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "kernels/basis.hpp"
 #include "kernels/tensor.hpp"
 
 namespace mfmd {
@@ -35,11 +36,9 @@ struct Affine {
 
 // [knots][3][functions]: value and first and second derivative with respect to the knot number, of
 // cutoff(d) * maps(radial basis), with SiLU after every map where `silu` (a message layer) or none (the embedding).
-std::vector<double> radial_table(int knots, const std::vector<double>& means, const std::vector<double>& betas, double cutoff,
-                                 const std::vector<Affine>& maps, bool silu);
+std::vector<double> radial_table(int knots, const RadialBasis& basis, const std::vector<Affine>& maps, bool silu);
 
 // Its largest error in slope between knots, relative to the largest slope.
-double table_error(const std::vector<double>& table, int knots, const std::vector<double>& means, const std::vector<double>& betas,
-                   double cutoff, const std::vector<Affine>& maps, bool silu);
+double table_error(const std::vector<double>& table, int knots, const RadialBasis& basis, const std::vector<Affine>& maps, bool silu);
 
 }  // namespace mfmd

@@ -152,6 +152,13 @@ def tensors(path):
     return [name for name in json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]]) if name != "__metadata__"]
 
 
+def tensor(path, name):
+    """One of them."""
+    import safetensors.numpy
+
+    return safetensors.numpy.load(load_model(path).bytes)[name]
+
+
 def rebuilt(path, target, header=None, tensors=None):
     """The model file with another header or other tensors, in an archive that is otherwise whole."""
     content = load_model(path).bytes

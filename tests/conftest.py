@@ -64,6 +64,25 @@ def random_model(seed=0, channels=32, layers=2, cutoff=4.0, rank=2, radial_funct
     return Model(TensorNet(channels, layers, cutoff, rank, radial_functions), heads, {"high": "middle"}).eval()
 
 
+def all_at_once(seed=0):
+    """A model that has all at once what published TensorNets have and ours have not: a level `high`."""
+    import torch
+
+    from mfmd.training.heads import TABLE, GatedHead
+    from mfmd.training.model import Model, TensorNet
+
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(seed)
+    e0 = np.zeros(TABLE)
+    e0[list(ELEMENTS)] = [-13.6, -1029.0, -1485.0, -2042.0]
+    head = GatedHead(16, [16, 16, 16], 60.0, e0)
+    head.constant = 1.5
+    backbone = TensorNet(
+        16, 2, 4.0, 2, 3, radial_basis="smooth_bessel", self_pair=False, message="own", readout_activation=False, charge_factor=0.1, zbl=2.5
+    )
+    return Model(backbone, {"high": head}).eval()
+
+
 def write(model, path, elements=ELEMENTS, domain=None):
     from mfmd.training import export
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import ELEMENTS, random_model
+from conftest import ELEMENTS, all_at_once, random_model
 from model_contract import Kind
 
 pytest.importorskip("torch")
 import torch
 
-from mfmd.training.heads import LinearHead, MLPHead
+from mfmd.training.heads import GatedHead, LinearHead, MLPHead
 from mfmd.training.model import Model, TensorNet
 
 E0 = np.array([-13.6, -1029.0, -1485.0, -2042.0])
@@ -71,3 +71,86 @@ class TestLinear(Kind):
             head.isolated.copy_(backbone(kinds, torch.zeros(len(kinds), 3), none, none, torch.zeros(0, 3)))
             head.noise.fill_(1e-4)
         return Model(backbone, {"low": MLPHead(16, 60.0, reference_energies(), False), "high": head}, {"high": "low"})
+
+
+# What published models need, one by one, and all at once.
+
+
+def published(seed, head=None, **variants):
+    """Two layers of 16 channels; a head of its own, or of the usual kind."""
+    torch.manual_seed(seed)
+    backbone = TensorNet(**{"channels": 16, "layers": 2, "cutoff": 4.0, "rank": 2, "radial_functions": 8} | variants)
+    return Model(backbone, {"low": head or MLPHead(16, 60.0, reference_energies(), False)})
+
+
+class TestSmoothBessel(Kind):
+    format = 2
+
+    def make(self, seed):
+        return published(seed, radial_basis="smooth_bessel", radial_functions=3)
+
+
+class TestNoSelfPair(Kind):
+    format = 2
+
+    def make(self, seed):
+        return published(seed, self_pair=False)
+
+
+class TestOwnMessage(Kind):
+    format = 2
+
+    def make(self, seed):
+        return published(seed, message="own")
+
+
+class TestOwnMessageRank1(Kind):
+    format = 2
+
+    def make(self, seed):
+        return published(seed, message="own", rank=1)
+
+
+class TestNoActivation(Kind):
+    format = 2
+
+    def make(self, seed):
+        return published(seed, readout_activation=False)
+
+
+class TestGated(Kind):
+    format = 2
+
+    def make(self, seed):
+        torch.manual_seed(seed)
+        return published(seed, GatedHead(16, [16, 12, 5], 60.0, reference_energies()))
+
+
+class TestRepulsion(Kind):
+    """Of the nuclei; once only in the energy of a level that is relative to another."""
+
+    format = 2
+
+    def make(self, seed):
+        model = published(seed, zbl=3.5)
+        high = MLPHead(16, 20.0, reference_energies(0.01), False)
+        return Model(model.backbone, {**model.heads, "high": high}, {"high": "low"})
+
+
+class TestConstant(Kind):
+    format = 2
+
+    def make(self, seed):
+        model = published(seed)
+        model.heads["low"].constant = -3.25
+        high = MLPHead(16, 20.0, reference_energies(0.01), False)
+        return Model(model.backbone, {**model.heads, "high": high}, {"high": "low"})
+
+
+class TestPublished(Kind):
+    """All at once, with the factor of a charge, which no structure has."""
+
+    format = 2
+
+    def make(self, seed):
+        return all_at_once(seed)

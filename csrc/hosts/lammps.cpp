@@ -96,6 +96,7 @@ class Pair final : public LAMMPS_NS::Pair {
     MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
     if (any) fail(mine ? problem : std::string(arg[2]) + ": another process cannot read it");
     const Level& level = model->levels()[static_cast<std::size_t>(term_)];
+    constant_ = model->constant(term_);
     std::string known;
     for (const int z : level.elements) known += " " + symbol(z);
     elements_ = level.elements;
@@ -115,8 +116,8 @@ class Pair final : public LAMMPS_NS::Pair {
     says_ = model->domain();
     told_ = 0;
     workspace_ = std::make_unique<Workspace>(std::move(model), options_);
-    words_ = (workspace_->ghost_width() + sizeof(double) - 1) / sizeof(double);
-    comm_forward = static_cast<int>(words_);
+    width_ = workspace_->ghost_width();
+    comm_forward = static_cast<int>(words());
     if (!allocated) {
       memory->create(setflag, types + 1, types + 1, "pair:setflag");
       memory->create(cutsq, types + 1, types + 1, "pair:cutsq");
@@ -159,8 +160,9 @@ class Pair final : public LAMMPS_NS::Pair {
     s.numbers = numbers_.data();
     s.ids = ids_.data();
     s.pairs = &pairs;
-    s.fill_ghosts = [&](void* rows, std::size_t) {
+    s.fill_ghosts = [&](void* rows, std::size_t width) {
       rows_ = static_cast<char*>(rows);
+      width_ = width;
       comm->forward_comm(this);
     };
     Request request;
@@ -172,7 +174,7 @@ class Pair final : public LAMMPS_NS::Pair {
     try {
       const Result& result = workspace_->evaluate(s, request);
       if (request.domain) tell(result.outside);
-      if (eflag_global) eng_vdwl += energy_unit_ * result.energy;
+      if (eflag_global) eng_vdwl += energy_unit_ * (result.energy + (comm->me == 0 ? constant_ : 0.0));
       if (vflag_global) add(result.virial, virial);
       for (std::size_t k = 0; k < static_cast<std::size_t>(own_); ++k) {
         const int i = atoms_[k];
@@ -190,8 +192,8 @@ class Pair final : public LAMMPS_NS::Pair {
     const double* begin = buffer;
     for (int k = 0; k < n; ++k) {
       if (const char* from = row(atoms[k])) {
-        std::memcpy(buffer, from, workspace_->ghost_width());
-        buffer += words_;
+        std::memcpy(buffer, from, width_);
+        buffer += words();
       }
     }
     return static_cast<int>(buffer - begin);
@@ -200,8 +202,8 @@ class Pair final : public LAMMPS_NS::Pair {
   void unpack_forward_comm(int n, int first, double* buffer) override {
     for (int i = first; i < first + n; ++i) {
       if (char* to = row(i)) {
-        std::memcpy(to, buffer, workspace_->ghost_width());
-        buffer += words_;
+        std::memcpy(to, buffer, width_);
+        buffer += words();
       }
     }
   }
@@ -364,9 +366,10 @@ class Pair final : public LAMMPS_NS::Pair {
     }
   }
 
+  std::size_t words() const { return (width_ + sizeof(double) - 1) / sizeof(double); }  // doubles of a message that a row takes
   char* row(int i) {  // of an atom of the model, else null
     const int at = place_[static_cast<std::size_t>(i)];
-    return at < 0 ? nullptr : rows_ + static_cast<std::size_t>(at) * workspace_->ghost_width();
+    return at < 0 ? nullptr : rows_ + static_cast<std::size_t>(at) * width_;
   }
 
   void add(const double* full, double* six) const {  // xx yy zz xy xz yz
@@ -381,8 +384,9 @@ class Pair final : public LAMMPS_NS::Pair {
   std::vector<int> elements_;  // of the head
   std::vector<int> number_;    // by atom type; 0: not the model's
   std::unique_ptr<Workspace> workspace_;
-  std::size_t words_ = 0;  // doubles of a message that a row takes
+  double constant_ = 0.0;  // eV, of the whole structure
   char* rows_ = nullptr;   // what is being sent
+  std::size_t width_ = 0;  // bytes of a row of it
   std::int64_t version_ = 0;
   // The model's atoms, then its ghosts: indices of LAMMPS [own + ghosts]; the way back, -1 for other atoms; the first are this process's.
   std::vector<int> atoms_, place_;

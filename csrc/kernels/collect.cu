@@ -85,8 +85,9 @@ __global__ void deliveries(List l, Delivery d) {
   if (i >= l.systems) return;
   if (trust != 0.0) l.grids[i].begin = -1;  // nothing is kept of such a step: the next one makes its list anew
   for (int t = 0; t <= d.terms; ++t) {
-    double energy = trust;
-    for (int q = 0; q < d.heads; ++q) energy += d.combination[t * d.heads + q] * d.sums[static_cast<std::size_t>(q) * l.systems + i];
+    const double* row = d.combination + t * (d.heads + 1);
+    double energy = trust + row[d.heads];
+    for (int q = 0; q < d.heads; ++q) energy += row[q] * d.sums[static_cast<std::size_t>(q) * l.systems + i];
     d.energies[static_cast<std::size_t>(t) * l.systems + i] = energy;
   }
   for (int k = 0; k < 9 && d.virials; ++k) d.virials[9 * static_cast<std::size_t>(i) + k] = d.sums[static_cast<std::size_t>(d.heads + k) * l.systems + i] + trust;

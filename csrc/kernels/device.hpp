@@ -75,6 +75,7 @@ template <class T> void embedding_gather(const Weights<T>&, const Pairs<T>&, con
 // y: what the first layer's messages are made of; null where there is no layer.
 template <class T> void embedding_mix(const Weights<T>&, const T* raw, T* x, T* mixed, T* kept, T* y, int rows, cudaStream_t);
 template <class T> void message(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, int rows, cudaStream_t);
+template <class T> void own_message(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, T* sums, int rows, cudaStream_t);
 // next_y: as y, of the layer that follows.
 template <class T> void product(const Weights<T>&, int l, const T* x, const T* y, const T* m, T* dx, T* next, T* next_y, int rows, cudaStream_t);
 
@@ -84,13 +85,20 @@ template <class T> struct Leaving {
   const T *y, *m, *dx;          // of the layer
   T *am, *ay;                   // adjoints of m (and of what the embedding gathered) and y
   const T *raw, *mixed, *kept;  // of the embedding
+  const T* sums;                // of own messages
+  T* asums;
 };
-// seeds is on the device; widest: the widest hidden layer of their heads; ax null: no reverse pass.
+// How much room in shared memory a head takes for each atom.
+template <class T> int room_of(const HeadWeights<T>&);
+// seeds is on the device; room: the most that one of their heads takes; ax null: no reverse pass.
 template <class T>
-void readout(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int widest, T* ax, T* features, const Leaving<T>&, int rows, cudaStream_t);
+void readout(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int room, T* ax, T* features, const Leaving<T>&, int rows, cudaStream_t);
+// The nuclei's repulsion: to the energies of the heads that have it, and where slope is given (its first slab) to that of the upper half of pairs.
+template <class T> void repel(const Weights<T>&, const List&, const Seed<T>* seeds, int n_seeds, T* slope, cudaStream_t);
 // How far each atom is outside what the model was trained on, from its features: [rows].
 template <class T> void find_excess(const List&, const Domain&, const T* features, Excess*, cudaStream_t);
 // slope: [F / 16][rows][capacity], a sum for each slab of channels; added to, but set by the first, the last layer's.
+template <class T> void own_message_reverse(const Weights<T>&, int l, const Pairs<T>&, const T* asums, T* slope, bool first, int rows, cudaStream_t);
 template <class T> void message_reverse(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, T* slope, bool first, int rows, cudaStream_t);
 template <class T> void mixing_reverse(const Weights<T>&, int l, const T* x, const T* ay, T* ax, const Leaving<T>&, int rows, cudaStream_t);
 // turn: [F / 16][rows][capacity][3]
@@ -101,10 +109,10 @@ template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<
 template <class T> void collect(const List&, int slabs, const T* slope, const T* turn, double* gradient, double* forces, double* atom_virials, cudaStream_t);
 // sums[q][system] = sum over the system's atoms of values[q][...]: of row row_of[atom], or of the atom where row_of is null, at steps of `stride`.
 void sum(const List&, const int* row_of, const double* values, int quantities, std::int64_t between, int stride, double* sums, cudaStream_t);
-// What a host on the device gets: energies[t][system] = combination[t] · sums of the heads, forces and virials; not a number where the verdict is that
+// What a host on the device gets: energies[t][system] = combination[t] · (sums of the heads, 1), forces and virials; not a number where the verdict is that
 // the step cannot be trusted.
 struct Delivery {
-  const double *combination, *sums, *forces;    // [terms + 1][heads], [heads + 9][systems], [atoms][3]
+  const double *combination, *sums, *forces;    // [terms + 1][heads + 1], [heads + 9][systems], [atoms][3]
   double *energies, *to_forces, *virials;       // [terms + 1][systems], the weighted sum first; [atoms][3]; [systems][9]; each but the first may be null
   int terms, heads;
 };

@@ -11,19 +11,20 @@ void gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, T* raw,
   constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
   over_pairs<T, TABLE, false, R>(w, -1, pairs, pairs.first, begin, end, scratch, [&](int i, int s, int p0, int p1, const auto& weights) {
     const T* own = w.self_embedding + static_cast<std::size_t>(slot[i]) * w.F + s * kSlab;
-    const T* z = w.pair + static_cast<std::size_t>(slot[i]) * w.slots * w.F + s * kSlab;
+    const T *first = w.first + static_cast<std::size_t>(slot[i]) * w.F + s * kSlab, *second = w.second + s * kSlab;
     T* x = raw + (static_cast<std::size_t>(i) * w.F + s * kSlab) * C;
     for (int lane = 0; lane < kSlab; lane += W) {
+      const Vec<T> zi = at(first + lane);
       Vec<T> sum[C], v[R];
       for (int k = 0; k < C; ++k)
         if (p0 > pairs.first[i]) sum[k] = at(x + k * kSlab + lane);
         else if (k == 0) sum[k] = at(own + lane);
         else sum[k] = Vec<T>{};
       for (int p = p0; p < p1; ++p) {
-        const T* zij = z + static_cast<std::size_t>(slot[pairs.j[p]]) * w.F + lane;
+        const Vec<T> zij = zi + at(second + static_cast<std::size_t>(slot[pairs.j[p]]) * w.F + lane);
         const T* basis = pairs.basis + static_cast<std::size_t>(p) * kMaxComponents;
         weights.read(p, lane, v, nullptr);
-        each<R>([&](auto part) __attribute__((always_inline)) { v[part] *= at(zij); });
+        each<R>([&](auto part) __attribute__((always_inline)) { v[part] *= zij; });
         each<C>([&](auto k) __attribute__((always_inline)) { sum[k] += v[tensor::part(k)] * basis[k]; });
       }
       each<C>([&](auto k) __attribute__((always_inline)) { at(x + k * kSlab + lane) = sum[k]; });
@@ -41,15 +42,14 @@ void gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot,
     for (int p = p0; p < p1; ++p) {
       const int j = pairs.j[p];
       const T* aj = araw + j * row + s * C * kSlab;
-      const T* zij = w.pair + (static_cast<std::size_t>(slot[i]) * w.slots + slot[j]) * w.F + s * kSlab;
-      const T* zji = w.pair + (static_cast<std::size_t>(slot[j]) * w.slots + slot[i]) * w.F + s * kSlab;
+      const std::size_t zi = static_cast<std::size_t>(slot[i]) * w.F + s * kSlab, zj = static_cast<std::size_t>(slot[j]) * w.F + s * kSlab;
       const T* basis = pairs.basis + static_cast<std::size_t>(p) * kMaxComponents;
       const T* u = pairs.u + 3 * static_cast<std::size_t>(p);
       Vec<T> dd{}, du[3] = {}, v[R], dv[R];
       for (int lane = 0; lane < kSlab; lane += W) {
         weights.read(p, lane, v, dv);
         // The reversed pair sees -u, so the antisymmetric part changes sign.
-        const Vec<T> there = at(zij + lane), back = at(zji + lane);
+        const Vec<T> there = at(w.first + zi + lane) + at(w.second + zj + lane), back = at(w.first + zj + lane) + at(w.second + zi + lane);
         const auto both = [&](int k) { return there * at(ai + k * kSlab + lane) + (k > 0 && k < 4 ? -back : back) * at(aj + k * kSlab + lane); };
         dd += dv[0] * basis[0] * both(0);
         if constexpr (R > 1) {

@@ -8,8 +8,8 @@ namespace cuda {
 namespace {
 
 template <class T> struct Elements {  // weights that elements decide
-  const T *pair, *self;  // [slots][slots][F], [slots][F]
-  int slots, F;
+  const T *first, *second, *self;  // [slots][F]
+  int F;
 };
 
 template <int RANK, class T>
@@ -18,13 +18,14 @@ __global__ void __launch_bounds__(kGatherThreads, 2) embedding_gather_kernel(Tab
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, elements.F);
   if (q.row >= rows) return;
-  const T* z = elements.pair + static_cast<std::size_t>(slot[q.row]) * elements.slots * elements.F + q.channel;
+  const Four<T> zi = load(elements.first + static_cast<std::size_t>(slot[q.row]) * elements.F + q.channel);
+  const T* second = elements.second + q.channel;
   Four<T> sum[C], v[R];
 #pragma unroll
   for (int k = 0; k < C; ++k) sum[k] = k == 0 ? load(elements.self + static_cast<std::size_t>(slot[q.row]) * elements.F + q.channel) : Four<T>{};
   const std::size_t begin = static_cast<std::size_t>(q.row) * pairs.capacity, end = begin + pairs.count[q.row];
   for (std::size_t p = begin; p < end; ++p) {
-    const Four<T> zij = load(z + static_cast<std::size_t>(slot[pairs.j[p]]) * elements.F);
+    const Four<T> zij = zi + load(second + static_cast<std::size_t>(slot[pairs.j[p]]) * elements.F);
     const T* basis = pairs.basis + p * kMaxComponents;
     weights.template read<false>(p, q.lane, v, nullptr);
 #pragma unroll
@@ -54,8 +55,8 @@ __global__ void __launch_bounds__(kGatherThreads, 2)
     if (k0 < count) {
       const int j = pairs.j[p];
       const T* aj = araw + q.at(j);
-      const Four<T> there = load(elements.pair + (static_cast<std::size_t>(slot[row]) * elements.slots + slot[j]) * elements.F + q.channel);
-      const Four<T> back = load(elements.pair + (static_cast<std::size_t>(slot[j]) * elements.slots + slot[row]) * elements.F + q.channel);
+      const std::size_t zi = static_cast<std::size_t>(slot[row]) * elements.F + q.channel, zj = static_cast<std::size_t>(slot[j]) * elements.F + q.channel;
+      const Four<T> there = load(elements.first + zi) + load(elements.second + zj), back = load(elements.first + zj) + load(elements.second + zi);
       const T *basis = pairs.basis + p * kMaxComponents, *u = pairs.u + 3 * p;
       Four<T> v[R], dv[R];
       weights.template read<true>(p, q.lane, v, dv);
@@ -138,12 +139,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 }  // namespace
 
 template <class T> void embedding_gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, T* raw, int rows, cudaStream_t stream) {
-  const Elements<T> elements{w.pair, w.self_embedding, w.slots, w.F};
+  const Elements<T> elements{w.first, w.second, w.self_embedding, w.F};
   with_rank(w.rank, [&](auto rank) { over_pairs(embedding_gather_kernel<decltype(rank)::value, T>, w, -1, pairs, rows, stream, elements, slot, raw); });
 }
 template <class T>
 void embedding_gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, const T* araw, T* slope, T* turn, bool first, int rows, cudaStream_t stream) {
-  const Elements<T> elements{w.pair, w.self_embedding, w.slots, w.F};
+  const Elements<T> elements{w.first, w.second, w.self_embedding, w.F};
   with_rank(w.rank, [&](auto rank) { over_pairs(embedding_gather_reverse_kernel<decltype(rank)::value, T>, w, -1, pairs, rows, stream, elements, slot, araw, slope, turn, first); });
 }
 template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T* mixed, T* kept, T* y, int rows, cudaStream_t stream) {

@@ -25,6 +25,8 @@ struct Quad {
   }
   // Where the thread's channels of component 0 of a row's features lie; the other components follow at steps of 16.
   __device__ std::size_t at(int of_row) const { return static_cast<std::size_t>(of_row) * width + offset; }
+  // Likewise of part 0 of an array of one number a part and channel.
+  template <int R> __device__ std::size_t parts(int of_row) const { return (static_cast<std::size_t>(of_row) * (width / (R * R)) + channel - lane) * R + lane; }
 };
 
 // Over the four threads of a quad, the same in all; every thread of the warp must take part, as in the next.

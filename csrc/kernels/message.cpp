@@ -1,4 +1,4 @@
-// Messages: a weighted gather of the neighbours' mixed tensors, the weights functions of distance alone.
+// Messages: a weighted gather of the neighbours' mixed tensors, or the atom's own times the sum of the weights; these are functions of distance alone.
 #include "pairs.hpp"
 
 namespace mfmd {
@@ -72,6 +72,46 @@ void reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, cons
   });
 }
 
+// Of own messages: the sum of the pairs' weights, and the atom's own tensor times it.
+template <int RANK, bool TABLE, class T>
+void own_forward(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m, T* sums, int begin, int end, T* scratch) {
+  constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
+  over_pairs<T, TABLE, false, R>(w, l, pairs, pairs.first, begin, end, scratch, [&](int i, int s, int p0, int p1, const auto& weights) {
+    const T* self = w.layers[l].self + s * kSlab;
+    const std::size_t slab = static_cast<std::size_t>(i) * w.F + s * kSlab;
+    for (int lane = 0; lane < kSlab; lane += W) {
+      T* to = sums + slab * R + lane;
+      Vec<T> sum[R], v[R];
+      const bool fresh = p0 == pairs.first[i];
+      each<R>([&](auto part) __attribute__((always_inline)) { sum[part] = at(fresh ? self + part * w.F + lane : to + part * kSlab); });
+      for (int p = p0; p < p1; ++p) {
+        weights.read(p, lane, v, nullptr);
+        each<R>([&](auto part) __attribute__((always_inline)) { sum[part] += v[part]; });
+      }
+      each<R>([&](auto part) __attribute__((always_inline)) { at(to + part * kSlab) = sum[part]; });
+      each<C>([&](auto k) __attribute__((always_inline)) { at(m + slab * C + k * kSlab + lane) = sum[tensor::part(k)] * at(y + slab * C + k * kSlab + lane); });
+    }
+  });
+}
+
+// The layer's dE/dd of each pair of atoms, both directions counted, once.
+template <int RANK, bool TABLE, class T>
+void own_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* asums, double* slope, int begin, int end, T* scratch) {
+  constexpr int W = Simd<T>::width, R = RANK + 1;
+  over_pairs<T, TABLE, true, R>(w, l, pairs, pairs.half, begin, end, scratch, [&](int i, int s, int p0, int p1, const auto& weights) {
+    const T* ai = asums + (static_cast<std::size_t>(i) * w.F + s * kSlab) * R;
+    for (int p = p0; p < p1; ++p) {
+      const T* aj = asums + (static_cast<std::size_t>(pairs.j[p]) * w.F + s * kSlab) * R;
+      Vec<T> steep{}, v[R], dv[R];
+      for (int lane = 0; lane < kSlab; lane += W) {
+        weights.read(p, lane, v, dv);
+        each<R>([&](auto part) __attribute__((always_inline)) { steep += dv[part] * (at(ai + part * kSlab + lane) + at(aj + part * kSlab + lane)); });
+      }
+      slope[p] += total<T>(steep);
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -90,7 +130,24 @@ void message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T*
   });
 }
 
+template <class T>
+void own_message(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* y, T* m, T* sums, int begin, int end, T* scratch) {
+  with_rank(w.rank, [&](auto rank) {
+    if (pairs.knot) own_forward<decltype(rank)::value, true, T>(w, l, pairs, y, m, sums, begin, end, scratch);
+    else own_forward<decltype(rank)::value, false, T>(w, l, pairs, y, m, sums, begin, end, scratch);
+  });
+}
+template <class T>
+void own_message_reverse(const Weights<T>& w, int l, const Pairs<T>& pairs, const T* asums, double* slope, int begin, int end, T* scratch) {
+  with_rank(w.rank, [&](auto rank) {
+    if (pairs.knot) own_reverse<decltype(rank)::value, true, T>(w, l, pairs, asums, slope, begin, end, scratch);
+    else own_reverse<decltype(rank)::value, false, T>(w, l, pairs, asums, slope, begin, end, scratch);
+  });
+}
+
 #define MFMD_INSTANTIATE(T)                                                                                \
+  template void own_message<T>(const Weights<T>&, int, const Pairs<T>&, const T*, T*, T*, int, int, T*);   \
+  template void own_message_reverse<T>(const Weights<T>&, int, const Pairs<T>&, const T*, double*, int, int, T*); \
   template void message<T>(const Weights<T>&, int, const Pairs<T>&, const T*, T*, int, int, T*);           \
   template void message_reverse<T>(const Weights<T>&, int, const Pairs<T>&, const T*, const T*, T*, double*, int, int, T*);
 MFMD_INSTANTIATE(float)

@@ -57,6 +57,8 @@ template <class T> struct ProductReverse {
   Mixers<T> mixers;
   const T *y, *m, *dx;
   T *am, *ay;
+  const T* sums;  // of own messages, else null
+  T* asums;
   static int numbers(const Weights<T>& w) { return 2 * w.C * w.F; }
 
   __device__ void operator()(const Block<T>& block, int rows, const T* ax) const {
@@ -101,6 +103,18 @@ template <class T> struct ProductReverse {
       tensor::anticommutator<RANK, T>(back, vm, out);
 #pragma unroll
       for (int k = 0; k < C; ++k) ay[row + k * kSlab] = out[k];
+      if (!sums) return;
+      const std::size_t parts = (static_cast<std::size_t>(block.begin() + a) * F + f / kSlab * kSlab) * (RANK + 1) + f % kSlab;
+#pragma unroll
+      for (int part = 0; part <= RANK; ++part) {
+        T sum = T(0);
+        for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
+          const T adjoint = am[row + k * kSlab];
+          sum += adjoint * y[row + k * kSlab];
+          ay[row + k * kSlab] += adjoint * sums[parts + part * kSlab];
+        }
+        asums[parts + part * kSlab] = sum;
+      }
     });
   }
 };
@@ -148,7 +162,7 @@ template <class T> struct EmbeddingMixReverse {
 };
 
 template <class T> inline ProductReverse<T> product_reverse(const Weights<T>& w, const Leaving<T>& to) {
-  return {Mixers<T>(w, w.layers[to.l].mix_out, true), to.y, to.m, to.dx, to.am, to.ay};
+  return {Mixers<T>(w, w.layers[to.l].mix_out, true), to.y, to.m, to.dx, to.am, to.ay, to.sums, to.asums};
 }
 template <class T> inline EmbeddingMixReverse<T> embedding_mix_reverse(const Weights<T>& w, const Leaving<T>& to) {
   return {Mixers<T>(w, w.embedding_mix, true), w.embedding_norm, w.gate[0], w.gate[1], to.raw, to.mixed, to.kept, to.am};

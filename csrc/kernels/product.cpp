@@ -48,7 +48,7 @@ void forward(const Weights<T>& w, int l, const T* x, const T* y, const T* m, T* 
 }
 
 template <int RANK, class T>
-void reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int begin, int end,
+void reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, const T* sums, T* asums, int begin, int end,
              T* scratch) {
   constexpr int W = Simd<T>::width, C = tensor::components(RANK);
   const int F = w.F;
@@ -86,6 +86,17 @@ void reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, co
         for (int k = 0; k < C; ++k) at(am + row + k * kSlab) = out[k];
         tensor::anticommutator<RANK, T>(back, vm, out);
         for (int k = 0; k < C; ++k) at(ay + row + k * kSlab) = out[k];
+        if (!sums) continue;
+        const std::size_t parts = static_cast<std::size_t>(i + a) * (RANK + 1) * F + place(RANK + 1, f);
+        for (int part = 0; part <= RANK; ++part) {
+          Vec<T> sum{};
+          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
+            const Vec<T> adjoint = at(am + row + k * kSlab);
+            sum += adjoint * at(y + row + k * kSlab);
+            at(ay + row + k * kSlab) += adjoint * at(sums + parts + part * kSlab);
+          }
+          at(asums + parts + part * kSlab) = sum;
+        }
       }
   }
 }
@@ -97,14 +108,14 @@ void product(const Weights<T>& w, int l, const T* x, const T* y, const T* m, T* 
   with_rank(w.rank, [&](auto rank) { forward<decltype(rank)::value, T>(w, l, x, y, m, dx, next, begin, end, scratch); });
 }
 template <class T>
-void product_reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int begin, int end,
+void product_reverse(const Weights<T>& w, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, const T* sums, T* asums, int begin, int end,
                      T* scratch) {
-  with_rank(w.rank, [&](auto rank) { reverse<decltype(rank)::value, T>(w, l, y, m, dx, ax, am, ay, begin, end, scratch); });
+  with_rank(w.rank, [&](auto rank) { reverse<decltype(rank)::value, T>(w, l, y, m, dx, ax, am, ay, sums, asums, begin, end, scratch); });
 }
 
 #define MFMD_INSTANTIATE(T)                                                                                        \
   template void product<T>(const Weights<T>&, int, const T*, const T*, const T*, T*, T*, int, int, T*);            \
-  template void product_reverse<T>(const Weights<T>&, int, const T*, const T*, const T*, const T*, T*, T*, int, int, T*);
+  template void product_reverse<T>(const Weights<T>&, int, const T*, const T*, const T*, const T*, T*, T*, const T*, T*, int, int, T*);
 MFMD_INSTANTIATE(float)
 MFMD_INSTANTIATE(double)
 

@@ -1,5 +1,4 @@
-// Radial functions of distance and their slopes, exactly: exponential normal basis (Unke & Meuwly 2019) under a cosine cutoff,
-// a linear map for the embedding, three SiLU layers for a message layer; slopes by forward differentiation, since there is one
+// Radial functions of distance and their slopes, exactly: a basis, a linear map for the embedding, three SiLU layers for a message layer; slopes by forward differentiation, since there is one
 // distance in and 3F functions out. The tables that usually stand in for them are read by PairWeights.
 #include "simd.hpp"
 
@@ -36,17 +35,13 @@ template <class T> void radial(const Weights<T>& w, int l, const T* d, int n, T*
   T* dh2 = h2 + kPairBlock * 2 * F;
 
   T cut[kPairBlock], dcut[kPairBlock];
-  const double alpha = 5.0 / w.cutoff, pi_rc = 3.14159265358979323846 / w.cutoff;
+  Jet basis[kMaxRadial];
   for (int p = 0; p < n; ++p) {
-    const double r = d[p], c = 0.5 * (std::cos(pi_rc * r) + 1.0), dc = -0.5 * pi_rc * std::sin(pi_rc * r);
-    cut[p] = static_cast<T>(c);
-    dcut[p] = static_cast<T>(dc);
-    const double x = std::exp(-alpha * r);
-    for (int k = 0; k < K; ++k) {
-      const double t = x - w.means[k], g = std::exp(-w.betas[k] * t * t);
-      phi[p * K + k] = static_cast<T>(c * g);
-      dphi[p * K + k] = static_cast<T>(dc * g + c * g * 2.0 * w.betas[k] * t * alpha * x);
-    }
+    const Jet r{static_cast<double>(d[p]), 1.0, 0.0}, c = envelope(r, w.cutoff);
+    cut[p] = static_cast<T>(c.v);
+    dcut[p] = static_cast<T>(c.d);
+    evaluate(w.basis, r, basis);
+    for (int k = 0; k < K; ++k) phi[p * K + k] = static_cast<T>(basis[k].v), dphi[p * K + k] = static_cast<T>(basis[k].d);
   }
 
   const T* dx = slope ? dphi : nullptr;

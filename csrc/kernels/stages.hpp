@@ -8,6 +8,8 @@
 
 #include <cstddef>
 
+#include "basis.hpp"
+
 namespace mfmd {
 
 constexpr int kMaxParts = 3, kMaxComponents = 9;
@@ -28,12 +30,19 @@ template <class T> struct Norm {
 template <class T> struct LayerWeights {
   Dense<T> radial[3];        // K -> F -> 2F -> RF
   Dense<T> mix_in[kMaxParts], mix_out[kMaxParts];
-  const T* self = nullptr;   // [R][F], radial functions of the self pair (d = 0)
+  const T* self = nullptr;   // [R][F], radial functions of the self pair (d = 0); zero of a backbone without
   const T* table = nullptr;  // [F / 16][knots][3][R][16], tables.hpp
 };
+constexpr int kMaxHidden = 4;
+template <class T> struct Perceptron {  // F -> H … -> 1, SiLU between
+  int layers = 0;                // hidden ones
+  Dense<T> hidden[kMaxHidden], out;
+};
 template <class T> struct HeadWeights {
-  Dense<T> hidden, out;          // F -> H -> 1
+  Perceptron<T> value;
+  Perceptron<T> gate;            // the value is multiplied by its sigmoid; no layers: it is not
   const T* linear = nullptr;     // [slots][F], of a linear head instead of the two
+  bool repels = true;            // the nuclei's repulsion is in its energy; not of a head that is relative to another
   double scale = 1.0;
   const double* e0 = nullptr;    // [slots], eV; head(isolated atom) is folded in
 };
@@ -42,8 +51,12 @@ template <class T> struct Weights {
   double cutoff = 0.0;
   bool tf32 = false;                           // factors of products rounded to TF32, but the read-out's; on a CUDA device alone
   int knots = 0;                               // of the radial tables
-  const T *means = nullptr, *betas = nullptr;  // [K]
-  const T* pair = nullptr;                     // [slots][slots][F], of ordered element pairs
+  RadialBasis basis;
+  bool own_message = false;                    // a message is the atom's own tensor times the sum of its pairs' weights, not a sum over neighbours' tensors
+  bool readout_silu = true;
+  double repulsion = 0.0;                      // its cutoff; 0: there is none
+  const double* charge = nullptr;              // [slots], of the nuclei
+  const T *first = nullptr, *second = nullptr; // [slots][F], whose sum is the weight of a pair: of its atom and of the neighbour
   const T* self_embedding = nullptr;           // [slots][F], the self pair's share of component I
   Dense<T> embedding_radial;                   // K -> RF
   const T* embedding_table = nullptr;          // [F / 16][knots][3][R][16]
@@ -78,7 +91,7 @@ template <class T> struct Seed {  // what the read-out does with one head
 // Numbers an atom that embedding_mix keeps for its reverse.
 template <class T> inline std::size_t kept_gates(const Weights<T>& w) { return static_cast<std::size_t>((3 + 2 * w.R) * w.F + kSlab); }
 
-constexpr int kWidestHead = 7;  // hidden layer of a head, in multiples of F
+constexpr int kWidestHead = 7;  // hidden layer of a head, in multiples of F; layers of a gated one are no wider than F
 // Scratch of one worker, in elements of T: the largest any stage takes.
 template <class T> inline std::size_t scratch_size(const Weights<T>& w) {
   const std::size_t F = static_cast<std::size_t>(w.F), K = static_cast<std::size_t>(w.K) + 15;
@@ -97,8 +110,9 @@ template <class T> struct Stages {
   void (*embedding_mix)(const Weights<T>&, const T* raw, T* x, T* mixed, T* kept, int begin, int end, T* scratch);
   // y[i] = mix_in(x / (|x|^2 + 1)).
   void (*mixing)(const Weights<T>&, int l, const T* x, T* y, int begin, int end, T* scratch);
-  // m[i] = sum over neighbours and self of radial * y[j].
+  // m[i] = sum over neighbours and self of radial * y[j]; of own messages sums[i] * y[i], sums: [atoms][F / 16][R][16] of radial alone.
   void (*message)(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, int begin, int end, T* scratch);
+  void (*own_message)(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, T* sums, int begin, int end, T* scratch);
   // p = {m, y}, dx = mix_out(p / (|p|^2 + 1)), next = x / (|x|^2 + 1) + dx + dx^2.
   void (*product)(const Weights<T>&, int l, const T* x, const T* y, const T* m, T* dx, T* next, int begin, int end, T* scratch);
   // Energies of the heads, and where ax is given their weighted gradient with respect to x; features [atoms][F], or null.
@@ -106,8 +120,10 @@ template <class T> struct Stages {
 
   // The reverse, stage by stage. slope: [pairs], dE/dd, which message_reverse and embedding_gather_reverse
   // add to, and turn: [pairs][3], dE/du of each pair of atoms, both directions counted, where pairs.half has it. ax is updated in place from d/d next to d/d x over the last two.
-  void (*product_reverse)(const Weights<T>&, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, int begin, int end, T* scratch);
+  // Of own messages, whose sums are given, ay is then that of y through them too, and asums the adjoint of sums; both are null otherwise.
+  void (*product_reverse)(const Weights<T>&, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, const T* sums, T* asums, int begin, int end, T* scratch);
   void (*message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, double* slope, int begin, int end, T* scratch);
+  void (*own_message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* asums, double* slope, int begin, int end, T* scratch);
   void (*mixing_reverse)(const Weights<T>&, int l, const T* x, const T* ay, T* ax, int begin, int end, T* scratch);
   void (*embedding_mix_reverse)(const Weights<T>&, const T* raw, const T* mixed, T* kept, const T* ax, T* araw, int begin, int end, T* scratch);
   void (*embedding_gather_reverse)(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, double* slope, double* turn, int begin, int end, T* scratch);
