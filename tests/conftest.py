@@ -101,6 +101,15 @@ def model_file(model, tmp_path_factory):
     return write(model, tmp_path_factory.mktemp("model") / "model.pt")
 
 
+@pytest.fixture(scope="session", params=["ours", "published"])
+def any_model(request, tmp_path_factory):
+    """Files of a model as we train them, and of one that has all that published ones have; both with a level `high`."""
+    if request.param == "ours":
+        return request.getfixturevalue("model_file")
+    pytest.importorskip("torch")
+    return write(all_at_once(), tmp_path_factory.mktemp("published") / "model.pt")
+
+
 @pytest.fixture(scope="session")
 def test_frames():
     return ase.io.read(DATA / "test.xyz", ":")

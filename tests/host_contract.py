@@ -67,12 +67,12 @@ class Evaluates(abc.ABC):
 
     @pytest.mark.parametrize("structure", STRUCTURES)
     @pytest.mark.parametrize("precision", ["single", "double"])
-    def test_equals_the_engine(self, model_file, tmp_path, precision, structure):
+    def test_equals_the_engine(self, any_model, tmp_path, precision, structure):
         if precision not in self.precisions:
             pytest.skip(f"its numbers are {' and '.join(self.precisions)}")
         atoms = STRUCTURES[structure]()
-        energy, forces, virial = backends.engine(model_file, "high", "double", "table")(atoms)
-        e, f, *s = self.evaluator(model_file, "high", precision, tmp_path)(atoms)
+        energy, forces, virial = backends.engine(any_model, "high", "double", "table")(atoms)
+        e, f, *s = self.evaluator(any_model, "high", precision, tmp_path)(atoms)
         bound = self.rounding[precision]
         assert abs(e - energy) < bound * len(atoms)
         np.testing.assert_allclose(f, forces, rtol=bound, atol=bound * np.abs(forces).max() * 3)
@@ -87,9 +87,9 @@ class Evaluates(abc.ABC):
                 wanted, abs=9 * self.rounding[precision]
             )
 
-    def test_forces_and_stress_by_finite_differences(self, model_file, tmp_path):
+    def test_forces_and_stress_by_finite_differences(self, any_model, tmp_path):
         atoms, h = STRUCTURES["box"](), self.step
-        compute = self.evaluator(model_file, "high", self.precisions[-1], tmp_path)
+        compute = self.evaluator(any_model, "high", self.precisions[-1], tmp_path)
         _, forces, *stress = compute(atoms)
         for i, a in ((0, 0), (3, 1), (7, 2), (9, 0)):
             slope = backends.slope_along(compute, atoms, i, a, h)
@@ -98,8 +98,8 @@ class Evaluates(abc.ABC):
             slope = backends.slope_of_strain(compute, atoms, a, b, h) / atoms.get_volume()
             assert stress[0][a, b] == pytest.approx(slope, abs=self.slope * np.abs(stress[0]).max())
 
-    def test_survives_into_a_fresh_process(self, model_file, tmp_path):
-        here, there = self.reopened(model_file, ethanol(), tmp_path)
+    def test_survives_into_a_fresh_process(self, any_model, tmp_path):
+        here, there = self.reopened(any_model, ethanol(), tmp_path)
         assert here == there
 
     @pytest.mark.parametrize("kind", BAD)

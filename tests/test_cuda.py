@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
-from conftest import dimer, ethanol, need, random_cell, random_model, write
+from conftest import all_at_once, dimer, ethanol, need, random_cell, random_model, write
 
 from mfmd.engine import Engine, InputError
 
@@ -227,6 +227,24 @@ def test_structures_on_the_device(model_file, small):
         if step == 5:
             steps.terms = [("middle", 0.25), ("low", 0.75)]
         steps.check(cpu)
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+def test_what_published_models_have(tmp_path, precision):
+    """From the host and on the device, whose energies have the constant of a level too."""
+    cuda, cpu = engines(write(all_at_once(), tmp_path / "m.pt"), precision)
+    structures = [random_cell(1, atoms=6), random_cell(2, atoms=9)]
+    for atoms in (ethanol(), random_cell(3, small=True), *structures):
+        got, wanted = (
+            e.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[("high", 1.0)], virial=True) for e in (cuda, cpu)
+        )
+        for key in ("energy", "forces", "virial"):
+            largest = np.abs(wanted["forces"]).max() if key == "forces" else len(atoms)
+            np.testing.assert_allclose(
+                got[key], wanted[key], rtol=1e-13, atol=(1e-10 if precision == "double" else 2e-5) * largest, err_msg=key
+            )
+    if precision == "double":
+        OnDevice(cuda, structures, [("high", 0.5)]).check(cpu)
 
 
 def test_a_step_that_fails_on_the_device_gives_no_numbers(model_file):

@@ -11,7 +11,7 @@ from ase.data import atomic_masses
 from ase.neighborlist import neighbor_list
 from ase.optimize import LBFGS
 from backends import TO_BAR, lammps, lower
-from conftest import DATA, ROOT, ethanol, ice, random_cell
+from conftest import DATA, ROOT, all_at_once, ethanol, ice, random_cell, write
 
 import mfmd
 
@@ -74,6 +74,21 @@ def test_first_step_is_that_of_ase(model_file, tmp_path, name, precision, ranks)
         wanted = np.array([xx, yy, zz, xy, xz, yz])
         np.testing.assert_allclose(got["pressure"], wanted, atol=rtol * np.abs(wanted).max())
         np.testing.assert_allclose(-got["stresses"].sum(0) / atoms.get_volume(), wanted, atol=rtol * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_model_that_others_have_published(tmp_path, ranks):
+    """Neighbours' tensors do not travel; what a structure's energy has in it whatever its size is counted once."""
+    model, atoms = write(all_at_once(), tmp_path / "model.pt"), water((2, 2, 1))
+    got = lammps(tmp_path / "run", atoms, model, ["run 0"], ranks)
+    assert isinstance(got, dict), got
+    atoms.calc = mfmd.Calculator(model, "high", "double")
+    forces = atoms.get_forces()
+    assert got["energy"] == pytest.approx(atoms.get_potential_energy(), rel=1e-12)
+    np.testing.assert_allclose(got["forces"], forces, atol=1e-10 * np.abs(forces).max())
+    np.testing.assert_allclose(got["energies"], atoms.get_potential_energies(), rtol=1e-10)
+    xx, yy, zz, yz, xz, xy = -atoms.get_stress() * TO_BAR["metal"]
+    np.testing.assert_allclose(got["pressure"], [xx, yy, zz, xy, xz, yz], atol=1e-10 * max(map(abs, (xx, yy, zz))))
 
 
 def moving(atoms, model, kelvin=300.0):
