@@ -4,9 +4,9 @@ The way of the data, and where each step lives; each floor uses only those below
 
     cli                                                    the commands
     md                                                     ready-made runs in OpenMM
-    hosts/            labelling/                           programs that call the engine; making labels
+    hosts/            labelling/    foreign/               programs that call the engine; making labels; other packages' weights
     training/                                              plan, model, stages, export; the only wing that needs torch
-    foreign/          report    evaluation                 other packages' weights; tables and plots; errors of a model file
+    report            evaluation                           tables and plots; errors of a model file
     structures/                                            labelled structures: formats, checks, splits
     config    lock    engine                               YAML to checked configs; a folder is one run's; the compiled engine
     units                                                  constants and conventions

@@ -76,7 +76,7 @@ def train():
 
 
 def main():
-    """mfmd label|info|export|eval|md|build-host …"""
+    """mfmd label|import|info|export|eval|md|build-host …"""
     parser = argparse.ArgumentParser(prog="mfmd", description="Work with models that mfmd-train has made.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -85,6 +85,13 @@ def main():
     label.add_argument("overrides", nargs="*", metavar="key=value")
     label.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="of Dask: its workers compute, instead of this machine")
     label.add_argument("--retry", action="store_true", help="compute labels that have failed once more")
+    imported = commands.add_parser("import", help="a model file of weights that others have trained (docs/foundation.md)")
+    imported.add_argument("source", type=_path, help="folder that matgl has written, or checkpoint of torchmd-net")
+    imported.add_argument("-o", "--output", type=_path, required=True)
+    imported.add_argument("--level", default="imported", help="name of its level; by default imported")
+    imported.add_argument("--elements", metavar="H,C,N,O", help="that the level keeps; by default all that it was trained on")
+    imported.add_argument("--energy-unit", help="of a checkpoint of torchmd-net that does not say its own; by default eV")
+    imported.add_argument("--length-unit", help="likewise; by default Å")
     info = commands.add_parser("info", help="what a model file holds")
     info.add_argument("model", type=_path)
     info.add_argument("--json", action="store_true", help="the whole header as JSON")
@@ -150,7 +157,9 @@ def main():
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     if more:  # overrides behind an option, which argparse does not look for there
         arguments.overrides += more
-    actions = {"label": _label, "info": _info, "export": _export, "eval": _eval, "md": _md, "build-host": _build_host}
+    actions = {
+        "label": _label, "import": _import, "info": _info, "export": _export, "eval": _eval, "md": _md, "build-host": _build_host,
+    }  # fmt: skip
     _guard(lambda: actions[arguments.command](arguments), "the same command goes on" if arguments.command == "label" else "")
 
 
@@ -169,6 +178,18 @@ def _label(arguments):
         raise Error(f"{', '.join(nothing)}: not one label; the first failed: {first}")
 
 
+def _import(arguments):
+    from mfmd import foreign
+    from mfmd.training import export
+
+    elements = arguments.elements and arguments.elements.replace(",", " ").split()
+    model, known, provenance = foreign.read(
+        arguments.source, arguments.level, elements, energy_unit=arguments.energy_unit, length_unit=arguments.length_unit
+    )
+    export.write_model(arguments.output, model, known, provenance)
+    _info(argparse.Namespace(model=arguments.output, json=False))
+
+
 def _info(arguments):
     from ase.data import chemical_symbols
 
@@ -182,6 +203,8 @@ def _info(arguments):
     size = header["backbone"]
     print(f"{arguments.model}: format {header['format']}, sha256 {model.sha256[:16]}…")
     print(f"backbone: {size['kind']}, {size['channels']} channels, {size['layers']} layers, rank {size['rank']}, cutoff {size['cutoff']} Å")
+    if variants := [f"{key} {value}" for key, value in size.items() if key not in ("kind", "channels", "layers", "rank", "cutoff")]:
+        print(f"  {', '.join(variants)}")
     made = header.get("provenance", {})
     errors = made.get("errors", {})
     for level in header["levels"]:
@@ -202,7 +225,22 @@ def _info(arguments):
         )
     if domain := header.get("domain"):
         print(f"says what it was trained on: {domain['structures']} structures (docs/extrapolation.md)")
+    if origin := made.get("imported"):
+        _origin(origin)
     print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
+
+
+def _origin(origin):
+    """Of an imported model, what its files said of themselves."""
+    print(f"imported from {origin['from']}: {origin['source']} ({origin['code']})")
+    for name, digest in origin["sha256"].items():
+        print(f"  {name}: sha256 {digest[:16]}…")
+    if "authors_errors" in origin:
+        print(f"  errors, as its authors give them: {'; '.join(origin['authors_errors'])}")
+    if "metadata" in origin:
+        print(f"  metadata: {json.dumps(origin['metadata'], ensure_ascii=False)}")
+    if "licence" in origin:
+        print(f"  licence: {origin['licence']}")
 
 
 def _eval(arguments):

@@ -12,9 +12,9 @@ FLOORS = [  # each uses what stands before it, and itself
     {"mfmd", "mfmd.units"},
     {"mfmd.config", "mfmd.engine", "mfmd.lock"},
     {"mfmd.structures"},
-    {"mfmd.evaluation", "mfmd.foreign", "mfmd.report"},
+    {"mfmd.evaluation", "mfmd.report"},
     {"mfmd.training"},
-    {"mfmd.hosts", "mfmd.labelling"},
+    {"mfmd.foreign", "mfmd.hosts", "mfmd.labelling"},
     {"mfmd.md"},
     {"mfmd.cli"},
 ]
@@ -63,8 +63,9 @@ def test_imports_run_downward():
 
 
 def test_packages_import_nothing():
+    """When they are imported; a function of theirs may."""
     for path in (ROOT / "mfmd").glob("*/**/__init__.py"):
-        assert not any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(ast.parse(path.read_text()))), path
+        assert not any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(path.read_text()).body), path
 
 
 def test_no_room_is_too_large():

@@ -84,58 +84,6 @@ def test_batch_equals_its_parts(model):
     np.testing.assert_allclose(together.forces.detach(), torch.cat([p.forces for p in alone]).detach(), atol=1e-11)
 
 
-def checkpoint(path, **changes):
-    """A checkpoint as torchmd-net's own training writes it, and its network."""
-    from torchmdnet.models.model import create_model
-
-    args = {
-        "model": "tensornet", "embedding_dimension": 32, "num_layers": 2, "num_rbf": 12, "rbf_type": "expnorm", "trainable_rbf": False,
-        "activation": "silu", "cutoff_lower": 0.0, "cutoff_upper": 4.5, "max_z": 100, "max_num_neighbors": 64, "aggr": "add",
-        "equivariance_invariance_group": "O(3)", "derivative": True, "output_model": "Scalar", "reduce_op": "add", "precision": 32,
-        "prior_model": None, "atom_filter": -1, "box_vecs": None, "static_shapes": False, "check_errors": True, "vector_cutoff": False,
-        "reference_dtype": "float32",
-    }  # fmt: skip
-    torch.manual_seed(5)
-    network = create_model(args)
-    torch.save({"state_dict": {f"model.{k}": v for k, v in network.state_dict().items()}, "hyper_parameters": args | changes}, path)
-    return network.representation_model
-
-
-def test_torchmdnet_checkpoint_is_imported(tmp_path):
-    """The imported backbone computes the features torchmd-net computes from the same checkpoint."""
-    pytest.importorskip("torchmdnet")
-    from mfmd.config import ConfigError
-    from mfmd.foreign.torchmdnet import load_backbone
-    from mfmd.structures.record import Structure
-    from mfmd.training import schema
-    from mfmd.training.batches import half_pairs
-    from mfmd.training.model import TensorNet
-
-    torch.set_default_dtype(torch.float32)
-    try:
-        peer = checkpoint(tmp_path / "epoch=1.ckpt").eval()
-        sizes = schema.Backbone.model_validate({"channels": 32, "layers": 2, "cutoff": 4.5, "radial_functions": 12})
-        backbone = TensorNet(**sizes.model_dump(exclude={"size", "checkpoint"}))
-        load_backbone(tmp_path / "epoch=1.ckpt", backbone, sizes)
-        atoms = ethanol()
-        z, positions = torch.tensor(atoms.numbers), torch.tensor(atoms.positions, dtype=torch.float32)
-        i, j, _ = half_pairs(Structure(atoms.numbers, atoms.positions, np.zeros((3, 3)), atoms.pbc, {}, ""), 4.5)
-        ours = backbone(z, positions, torch.tensor(i).long(), torch.tensor(j).long(), torch.zeros(len(i), 3))
-        theirs = peer(z, positions, torch.zeros(len(z), dtype=torch.long))[0]
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-        other = schema.Backbone.model_validate({"channels": 64})
-        with pytest.raises(ConfigError, match="its sizes are channels: 32, layers: 2, cutoff: 4.5, radial_functions: 12"):
-            load_backbone(tmp_path / "epoch=1.ckpt", backbone, other)
-        checkpoint(tmp_path / "so3.ckpt", equivariance_invariance_group="SO(3)")
-        with pytest.raises(ConfigError, match=r"group is 'SO\(3\)'; only 'O\(3\)' can be imported"):
-            load_backbone(tmp_path / "so3.ckpt", backbone, sizes)
-        (tmp_path / "no.ckpt").write_text("weights")
-        with pytest.raises(ConfigError, match="not a checkpoint of torchmd-net"):
-            load_backbone(tmp_path / "no.ckpt", backbone, sizes)
-    finally:
-        torch.set_default_dtype(torch.float64)
-
-
 def test_compiled_functions_are_twice_differentiable():
     """Each against finite differences, in all of its arguments; one pair is an atom's own image."""
     from types import SimpleNamespace

@@ -1,76 +1,201 @@
-"""Checkpoints of torchmd-net's TensorNet as a backbone to start from."""
+"""Checkpoints of torchmd-net's TensorNet, whole: backbone, head, mean and std, reference energies, repulsion of nuclei.
 
-import pickle
+R. P. Pelaez et al., J. Chem. Theory Comput. 20, 4076 (2024). E = Σ (std · E_i + atomref_i) + mean + ZBL. Files before 3.0 list the rows of the
+linear maps to the parts I, A, S as (F, 3), later ones as (3, F), under the same names and shapes.
+"""
 
-import torch
+import re
+import warnings
 
-from mfmd.config import ConfigError
+from ase.data import chemical_symbols
 
-PREFIX = "model.representation_model."
-WANTED = {  # hyper-parameters with which torchmd-net computes what our backbone computes
+from mfmd import Note, units
+from mfmd.foreign.source import (
+    SourceError,
+    Tensors,
+    assemble,
+    check,
+    check_sizes,
+    chosen,
+    is_number,
+    load,
+    provenance,
+    take_backbone,
+)
+from mfmd.training.heads import TABLE, MLPHead
+
+WANTED = {
     "model": "tensornet", "rbf_type": "expnorm", "activation": "silu", "cutoff_lower": 0.0, "equivariance_invariance_group": "O(3)",
+    "output_model": "Scalar",
 }  # fmt: skip
-SIZES = {"channels": "embedding_dimension", "layers": "num_layers", "cutoff": "cutoff_upper", "radial_functions": "num_rbf"}
+UNSET = {"atom_filter": -1, "box_vecs": None}  # which may be missing
+USED = ("embedding_dimension", "num_layers", "cutoff_upper", "num_rbf", "max_z", "reduce_op")
+IDLE = (  # of training and data, of other architectures, of how it is computed; priors are looked at by themselves
+    "prior_model", "prior_args", "trainable_rbf", "charge", "spin", "derivative", "precision", "dtype", "static_shapes", "check_errors",
+    "max_num_neighbors", "output_mlp_num_layers", "remove_ref_energy", "standardize",
+    "aggr", "neighbor_embedding", "attn_activation", "num_heads", "distance_influence", "vector_cutoff",
+    "load_model", "load_weights", "conf", "num_epochs", "batch_size", "inference_batch_size", "lr", "lr_patience", "lr_metric", "lr_min", "lr_factor",
+    "lr_warmup_steps", "early_stopping_patience", "early_stopping_monitor", "checkpoint_monitor", "reset_trainer", "weight_decay", "ema_alpha_y",
+    "ema_alpha_neg_dy", "ema_alpha_dy", "ngpus", "num_nodes", "log_dir", "splits", "train_size", "val_size", "test_size", "test_interval",
+    "save_interval", "seed", "num_workers", "redirect", "gradient_clipping", "dataset", "dataset_root", "dataset_arg", "coord_files", "embed_files",
+    "energy_files", "force_files", "energy_weight", "force_weight", "y_weight", "neg_dy_weight", "train_loss", "train_loss_arg",
+    "dataset_preload_limit", "custom_read_as_hdf", "wandb_use", "wandb_name", "wandb_project", "wandb_resume_from_id", "tensorboard_use",
+)  # fmt: skip
+SIZES = {"channels": "embedding_dimension", "layers": "num_layers", "radial_functions": "num_rbf"}
+EV = 1.602176634e-19  # J, exact (SI 2019)
+ROUNDED = 1e-5  # by how much, relative, a unit in a file may differ from ours: constants that were rounded, not another unit
 
 
-def load_backbone(path, backbone, sizes):
-    """Copy the weights of a checkpoint into a training.model.TensorNet.
+def read(path, level, elements, dtype, energy_unit, length_unit):
+    """See mfmd.foreign.read."""
+    content = load(path)
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in ("hyper_parameters", "state_dict")):
+        raise SourceError(f"{path}: not a checkpoint of torchmd-net, which holds hyper_parameters and a state_dict")
+    settings = content["hyper_parameters"]
+    check(path, settings, WANTED | {key: value for key, value in UNSET.items() if key in settings}, IDLE, USED)
+    if settings["reduce_op"] not in ("add", "sum"):
+        raise SourceError(f"{path}: reduce_op is {settings['reduce_op']!r}; only sums over atoms ('add' or 'sum') can be imported")
+    priors = _priors(path, settings)
+    zbl = next((arguments for name, arguments in priors if name == "ZBL"), None)
+    energy, length = _units(path, zbl, energy_unit, length_unit)
+    if not is_number(settings["cutoff_upper"]):
+        raise SourceError(f"{path}: cutoff_upper is {settings['cutoff_upper']!r}; a number is needed")
+    sizes = {ours: settings[theirs] for ours, theirs in SIZES.items()} | {"cutoff": settings["cutoff_upper"] * length, "rank": 2}
+    check_sizes(path, SIZES | {"cutoff": "cutoff_upper, in Å,"}, sizes)
 
-    Parameters
-    ----------
-    path : a Lightning checkpoint of torchmd-net (3.x)
-    backbone : TensorNet; sizes : training.schema.Backbone, its sizes
+    # Of the weights of torchmd-net's model; in older files the layers of the head had no name of their own.
+    state = {re.sub(r"^model\.", "", name): tensor for name, tensor in content["state_dict"].items()}
+    state = {re.sub(r"(output_network)\.([02]\.)", r"\1.layers.\2", name): tensor for name, tensor in state.items()}
+    tensors = Tensors(path, state)
+    newer = "check_errors" not in settings and "representation_model.distance.box" in state
+    for name in [name for name in state if name.endswith("distance.box")]:
+        if tensors.take(name, 3, 3).any():
+            raise SourceError(f"{path}: {name} holds a box; only checkpoints without one can be imported")
+    kinds = settings["max_z"]
+    references = _references(path, tensors, priors)
+    numbers = _elements(path, kinds, references, elements)
+    if zbl is not None:
+        _check_zbl(path, tensors, priors, zbl, settings, numbers)
+    weights = take_backbone(tensors, "representation_model.", sizes, kinds, {z: z for z in numbers}, newer, True)
+    for part in ("means", "betas"):
+        weights[f"radial.{part}"] = tensors.take(f"representation_model.distance_expansion.{part}", sizes["radial_functions"])
+    channels, head = sizes["channels"], {}
+    for ours, theirs, out, inner in (("hidden", "0", channels // 2, channels), ("out", "2", 1, channels // 2)):
+        linear = tensors.linear(f"output_model.output_network.layers.{theirs}", out, inner)
+        head |= {f"{ours}.{part}": tensor for part, tensor in linear.items()}
+    scale, constant = tensors.number("std") * energy, tensors.number("mean") * energy
+    tensors.finish()
 
-    Raises
-    ------
-    ConfigError : no such checkpoint, another architecture, or other sizes than the config's; the message gives those needed
-    """
-    where = f"backbone.checkpoint: {path}"
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        settings, state = content["hyper_parameters"], content["state_dict"]
-        own = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
-    except FileNotFoundError:
-        raise ConfigError(f"{where}: no such file") from None
-    except (KeyError, TypeError, AttributeError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{where}: not a checkpoint of torchmd-net ({str(error).splitlines()[0]})") from None
-    for key, value in WANTED.items():
-        if settings.get(key) != value:
-            raise ConfigError(f"{where}: {key} is {settings.get(key)!r}; only {value!r} can be imported")
-    needed = {ours: settings[theirs] for ours, theirs in SIZES.items()} | {"rank": 2}
-    if any(getattr(sizes, key) != value for key, value in needed.items()):
-        text = ", ".join(f"{key}: {value}" for key, value in needed.items())
-        raise ConfigError(f"{where}: its sizes are {text}; set these under `backbone`")
-    try:
-        renamed = _renamed(own, needed["layers"], backbone.embedding.elements.num_embeddings)
-        backbone.load_state_dict(renamed)
-    except (KeyError, RuntimeError) as error:
-        raise ConfigError(f"{where}: its weights are not those of torchmd-net 3 ({str(error).splitlines()[0]})") from None
-
-
-def _renamed(s, layers, rows):
-    """torchmd-net's state under our names."""
-    elements = torch.zeros(rows, s["tensor_embedding.emb.weight"].shape[1])
-    known = s["tensor_embedding.emb.weight"][:rows]
-    elements[: len(known)] = known
-    out = {
-        "radial.means": s["distance_expansion.means"],
-        "radial.betas": s["distance_expansion.betas"],
-        "embedding.elements.weight": elements,
-        "embedding.mixing": torch.stack([s[f"tensor_embedding.linears_tensor.{k}.weight"] for k in range(3)]),
+    architecture = sizes | {"charge_factor": 0.1, "zbl": None if zbl is None else zbl["cutoff_distance"] * length}
+    offsets = {z: sum(float(table[z]) for table, added in references if added) * energy for z in numbers}
+    model = assemble(
+        architecture,
+        weights,
+        lambda scale, e0: MLPHead(channels, scale, e0, zero_start=False),
+        head,
+        scale,
+        constant,
+        offsets,
+        level,
+        dtype,
+    )
+    said = {
+        "code": "tensors laid out as in 3.x" if newer else "tensors laid out as before 3.0",
+        "units": {"energy": energy, "length": length},
     }
-    for kind in ("weight", "bias"):
-        out[f"embedding.radial.{kind}"] = torch.cat([s[f"tensor_embedding.distance_proj{k}.{kind}"] for k in (1, 2, 3)])
-        out[f"embedding.pair.{kind}"] = s[f"tensor_embedding.emb2.{kind}"]
-        out[f"embedding.norm.{kind}"] = s[f"tensor_embedding.init_norm.{kind}"]
-        out[f"readout.norm.{kind}"] = s[f"out_norm.{kind}"]
-        out[f"readout.linear.{kind}"] = s[f"linear.{kind}"]
-        for k in range(2):
-            out[f"embedding.gate.{k}.{kind}"] = s[f"tensor_embedding.linears_scalar.{k}.{kind}"]
-        for n in range(layers):
-            for k in range(3):
-                out[f"layers.{n}.radial.{k}.{kind}"] = s[f"layers.{n}.linears_scalar.{k}.{kind}"]
-    for n in range(layers):
-        out[f"layers.{n}.mixing_in"] = torch.stack([s[f"layers.{n}.linears_tensor.{k}.weight"] for k in range(3)])
-        out[f"layers.{n}.mixing_out"] = torch.stack([s[f"layers.{n}.linears_tensor.{k}.weight"] for k in range(3, 6)])
+    return model, {level: numbers}, provenance("torchmd-net", path, [path], **said)
+
+
+def _priors(path, settings):
+    """[(name, arguments)] of what is added to the network, in the file's order."""
+    given = settings.get("prior_model") or []
+    named = []
+    for prior in given if isinstance(given, list) else [given]:
+        named += [(name, arguments or {}) for name, arguments in prior.items()] if isinstance(prior, dict) else [(prior, {})]
+    arguments = settings.get("prior_args")
+    if arguments is not None:
+        arguments = arguments if isinstance(arguments, list) else [arguments]
+        if len(arguments) != len(named):
+            raise SourceError(f"{path}: prior_args are of {len(arguments)} priors, and prior_model of {len(named)}")
+        named = [(name, own or {}) for (name, _), own in zip(named, arguments, strict=True)]
+    for name, own in named:
+        if name not in ("Atomref", "LearnableAtomref", "ZBL"):
+            raise SourceError(f"{path}: prior_model has {name!r}; Atomref, LearnableAtomref and ZBL can be imported")
+        if name == "ZBL" and [n for n, _ in named].count("ZBL") > 1:
+            raise SourceError(f"{path}: prior_model has ZBL twice; one can be imported")
+        if name == "ZBL" and not all(is_number(own.get(key)) for key in ("cutoff_distance", "distance_scale", "energy_scale")):
+            raise SourceError(f"{path}: prior_args of ZBL need the numbers cutoff_distance, distance_scale and energy_scale")
+    return named
+
+
+def _units(path, zbl, energy_unit, length_unit):
+    """How many eV and Å the file's units are: as its ZBL prior says, else as the user, else eV and Å."""
+    out, assumed = [], []
+    for key, given, known, base, default, scale in (
+        ("energy", energy_unit, units.ENERGY, EV, "eV", "energy_scale"), ("length", length_unit, units.LENGTH, 1e-10, "Å", "distance_scale"),
+    ):  # fmt: skip
+        try:
+            value = getattr(units, key)(given or default)
+        except ValueError as error:
+            raise SourceError(f"--{key}-unit: {error}") from None
+        if zbl is not None:
+            said = zbl[scale] / base
+            found = next((one for one in known.values() if abs(said / one - 1) < ROUNDED), None)
+            if found is None:
+                raise SourceError(f"{path}: ZBL's {scale} is {zbl[scale]!r} in SI units, which is none of {', '.join(known)}")
+            if given and found != value:
+                raise SourceError(f"{path}: ZBL's {scale} is {zbl[scale]!r} in SI units, which is not {given}; leave --{key}-unit out")
+            value = found
+        elif not given:
+            assumed.append(f"{default} for --{key}-unit")
+        out.append(value)
+    if assumed:
+        warnings.warn(f"{path} does not say its units; taken is {', and '.join(assumed)}", Note, stacklevel=4)
     return out
+
+
+def _references(path, tensors, priors):
+    """[(energies of atoms (max_z,), whether they are added)] of the priors that have such a table."""
+    tables = []
+    for k, (name, arguments) in enumerate(priors):
+        if name == "ZBL":
+            continue
+        weight = f"prior_model.{k}.atomref.weight"
+        rows = len(tensors.left[weight]) if weight in tensors.left else 0
+        tables.append((tensors.take(weight, rows, 1)[:, 0].double(), arguments.get("enable", True)))
+        tensors.drop(rf"prior_model\.{k}\.initial_atomref")
+        if not tables[-1][1]:
+            warnings.warn(
+                f"{path}: its {name} is switched off (enable: false), so that its energies are relative to these atoms'", Note, stacklevel=4
+            )
+    return tables
+
+
+def _elements(path, kinds, references, elements):
+    """Atomic numbers of the level: those asked for, or those with a reference energy."""
+    if not isinstance(kinds, int) or kinds < 2:
+        raise SourceError(f"{path}: max_z is {kinds!r}; the number of rows of the table of elements is needed")
+    known = set(range(1, min(kinds, TABLE, *(len(table) for table, _ in references))))
+    used = {z for z in known if any(table[z] != 0 for table, _ in references)}
+    if used:
+        return chosen(path, used, elements)
+    if elements is None:
+        raise SourceError(f"{path}: does not say which elements it was trained on; name them, such as --elements H,C,N,O")
+    return chosen(path, known, elements)
+
+
+def _check_zbl(path, tensors, priors, zbl, settings, numbers):
+    """SourceError where the repulsion is not of the atoms' own nuclei, or reaches further than the network."""
+    k = next(k for k, (name, _) in enumerate(priors) if name == "ZBL")
+    types = tensors.left.get(f"prior_model.{k}.atomic_number")
+    if types is None:
+        raise SourceError(f"{path}: the tensor prior_model.{k}.atomic_number is missing")
+    tensors.drop(rf"prior_model\.{k}\.atomic_number")
+    if wrong := [z for z in numbers if z >= len(types) or int(types[z]) != z]:
+        raise SourceError(
+            f"{path}: ZBL's atomic_number is not {wrong[0]} for {chemical_symbols[wrong[0]]}; types other than elements cannot be imported"
+        )
+    if not 0 < zbl["cutoff_distance"] <= settings["cutoff_upper"]:
+        raise SourceError(
+            f"{path}: ZBL's cutoff_distance is {zbl['cutoff_distance']!r}; it must not be larger than cutoff_upper, {settings['cutoff_upper']!r}"
+        )
