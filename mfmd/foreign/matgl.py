@@ -64,15 +64,14 @@ def read(folder, level, elements, dtype):
             gated |= {f"{ours}.{k}.{part}": tensor for part, tensor in linear.items()}
     scale, mean = tensors.number("data_std"), tensors.number("data_mean")
     offsets = dict.fromkeys(numbers, 0.0)
-    if "element_refs.property_offset" in tensors.left:
+    if described["kwargs"].get("element_refs") is not None:
         references = tensors.take("element_refs.property_offset", len(rows)).double().tolist()
         offsets = {z: references[rows[z]] for z in numbers}
     tensors.finish()
 
     architecture = sizes | {"radial_basis": basis, "self_pair": False, "message": message, "readout_activation": False}
-    model = assemble(
-        architecture, state, lambda scale, e0: GatedHead(channels, [channels] * 3, scale, e0), gated, scale, mean, offsets, level, dtype
-    )
+    energies = scale, mean, offsets
+    model = assemble(architecture, state, GatedHead, {"hidden": [channels] * 3}, gated, energies, level, dtype)
     said = {"code": f"{network['@module']}, version {network['@model_version']}"}
     if described.get("metadata"):
         said["metadata"] = described["metadata"]
@@ -90,7 +89,8 @@ def _description(path):
         if kind == "Potential":
             network = settings["model"]
             kind, key = network["@class"], (network["@module"], network["@model_version"])
-    except (ValueError, KeyError, TypeError) as error:
+            network["init_args"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"{path}: damaged, or not written by matgl ({type(error).__name__}: {error})") from None
     if kind != "TensorNet":
         raise SourceError(f"{path}: holds a {kind} of matgl; only its TensorNet can be imported")
@@ -98,7 +98,7 @@ def _description(path):
         raise SourceError(f"{path}: holds a TensorNet without scale and reference energies; save the Potential around it")
     if version != POTENTIAL:
         raise SourceError(f"{path}: a Potential of version {version!r}; version {POTENTIAL} is known here")
-    if key not in CODES:
+    if key not in list(CODES):
         known = ", ".join(f"{module} {number}" for module, number in CODES)
         raise SourceError(f"{path}: a TensorNet of {key[0]}, version {key[1]!r}; known here are {known}")
     if settings.get("calc_charge"):

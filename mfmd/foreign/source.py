@@ -36,7 +36,7 @@ class Tensors:
     """
 
     def __init__(self, where, tensors):
-        if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        if not isinstance(tensors, dict) or not all(isinstance(k, str) and isinstance(t, torch.Tensor) for k, t in tensors.items()):
             raise SourceError(f"{where}: holds no table of tensors by name")
         self.where, self.left = where, dict(tensors)
 
@@ -51,7 +51,7 @@ class Tensors:
             raise SourceError(f"{self.where}: {name} is of {tensor.dtype}; torch.float32 and torch.float64 can be imported")
         if not torch.isfinite(tensor).all():
             raise SourceError(f"{self.where}: {name} holds a number that is not finite")
-        return tensor
+        return tensor.detach()
 
     def number(self, name):
         """What `take` gives of a single number, as a float."""
@@ -61,6 +61,10 @@ class Tensors:
     def linear(self, name, out, inner):
         """{"weight": (out, inner), "bias": (out,)} of a linear map."""
         return {"weight": self.take(f"{name}.weight", out, inner), "bias": self.take(f"{name}.bias", out)}
+
+    def rename(self, pattern, name):
+        """As re.sub does."""
+        self.left = {re.sub(pattern, name, key): tensor for key, tensor in self.left.items()}
 
     def drop(self, *patterns):
         """Leave out tensors that nothing is computed from."""
@@ -104,7 +108,7 @@ def check(where, settings, wanted, idle, used):
     for key in used:
         if key not in settings:
             raise SourceError(f"{where}: {key} is missing")
-    if unknown := sorted(settings.keys() - wanted.keys() - set(idle) - set(used)):
+    if unknown := sorted(settings.keys() - wanted.keys() - set(idle) - set(used), key=str):
         raise SourceError(
             f"{where}: {unknown[0]} ({settings[unknown[0]]!r}) is not known here, so that its meaning would be lost; it cannot be imported"
         )
@@ -184,21 +188,24 @@ def take_backbone(tensors, prefix, sizes, kinds, rows, part_first, own_first):
     return state
 
 
-def assemble(architecture, state, make_head, head_state, scale, constant, offsets, level, dtype):
+def assemble(architecture, state, kind, options, weights, energies, level, dtype):
     """The training.model.Model of one level.
 
-    architecture, state : of its TensorNet; make_head : (scale, e0) -> its head, whose weights are head_state
-    scale : eV; constant : eV a structure
-    offsets : {atomic number: eV that an atom has beside scale times its head}, double; E0 is this and scale · head(isolated atom)
+    architecture, state : of its TensorNet
+    kind, options, weights : of its head, the class and what it is made with beside channels, scale and e0; its state
+    energies : (scale, constant, offsets), eV: of the head, of a structure, and {atomic number: what an atom has beside scale times the head}.
+        E0 is the offset and scale · head(isolated atom)
     dtype : of the weights, or None for the file's
     """
+    scale, constant, offsets = energies
     if not re.fullmatch(r"[A-Za-z0-9_-]+", level):
         raise SourceError(f"--level: {level!r} is no name of a level; letters, digits, _ and - may stand in it")
     dtype = dtype or functools.reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
     with _default(dtype):
-        backbone, head = TensorNet(**architecture), make_head(scale, torch.zeros(TABLE, dtype=torch.float64))
+        backbone = TensorNet(**architecture)
+        head = kind(architecture["channels"], scale=scale, e0=torch.zeros(TABLE, dtype=torch.float64), **options)
     backbone.load_state_dict(state)
-    head.load_state_dict(head.state_dict() | head_state)
+    head.load_state_dict(head.state_dict() | weights)
     head.constant = constant
     numbers, none = torch.tensor(list(offsets)), torch.zeros(0, dtype=torch.long)
     exact = copy.deepcopy(backbone).double(), copy.deepcopy(head).double()

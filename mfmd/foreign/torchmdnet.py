@@ -4,7 +4,6 @@ R. P. Pelaez et al., J. Chem. Theory Comput. 20, 4076 (2024). E = Σ (std · E_i
 linear maps to the parts I, A, S as (F, 3), later ones as (3, F), under the same names and shapes.
 """
 
-import re
 import warnings
 
 from ase.data import chemical_symbols
@@ -50,7 +49,9 @@ def read(path, level, elements, dtype, energy_unit, length_unit):
     """See mfmd.foreign.read."""
     content = load(path)
     if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in ("hyper_parameters", "state_dict")):
-        raise SourceError(f"{path}: not a checkpoint of torchmd-net, which holds hyper_parameters and a state_dict")
+        raise SourceError(
+            f"{path}: not a checkpoint of torchmd-net, which holds hyper_parameters and a state_dict; of matgl name the folder"
+        )
     settings = content["hyper_parameters"]
     check(path, settings, WANTED | {key: value for key, value in UNSET.items() if key in settings}, IDLE, USED)
     if settings["reduce_op"] not in ("add", "sum"):
@@ -63,12 +64,11 @@ def read(path, level, elements, dtype, energy_unit, length_unit):
     sizes = {ours: settings[theirs] for ours, theirs in SIZES.items()} | {"cutoff": settings["cutoff_upper"] * length, "rank": 2}
     check_sizes(path, SIZES | {"cutoff": "cutoff_upper, in Å,"}, sizes)
 
-    # Of the weights of torchmd-net's model; in older files the layers of the head had no name of their own.
-    state = {re.sub(r"^model\.", "", name): tensor for name, tensor in content["state_dict"].items()}
-    state = {re.sub(r"(output_network)\.([02]\.)", r"\1.layers.\2", name): tensor for name, tensor in state.items()}
-    tensors = Tensors(path, state)
-    newer = "check_errors" not in settings and "representation_model.distance.box" in state
-    for name in [name for name in state if name.endswith("distance.box")]:
+    tensors = Tensors(path, content["state_dict"])
+    tensors.rename(r"^model\.", "")
+    tensors.rename(r"(output_network)\.([02]\.)", r"\1.layers.\2")  # which had no name of their own in older files
+    newer = "check_errors" not in settings and "representation_model.distance.box" in tensors.left
+    for name in [name for name in tensors.left if name.endswith("distance.box")]:
         if tensors.take(name, 3, 3).any():
             raise SourceError(f"{path}: {name} holds a box; only checkpoints without one can be imported")
     kinds = settings["max_z"]
@@ -88,21 +88,9 @@ def read(path, level, elements, dtype, energy_unit, length_unit):
 
     architecture = sizes | {"charge_factor": 0.1, "zbl": None if zbl is None else zbl["cutoff_distance"] * length}
     offsets = {z: sum(float(table[z]) for table, added in references if added) * energy for z in numbers}
-    model = assemble(
-        architecture,
-        weights,
-        lambda scale, e0: MLPHead(channels, scale, e0, zero_start=False),
-        head,
-        scale,
-        constant,
-        offsets,
-        level,
-        dtype,
-    )
-    said = {
-        "code": "tensors laid out as in 3.x" if newer else "tensors laid out as before 3.0",
-        "units": {"energy": energy, "length": length},
-    }
+    energies = scale, constant, offsets
+    model = assemble(architecture, weights, MLPHead, {"zero_start": False}, head, energies, level, dtype)
+    said = {"code": f"tensors laid out as {'in 3.x' if newer else 'before 3.0'}", "units": {"energy": energy, "length": length}}
     return model, {level: numbers}, provenance("torchmd-net", path, [path], **said)
 
 
@@ -119,6 +107,8 @@ def _priors(path, settings):
             raise SourceError(f"{path}: prior_args are of {len(arguments)} priors, and prior_model of {len(named)}")
         named = [(name, own or {}) for (name, _), own in zip(named, arguments, strict=True)]
     for name, own in named:
+        if not isinstance(own, dict):
+            raise SourceError(f"{path}: the arguments of the prior {name!r} are {own!r}; a mapping of names is needed")
         if name not in ("Atomref", "LearnableAtomref", "ZBL"):
             raise SourceError(f"{path}: prior_model has {name!r}; Atomref, LearnableAtomref and ZBL can be imported")
         if name == "ZBL" and [n for n, _ in named].count("ZBL") > 1:
