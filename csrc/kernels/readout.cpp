@@ -25,7 +25,7 @@ template <class T> void forward(const Perceptron<T>& p, const T* x, int atoms, d
   const T* in = x;
   for (int k = 0; k < p.layers; ++k) {
     const int size = atoms * p.hidden[k].out;
-    dense(in, p.hidden[k], a, atoms);
+    dense_in_parts(in, p.hidden[k], a, atoms);
     silu<T>(a, size, a, slope);
     in = a, slope += size;
     std::swap(a, b);
