@@ -112,8 +112,9 @@ template <class Tasks, class Body> __device__ inline void with_rows(const Tasks&
   else body(std::integral_constant<int, kFewRows>());
 }
 
-// y = x w + b: x in shared memory, rows one behind the other; write(row, column, four values).
-template <class T, class Write> __device__ inline void dense(const T* x, const T* w, const T* b, int rows, int in, int out, const Write& write) {
+// y = x w + b: x in shared memory, rows one behind the other; write(row, column, four values). PART: in single precision by sums of so many, which
+// are added up; 0: by one.
+template <int PART = 0, class T, class Write> __device__ inline void dense(const T* x, const T* w, const T* b, int rows, int in, int out, const Write& write) {
   const int quads = out / 4;
   const auto tasks = [&](int at_a_time) { return (rows + at_a_time - 1) / at_a_time * quads; };
   with_rows(tasks, [&](auto carried) {
@@ -127,7 +128,16 @@ template <class T, class Write> __device__ inline void dense(const T* x, const T
         sum[r] = b ? load(b + column) : Four<T>{};
         from[r] = (row0 + r < rows ? row0 + r : rows - 1) * in;
       }
-      multiply(x, from, w + column, in, out, sum);
+      if constexpr (PART > 0 && std::is_same_v<T, float>) {
+        for (int k = 0; k < in; k += PART) {
+          Four<T> part[kCarried] = {};
+          multiply(x + k, from, w + static_cast<std::size_t>(k) * out + column, in - k < PART ? in - k : PART, out, part);
+#pragma unroll
+          for (int r = 0; r < kCarried; ++r) sum[r] += part[r];
+        }
+      } else {
+        multiply(x, from, w + column, in, out, sum);
+      }
 #pragma unroll
       for (int r = 0; r < kCarried; ++r)
         if (row0 + r < rows) write(row0 + r, column, sum[r]);

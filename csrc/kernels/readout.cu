@@ -33,7 +33,7 @@ template <class T> struct Run {
       const Dense<T>& d = p.hidden[l];
       const int H = d.out;
       T *slope = slope_of(l), *out = to;
-      dense(x, d.w, d.b, atoms, d.in, H, [&](int a, int k, Four<T> v) {
+      dense<2 * kSlab>(x, d.w, d.b, atoms, d.in, H, [&](int a, int k, Four<T> v) {
         Four<T> s;
         for (int e = 0; e < 4; ++e) v.v[e] = silu(v.v[e], s.v[e]);
         store(out + a * H + k, v);
