@@ -68,7 +68,7 @@ peers: $(VENV)-peers/done
 $(VENV)-peers/done:
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "pybind11>=2.13" \
-	  torch==2.9.1 mace-torch==0.3.16 calorine==4.1
+	  torch==2.9.1 mace-torch==0.3.16 calorine==4.1 matgl==4.1.2 nvalchemi-toolkit-ops==0.5.0 warp-lang==1.19.0
 	touch $@
 
 # --- The core from C++ under ThreadSanitizer, AddressSanitizer and UBSan, on every instruction set of this machine.

@@ -1,11 +1,11 @@
-"""Energies and forces beside other models, in one run; torchmd-net's TensorNet has the same weights and is compared before it is timed.
+"""Energies and forces beside other models, in one run; the TensorNets of torchmd-net and matgl have our weights and are compared before they are timed.
 
     python benchmarks/inference.py [--channels 128] [--layers 2] [--systems ethanol peptide water-192 …] [--no-peers]
     python benchmarks/inference.py --stages [--systems water-648]
     python benchmarks/inference.py --device cuda [--systems ethanol … water-1000000] [--stages]
 
 One core and two: medians of interleaved runs, single precision. "share" is the arithmetic the work needs (FLOP below)
-over the run's own sgemm peak on one core. MACE and NEP live in an environment of their own, `make peers`.
+over the run's own sgemm peak on one core. matgl, MACE and NEP live in an environment of their own, `make peers`.
 """
 
 import argparse
@@ -32,7 +32,9 @@ warnings.filterwarnings("ignore")
 import conftest  # noqa: E402
 from torchmdnet_oracle import state_for_peer  # noqa: E402
 
+from mfmd import foreign  # noqa: E402
 from mfmd.engine import Engine  # noqa: E402
+from mfmd.training import export  # noqa: E402
 
 
 def sgemm_peak():
@@ -157,11 +159,18 @@ def on_threads(threads, evaluate):
     return run
 
 
-TENSORNET = "torchmd-net TensorNet"
+TENSORNET, MATGL = "torchmd-net TensorNet", "matgl TensorNet"
+BESIDE = {MATGL: "mfmd, weights of matgl"}  # what a peer's times are divided by, where it is not "mfmd"
 
 
-def measure(name, path, peer, head, peers, seconds, rounds=3):
-    """{model: (seconds on one core, on two)} of a system, interleaved, and an OpenMM step."""
+def import_matgl(folder, path):
+    """A model file of the weights that matgl's peer has."""
+    export.write_model(path, *foreign.read(folder, level="low"))
+    return path
+
+
+def measure(name, path, imported, peer, head, peers, seconds, rounds=3):
+    """{(model, threads): seconds} of a system, interleaved, and an OpenMM step. imported : model file of matgl's weights, where it is a peer."""
     atoms = system(name)
     timed = {}
     for threads in (1, 2):
@@ -172,6 +181,10 @@ def measure(name, path, peer, head, peers, seconds, rounds=3):
         check(name, evaluation(Engine(path, threads=1), atoms)()["forces"], evaluate()[1])
         for threads in (1, 2):
             timed[TENSORNET, threads] = partial(median, on_threads(threads, evaluate), least=2)
+    if peers and small:
+        check(name, evaluation(Engine(imported, threads=1), atoms)()["forces"], peers.forces(MATGL, atoms))
+        for threads in (1, 2):
+            timed[BESIDE[MATGL], threads] = partial(median, evaluation(Engine(imported, threads=threads), atoms), least=3)
     for other in peers.names if peers else []:
         for threads in (1, 2) if "NEP" not in other else (1,):  # NEP on the CPU knows one thread
             if small or "NEP" in other:
@@ -190,7 +203,7 @@ def plot(path, results, caption):
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    for model in dict.fromkeys(key[0] for times, _, _ in results.values() for key in times):
+    for model in dict.fromkeys(key[0] for times, _, _ in results.values() for key in times if key[0] not in BESIDE.values()):
         points = [(n, 1e3 * times[model, 1]) for times, _, n in results.values() if (model, 1) in times]
         axes.loglog(*zip(*points, strict=True), "o-", label=model, lw=2.5 if model == "mfmd" else 1.2)
     axes.set(xlabel="atoms", ylabel="energy and forces, ms (one core)", title=caption)
@@ -225,12 +238,13 @@ def main():
             return cuda.main(model, path, names, args.seconds, not args.no_peers, args.stages)
         if args.stages:
             return print_stages(path, model, args.systems if args.systems != every else ["ethanol", "water-648"], peak, args.seconds)
-        peers = None
+        peers = imported = None
         if not args.no_peers:
             python = ROOT / ".venv-peers" / "bin" / "python"
             if not python.exists():
                 sys.exit("error: the peers are not installed; run `make peers` first, or give --no-peers")
             peers = Peers(str(python))
+            imported = import_matgl(peers.folder / "matgl", Path(folder) / "matgl.pt")
         peer, head = (None if args.no_peers else peer_model(model)), model.heads["low"].float()
         print(
             "| system | atoms | one core, ms | µs/atom | share | two cores, ms | times | atom·steps/s | OpenMM step, ms | ns/day at 0.5 fs | MB |"
@@ -238,7 +252,7 @@ def main():
         print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
         results, memory = {}, {}
         for name in args.systems:
-            times, step = measure(name, path, peer, head, peers, args.seconds)
+            times, step = measure(name, path, imported, peer, head, peers, args.seconds)
             bytes_, n = memory[name] = resident(path, name)
             one, two = times["mfmd", 1], times["mfmd", 2]
             share = needed(n, count_pairs(system(name)), args.channels, args.layers) / one / 1e9 / peak
@@ -246,14 +260,15 @@ def main():
             cells += [f"{n / one:.3g}", f"{1e3 * step:.3g}", f"{0.5e-6 * 86400 / step:.3g}", f"{bytes_ / 1e6:.0f}"]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
             results[name] = times, step, n
-        others = list(dict.fromkeys(key[0] for times, _, _ in results.values() for key in times if key[0] != "mfmd"))
+        ours = {"mfmd", *BESIDE.values()}
+        others = list(dict.fromkeys(key[0] for times, _, _ in results.values() for key in times if key[0] not in ours))
         if others:
             print("\nMilliseconds on one core / two, and how many times mfmd's:\n")
             print("| system | " + " | ".join(others) + " |\n" + "|---" * (len(others) + 1) + "|")
             for name, (times, _, _) in results.items():
                 cells = []
                 for other in others:
-                    both = [(times[other, t], times["mfmd", t]) for t in (1, 2) if (other, t) in times]
+                    both = [(times[other, t], times[BESIDE.get(other, "mfmd"), t]) for t in (1, 2) if (other, t) in times]
                     cells.append(
                         " / ".join(f"{1e3 * t:.4g}" for t, _ in both)
                         + (f" ({' / '.join(f'{t / m:.1f}' for t, m in both)} ×)" if both else "")

@@ -97,10 +97,18 @@ class Peers:
     def __init__(self, python, device="cpu"):
         command = [python, str(ROOT / "benchmarks" / "peers.py"), device]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self.names = json.loads(self.process.stdout.readline())
+        started = json.loads(self.process.stdout.readline())
+        self.names, self.folder = started["names"], Path(started["folder"])
 
     def time(self, peer, atoms, threads, seconds):
         """Of an evaluation, s; None where it has not the memory."""
+        return self._ask(peer, atoms, threads, seconds)
+
+    def forces(self, peer, atoms):
+        """(N, 3), eV/Å."""
+        return np.array(self._ask(peer, atoms, 1, None))
+
+    def _ask(self, peer, atoms, threads, seconds):
         request = {
             "peer": peer, "threads": threads, "seconds": seconds, "numbers": atoms.numbers.tolist(),
             "positions": atoms.positions.tolist(), "cell": atoms.cell.array.tolist(), "periodic": bool(atoms.pbc.all()),
