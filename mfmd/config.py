@@ -102,7 +102,7 @@ def _keys(where, schema):
     for part in where:
         if part in schema.model_fields:
             schema = next(t for t in _types(schema.model_fields[part].annotation) if isinstance(t, type) and issubclass(t, BaseModel))
-    return list(schema.model_fields)
+    return [field.alias or name for name, field in schema.model_fields.items()]
 
 
 def _types(annotation):

@@ -52,7 +52,7 @@ def check_distances(s):
 def check_labels(structures, config, levels):
     for name, level in levels.items():
         files = ", ".join(str(path) for path, own in config.files("train") if own in (None, name))
-        if not any(s.labels.get(name) for s in structures):
+        if level.from_ is None and not any(s.labels.get(name) for s in structures):
             keys = ", ".join(getattr(level, kind) for kind in KINDS)
             raise DataError(f"levels.{name}: no training structure in {files} has one of its keys {keys}")
         for kind in KINDS:  # keys that were named, and not those there are by default

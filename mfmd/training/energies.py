@@ -85,18 +85,26 @@ def fit_reference_energies(structures, energies, elements, level, given):
     return dict(zip(elements, (start + change).tolist(), strict=True)), bool(rank == len(elements))
 
 
-def reference_energies(config, level, source, model, before, structures, atoms, fixed):
+def known_elements(structures, level, imported):
+    """Atomic numbers that a level knows, ascending: those of its labels, and of a head of the checkpoint; imported: {level: theirs}."""
+    return sorted({*reading.subset_elements(structures, level), *imported.get(level, ())})
+
+
+def reference_energies(config, level, source, model, before, structures, atoms, fixed, imported):
     """(119,) E0 of a head that begins, a copy of that of `source` or none's, eV; of a relative head the difference to its parent's.
 
-    atoms : {level: {Z: eV}}, isolated ones; fixed : they are the level's E0, instead of a fit
+    atoms : {level: {Z: eV}}, isolated ones; fixed : they are the level's E0, instead of a fit; imported : {level: atomic numbers} of the checkpoint
     """
     elements, parent = reading.subset_elements(structures, level), model.delta_of.get(level)
     chain = model.chain(level)[1:]
     inherited = {z: sum(float(model.heads[h].e0[z]) for h in chain) for z in elements}
-    if parent is not None:
-        known = reading.subset_elements(structures, parent)
+    below = source if source in imported else parent
+    if below is not None:
+        known = known_elements(structures, below, imported)
         if missing := [chemical_symbols[z] for z in elements if z not in known]:
-            raise ConfigError(f"levels.{level}.delta_of: {parent} was never trained on {', '.join(missing)}, which {level} has")
+            raise ConfigError(
+                f"levels.{level}: {below}, from which its head begins, was never trained on {', '.join(missing)}, which {level} has"
+            )
     if fixed:
         if missing := [chemical_symbols[z] for z in elements if z not in atoms[level]]:
             raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
@@ -109,11 +117,15 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
             labelled, rest = both, [s.labels[parent].energy for s in both]
             given = {z: e - atoms[parent][z] for z, e in given.items() if z in atoms[parent]}
         else:
-            rest = [sum(inherited[int(z)] for z in s.numbers) for s in labelled]
-            if source is not None or (parent is not None and before is not None):
+            rest = [model.constant(level) + sum(inherited[int(z)] for z in s.numbers) for s in labelled]
+            trained = source is not None or (parent is not None and before is not None)
+            if trained:
                 rest = np.add(rest, network_energies(model, labelled, level, config))
+            elif model.backbone.repulsion is not None:
+                rest = np.add(rest, repulsions(model, labelled, config))
             if source is not None:
-                given = {z: float(model.heads[source].e0[z]) + given.get(z, 0.0) - atoms[source].get(z, 0.0) for z in elements}
+                shift = {z: given[z] - atoms[source][z] for z in given.keys() & atoms[source].keys()}
+                given = {z: float(model.heads[source].e0[z]) + shift.get(z, 0.0) for z in elements}
             else:
                 given = {z: e - inherited[z] for z, e in given.items() if z in inherited}
         energies = [s.labels[level].energy - r for s, r in zip(labelled, rest, strict=True)]
@@ -132,10 +144,19 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
     return e0
 
 
-def network_energies(model, structures, level, config, batch_size=32):
+def network_energies(model, structures, level, config):
     """What the networks of a level's chain of heads give, without E0; eV."""
+    return _in_batches(lambda batch: model.eval()(batch)[level].network_energy, structures, config)
+
+
+def repulsions(model, structures, config):
+    """Of the nuclei of each structure, which a network that is not trained yet has beside it; eV."""
+    return _in_batches(lambda batch: model.repulsion(batch, batch.positions, batch.shifts), structures, config)
+
+
+def _in_batches(energies, structures, config, batch_size=32):
     out = []
     with torch.no_grad():
         for start in range(0, len(structures), batch_size):
-            out += model.eval()(collation(config, [])(structures[start : start + batch_size]))[level].network_energy.double().tolist()
+            out += energies(collation(config, [])(structures[start : start + batch_size])).double().tolist()
     return out

@@ -1,4 +1,4 @@
-"""How far a model is from labels."""
+"""How far a model is from labels, and from another model."""
 
 import math
 
@@ -69,3 +69,14 @@ def evaluate(model, structures, config, batch_size=32):
                     pair[0].append(target[known].detach().double().numpy())
                     pair[1].append(value[known].detach().double().numpy())
     return errors.table(), {k: (np.concatenate(a), np.concatenate(b)) for k, (a, b) in points.items()}
+
+
+def distance(one, other, level, structures, config, batch_size=32):
+    """Mean absolute difference of a level's predictions by two models, {"structures": how many, "energy": eV/atom, "forces": eV/Å}."""
+    errors, collate = Errors(), collation(config, [])
+    for start in range(0, len(structures), batch_size):
+        batch = collate(structures[start : start + batch_size])
+        a, b = (model.eval()(batch, forces=[level])[level] for model in (one, other))
+        errors.add("energy", (a.energy - b.energy) / batch.sizes)
+        errors.add("forces", a.forces - b.forces)
+    return {"structures": len(structures), **{kind: row["mae"] for kind, row in errors.table().items()}}

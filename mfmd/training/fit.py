@@ -4,7 +4,8 @@ Closed form: on a trained backbone, the head of a new level is a regularised lin
 
     E_level = E_parent + sum_i w[Z_i] · (x_i − x of an isolated atom of Z_i) + E0[Z_i]
 
-with the last features x of the backbone, a weight vector per element, and E_parent the level it is relative to, if any. Bayesian
+with the last features x of the backbone, a weight vector per element, and E_parent the level it is relative to, or else the repulsion of nuclei of a
+backbone that has one. Bayesian
 linear regression (Bishop 2006, ch. 3.3): the noise's variance is proportional to the number of atoms, the prior's width is chosen by
 leave-one-out errors, and the noise is scaled so that these errors have the size that is predicted for them. Forces, where there are
 labels, are further rows, −dphi/dR; a structure is left out with all of its rows.
@@ -180,9 +181,15 @@ def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
 
 
 def _rest(model, parent, s, collate, forces):
-    """Energy (eV) and forces (eV/Å) of a structure that the parent of a relative head accounts for: its labels, else its prediction."""
+    """Energy (eV) and forces (eV/Å) of a structure that the head has not to account for: of its parent the labels, else the prediction; without a
+    parent the repulsion of nuclei."""
     if parent is None:
-        return 0.0, 0.0
+        if model.backbone.repulsion is None:
+            return 0.0, 0.0
+        batch = collate([s])
+        with torch.enable_grad():
+            energy = model.repulsion(batch, batch.positions.requires_grad_(), batch.shifts).sum()
+        return energy.item(), -torch.autograd.grad(energy, batch.positions)[0].double().numpy()
     label = s.labels.get(parent)
     energy, force = (label.energy, label.forces) if label is not None else (None, None)
     if energy is None or (forces and force is None):

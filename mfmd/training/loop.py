@@ -142,12 +142,15 @@ class Training(lightning.LightningModule):
         }
 
 
-def optimise(model, stage, structures, val, config, folder):
-    """Train a model through a stage; afterwards it has the weights with the best validation error. Resumes where folder/last.ckpt is."""
+def optimise(model, stage, structures, val, config, folder, seed):
+    """Train a model through a stage; afterwards it has the weights with the best validation error. Resumes where folder/last.ckpt is.
+
+    seed : of the order of structures
+    """
     settings = stage.train
     model.train()
     rank, world = processes()
-    sampler = Sampler(sampling_weights(structures, stage.levels), config.seed)
+    sampler = Sampler(sampling_weights(structures, stage.levels), seed)
     shares = Batches(sampler, settings.batch_size, rank, world)
     val = reading.where(val, lambda s: any(level in s.labels for level in stage.levels))
     if min(settings.batch_size, len(sampler), len(val)) < world:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 import mfmd.config
 from mfmd.config import HomePath, Section
 from mfmd.structures.record import SPLITS
-from mfmd.training.schema import LEARNED, Backbone, Data, Level, Stage, Train
+from mfmd.training.schema import LEARNED, Backbone, Data, Level, Stage, Train, header_of
 from mfmd.training.strategies import STRATEGIES, stages_of
 
 
@@ -97,20 +97,53 @@ class Config(Section):
                 "data.stream: structures on disk are not put together from files by level; write one file, or leave out stream"
             )
         _train_fits("train", self.train, self.levels)
+        self._imported_fit()
         self._stages_fit()
         return self
 
+    @property
+    def imported(self):
+        """{level: the head of the checkpoint that is its}"""
+        return {name: level.from_ for name, level in self.levels.items() if level.from_ is not None}
+
+    def _imported_fit(self):
+        path = self.backbone.checkpoint
+        if path is None:
+            for name in self.imported:
+                raise ValueError(f"levels.{name}.from: there is no backbone.checkpoint that it could come from")
+            return
+        heads, level_of = {head["name"]: head for head in header_of(path)["levels"]}, {}
+        for name, source in self.imported.items():
+            level, where = self.levels[name], f"levels.{name}"
+            if source not in heads:
+                raise ValueError(f"{where}.from: {path} has no head {source!r}; it has {', '.join(heads)}")
+            if level.e0 is not None:
+                raise ValueError(f"{where}.e0: its reference energies come with the head {source} of {path}; leave it out")
+            below = heads[source]["delta_of"]
+            if below is not None and below not in level_of:
+                raise ValueError(
+                    f"{where}.from: {source} of {path} is the difference to its head {below}; list a level with from: {below} before {name}"
+                )
+            if level.delta_of not in (None, level_of.get(below)):
+                raise ValueError(
+                    f"{where}.delta_of: {source} of {path} is {'no difference' if below is None else f'one to {below}'}; leave it out"
+                )
+            level.delta_of = level_of.get(below)
+            level_of[source] = name
+
     def _stages_fit(self):
-        names, known = [], {}
+        first = "new" if self.backbone.checkpoint is None else "checkpoint"
+        names, known = ([], {}) if first == "new" else ([first], {first: list(self.imported)})
         for stage in self.stages:
             where = f"stages.{stage.name}"
-            if stage.name in names or stage.name == "new":
-                raise ValueError(f"{where}: each stage needs a name of its own other than new")
+            if stage.name in names or stage.name in ("new", "checkpoint"):
+                raise ValueError(f"{where}: each stage needs a name of its own other than new and checkpoint")
             stage.start = stage.start or (names[-1] if names else "new")
             starts = [stage.start] if isinstance(stage.start, str) else stage.start
             for start in starts:
-                if start not in names and starts != ["new"]:
-                    raise ValueError(f"{where}.start: {start!r} is not a stage before it; found before it: {names}, and new")
+                if start not in names and (starts != ["new"] or first != "new"):
+                    also = ", and new" if first == "new" else "; with backbone.checkpoint no stage starts new"
+                    raise ValueError(f"{where}.start: {start!r} is not a stage before it; found before it: {names}{also}")
             before = [n for n in self.levels if all(n in known.get(start, []) for start in starts)]
             if not stage.levels:
                 raise ValueError(f"{where}.levels: a stage learns at least one level")
@@ -168,6 +201,7 @@ class Config(Section):
             _train_fits(f"{where}.train", stage.train, stage.levels)
             names.append(stage.name)
             known[stage.name] = after
+        names = [stage.name for stage in self.stages]
         for name in self.choose:
             if name not in names:
                 raise ValueError(f"choose: {name!r} is not a stage; there are {', '.join(names)}")
@@ -199,6 +233,9 @@ def parse(tree, origin):
 def describe(config):
     """The plan as lines of text: what `mfmd-train --show-plan` prints."""
     lines = [f"strategy {config.strategy}" if config.strategy else "stages of the config"]
+    if config.backbone.checkpoint is not None:
+        heads = "".join(f"; its head {source} is level {level}" for level, source in config.imported.items())
+        lines.append(f"checkpoint: {config.backbone.checkpoint}{heads}")
     for k, stage in enumerate(config.stages, 1):
         lines.append(f"{k}. {stage.name}: {'a new backbone' if stage.start == 'new' else f'from {_either(stage.start)}'}")
         for level, own in stage.levels.items():
@@ -229,11 +266,20 @@ def describe(config):
 
 
 def learned(config, counts):
-    """Lines of text: how many labels each stage learns; counts: of the training structures, as reading.count_labels gives them."""
+    """Lines of text: how many labels each stage learns, and which stages are skipped; counts: of the training structures, as reading.count_labels
+    gives them."""
     words = {"energy": "energies", "forces": "forces", "stress": "stresses"}
     for stage in config.stages:
-        parts = []
+        parts, unlabelled = [], [level for level in stage.levels if not any(counts[level].values())]
+        if unlabelled and not stage.teachers:
+            rest = [level for level in stage.levels if level not in unlabelled]
+            what = f"learns {', '.join(rest)} alone" if rest else f"is skipped, and is what it starts from, {_either(stage.start)}"
+            yield f"stage {stage.name} {what}: there are no training labels of {', '.join(unlabelled)}"
+            if not rest:
+                continue
         for level, own in stage.levels.items():
+            if level in unlabelled:
+                continue
             used = [
                 f"{counts[level][kind]} {words[kind]}"
                 for kind in LEARNED[stage.fit]

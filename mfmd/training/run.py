@@ -9,20 +9,25 @@ import warnings
 from pathlib import Path
 
 import lightning
+import numpy as np
 import torch
 from rich.console import Console
 
 import mfmd
 from mfmd import Note, lock, report
 from mfmd.config import ConfigError, write_json
+from mfmd.engine import load_model
 from mfmd.structures import checks, reading
 from mfmd.structures.record import SPLITS
 from mfmd.training import domain, energies, export, fit, plan
 from mfmd.training.batches import DTYPE, collation
-from mfmd.training.errors import evaluate
+from mfmd.training.errors import distance, evaluate
 from mfmd.training.loop import optimise, read_metrics
 from mfmd.training.processes import first_process_first, processes, save, wait_for_all
-from mfmd.training.stages import begin, best_of, calibrate, check_beginning, check_frozen, load_stage, only, taught
+from mfmd.training.stages import begin, best_of, calibrate, check_beginning, check_frozen, check_levels, load_stage, only, taught
+from mfmd.training.start import read_checkpoint
+
+MOST_COMPARED = 200  # structures by which is told how far a level of the checkpoint has moved
 
 
 def train(config, console=None):
@@ -69,7 +74,18 @@ def _train(config, console, out):
 def _check_same(config, then):
     """A run is resumed on the model, the data and the plan it began with, wherever the files lie now; only epochs not yet done may change."""
     now = config.model_dump(mode="json")
-    files = then.pop("files", None)
+    files, checkpoint = then.pop("files", None), then.pop("checkpoint", None)
+    if checkpoint != _sha256(config):
+        raise ConfigError(
+            f"backbone.checkpoint: {config.backbone.checkpoint} is not what the run in {config.out} began from; begin a new run with out=…"
+        )
+    if checkpoint is not None:
+        then["backbone"]["checkpoint"] = now["backbone"]["checkpoint"]
+    for old, new in (
+        (then["backbone"], now["backbone"]),
+        *((then["levels"].get(name, {}), level) for name, level in now["levels"].items()),
+    ):
+        old |= {key: None for key in ("zbl", "from") if key in new and key not in old}  # a run that began before there was this key
     if files is None:
         warnings.warn(
             f"the run in {config.out} began with an mfmd that kept no fingerprints of its files; that they are the same is taken on trust",
@@ -99,6 +115,11 @@ def _check_same(config, then):
             raise ConfigError(
                 f"stages.{stage.name}.train.epochs: {stage.train.epochs}, but the run in {config.out} has done {done} already"
             )
+
+
+def _sha256(config):
+    """Of the weights of the checkpoint, or None."""
+    return None if config.backbone.checkpoint is None else load_model(config.backbone.checkpoint).sha256
 
 
 def _upgraded(then, now):
@@ -146,26 +167,43 @@ def _read(config, out, begun):
 def _run(config, console, out, splits, isolated):
     writing = processes()[0] == 0
     report.print_counts(console, splits, config.levels)
-    for line in plan.learned(config, reading.count_labels(splits["train"], config.levels)):
+    checkpoint = read_checkpoint(config)
+    imported = checkpoint.elements if checkpoint else {}
+    check_levels(config, splits, imported)
+    counts = reading.count_labels(splits["train"], config.levels)
+    for line in plan.learned(config, counts):
         console.print(line)
-    for stage in (s for s in config.stages if s.fit == "gradient"):
-        counts = reading.count_labels(splits["val"], stage.levels)
+    labelled = {level for level in config.levels if any(counts[level].values())}  # all but some of the checkpoint
+    for stage in (s for s in config.stages if s.fit == "gradient" and (s.teachers or labelled & s.levels.keys())):
         level, _, kind = stage.train.monitor.partition(".")
-        if not counts[level][kind]:
+        found = reading.count_labels(splits["val"], stage.levels)[level]
+        if not found[kind] and (not stage.teachers or any(found.values())):  # without any label the teachers say what is right
             raise ConfigError(f"stages.{stage.name}.train.monitor: {stage.train.monitor} has no label in the validation set")
     out.mkdir(parents=True, exist_ok=True)
     if writing:
         files = reading.fingerprints(config.data)  # once: they are read whole
-        write_json(out / "plan.json", config.model_dump(mode="json") | {"files": files})
+        write_json(out / "plan.json", config.model_dump(mode="json") | {"files": files, "checkpoint": _sha256(config)})
     models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
     seen = {}  # levels whose labels a stage, or one before that it goes on from, has learned
+    moved = {}  # by how much levels of the checkpoint are something else after a stage
+    if checkpoint:
+        models["checkpoint"], fresh["checkpoint"], seen["checkpoint"] = checkpoint.model, set(imported), set()
+        validation["checkpoint"], _ = evaluate(checkpoint.model, splits["val"], config)
+        if validation["checkpoint"]:
+            report.print_errors(console, "validation set before the first stage", validation["checkpoint"])
     for number, stage in enumerate(config.stages):
         folder = out / stage.name
         name = best_of(stage.start, validation, config, console)
+        if not stage.teachers:
+            stage = stage.model_copy(update={"levels": {level: own for level, own in stage.levels.items() if level in labelled}})
+        if not stage.levels:
+            for of_stage in (models, validation, fresh, seen):
+                of_stage[stage.name] = of_stage[name]
+            continue
         start = models.get(name)
         learned = reading.where(splits["train"], lambda s, levels=stage.levels: any(level in s.labels for level in levels))
         lightning.seed_everything(config.seed + number, verbose=False)
-        model = begin(config, stage, copy.deepcopy(start), splits["train"], isolated)
+        model = begin(config, stage, copy.deepcopy(start), splits["train"], isolated, imported)
         done = (folder / "stage.ckpt").exists()
         wait_for_all()  # until each has looked
         if not done:
@@ -173,14 +211,18 @@ def _run(config, console, out, splits, isolated):
                 f"stage {stage.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {torch.get_num_threads()} threads"
             )
             check_beginning(model, start, stage, splits["val"], config)
+            val = splits["val"]
             frozen = {k: v.clone() for k, v in model.state_dict().items()}
             if stage.fit == "gradient":
                 if stage.teachers:
-                    learned = taught([models[name] for name in stage.teachers], next(iter(stage.levels)), splits["train"], config)
+                    level, teachers = next(iter(stage.levels)), [models[name] for name in stage.teachers]
+                    learned = taught(teachers, level, splits["train"], config, imported)
+                    if not any(level in s.labels for s in val):
+                        val = taught(teachers, level, val, config, imported)
                     console.print(
                         f"stage {stage.name} learns what {', '.join(stage.teachers)} predict for {len(learned)} structures, on average"
                     )
-                optimise(model, stage, learned, splits["val"], config, folder)
+                optimise(model, stage, learned, val, config, folder, config.seed + number)
             elif writing:
                 _solve(model, stage, splits["train"], config, console, isolated)
             if writing:
@@ -194,11 +236,13 @@ def _run(config, console, out, splits, isolated):
         if stage.fit == "gradient" and writing:
             report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
         models[stage.name] = model
-        seen[stage.name] = set(stage.levels).union(*(seen[other] for other in (name, *stage.teachers) if other))
+        seen[stage.name] = (labelled & stage.levels.keys()).union(*(seen[other] for other in (name, *stage.teachers) if other))
         kept = {h for level in stage.levels for h in model.chain(level)}
         fresh[stage.name] = kept | (fresh[name] if stage.backbone_rate == 0 and name else set())
         validation[stage.name], _ = evaluate(only(model, fresh[stage.name]), splits["val"], config)
         report.print_errors(console, f"validation set after stage {stage.name}", validation[stage.name])
+        if stage.backbone_rate > 0:
+            moved[stage.name] = _moved(model, checkpoint, splits["train"], config, console, stage.name)
     chosen = best_of(config.choose, validation, config, console)
     model = only(models[chosen], fresh[chosen])
     if left_out := [level for level in config.levels if level not in model.heads]:
@@ -221,19 +265,41 @@ def _run(config, console, out, splits, isolated):
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),
         "files": files,
-        "labels": reading.count_labels(splits["train"], config.levels),
+        "labels": counts,
         "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
     }
-    elements = {name: reading.subset_elements(splits["train"], name) for name in model.levels}
-    learned = reading.where(splits["train"], lambda s: any(level in s.labels for level in seen[chosen]))
-    known = sorted({z for of_level in elements.values() for z in of_level})
-    trained_on = domain.trained_on(model, learned, known, collation(config, []))
+    if checkpoint:
+        provenance["checkpoint"] = checkpoint.provenance | {"moved": moved}
+    elements = {name: energies.known_elements(splits["train"], name, imported) for name in model.levels}
+    if unlearned := [level for level in model.levels if level not in seen[chosen]]:
+        console.print(f"the model file does not say what it was trained on: this run has not learned {', '.join(unlearned)}")
+        trained_on = None
+    else:
+        learned = reading.where(splits["train"], lambda s: any(level in s.labels for level in seen[chosen]))
+        known = sorted({z for of_level in elements.values() for z in of_level})
+        trained_on = domain.trained_on(model, learned, known, collation(config, []))
     export.write_model(out / "model.pt", model, elements, provenance, splits["val"], trained_on)
     console.print(f"model file: {out / 'model.pt'}")
     for split, points in parity.items():
         if points:
             report.parity(out / f"parity_{split}.png", points, split)
     return tables
+
+
+def _moved(model, checkpoint, structures, config, console, name):
+    """Tell by how much the model of a stage predicts something else for levels of the checkpoint: {level: what errors.distance gives}."""
+    out = {}
+    for level, elements in checkpoint.elements.items() if checkpoint else ():
+        chosen = [structures[int(k)] for k in np.unique(np.linspace(0, len(structures) - 1, MOST_COMPARED).round())]
+        chosen = [s for s in chosen if set(s.numbers.tolist()) <= set(elements)]
+        if not chosen:
+            continue
+        out[level] = distance(model, checkpoint.model, level, chosen, config)
+        console.print(
+            f"stage {name} has moved level {level} by {1e3 * out[level]['energy']:.2f} meV/atom and {1e3 * out[level]['forces']:.1f} meV/Å "
+            f"from the checkpoint, on average over {len(chosen)} training structures"
+        )
+    return out
 
 
 def _solve(model, stage, structures, config, console, isolated):

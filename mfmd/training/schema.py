@@ -3,13 +3,15 @@
 Every key is listed here, with its unit and its default; a key that is not is an error.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from mfmd import units
 from mfmd.config import HomePath, NotNegative, Positive, Section
+from mfmd.engine import ModelFileError, load_model
 from mfmd.structures.formats.registry import NAMES
 
 Paths = list[HomePath]
@@ -33,6 +35,8 @@ def _known(parse):
 class Level(Section):
     """One level of theory: the keys of its labels, how much they count, how its head begins."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     # Keys in the file; by default energy_<level>, forces_<level>, stress_<level>, virial_<level>, and of files by level energy, forces, …
     energy: str = ""
     forces: str = ""
@@ -52,6 +56,7 @@ class Level(Section):
     # the second where they stand among the structures for all elements of the level
     e0: Literal["fit", "atoms"] | None = None
     delta_of: str | None = None  # an earlier level; the head is a difference to it and starts at zero
+    from_: Annotated[str | None, Field(alias="from")] = None  # a head of backbone.checkpoint that is this level's; it needs no labels then
 
 
 class Data(Section):
@@ -88,16 +93,28 @@ SIZES = {  # docs/speed.md has the speed and the accuracy of each
 }
 
 
+def header_of(path):
+    """What the model file of `backbone.checkpoint` says of itself. ValueError, in one sentence, where it is none."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise ValueError(f"checkpoint: {path}: no such file")
+    try:
+        return json.loads(load_model(path).metadata)
+    except ModelFileError as error:
+        raise ValueError(f"checkpoint: {error}; of a file of another package `mfmd import {path} -o model.pt` makes a model file") from None
+
+
 class Backbone(Section):
-    """What the levels share. `backbone: large` is short for `backbone: {size: large}`; a size sets what is not set beside it."""
+    """What the levels share. `backbone: large` is short for `backbone: {size: large}`; a size sets what is not set beside it, a checkpoint all."""
 
     size: Literal[tuple(SIZES)] = "medium"
     channels: Annotated[int, Field(ge=16, le=256, multiple_of=16)]
     layers: Annotated[int, Field(ge=0, le=8)]
     cutoff: Annotated[float, Field(gt=1, lt=20)] = 5.0  # Å
     rank: Annotated[int, Field(ge=0, le=2)] = 2  # highest tensor rank kept
-    radial_functions: Annotated[int, Field(ge=4, le=512)] = 32
-    checkpoint: HomePath | None = None  # of torchmd-net's TensorNet, whose weights a new backbone starts with
+    radial_functions: Annotated[int, Field(ge=3, le=512)] = 32
+    zbl: Positive | None = None  # Å, at most `cutoff`: up to where nuclei repel each other (ZBL), beside what the network learns
+    checkpoint: HomePath | None = None  # a model file that the first stage starts from; sizes are the file's
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +123,26 @@ class Backbone(Section):
         if not isinstance(value, dict):
             return value
         size = value.get("size", "medium")
-        return {**SIZES[size if isinstance(size, str) and size in SIZES else "medium"], **value}  # an unknown one is refused by its type
+        of_size = SIZES[size if isinstance(size, str) and size in SIZES else "medium"]  # an unknown one is refused by its type
+        if not isinstance(path := value.get("checkpoint"), (str, Path)):
+            return {**of_size, **value}
+        own = header_of(path)["backbone"]
+        said = {**(of_size if "size" in value else {}), **value}
+        found = {key: own.get(key) for key in cls.model_fields if key not in ("size", "checkpoint")}
+        for key in found:
+            if key in said and said[key] != found[key]:
+                raise ValueError(
+                    f"{key}: {said[key]}, and it is {found[key]} in the checkpoint {path}, whose backbone this is; leave it out"
+                )
+        return {**value, **found}
+
+    @model_validator(mode="after")
+    def _zbl_fits(self):
+        if self.zbl is not None and self.zbl > self.cutoff:
+            raise ValueError(
+                f"zbl: {self.zbl} Å is more than the cutoff, {self.cutoff} Å, beyond which no pair is known; set {self.cutoff} or less"
+            )
+        return self
 
 
 class Train(Section):
@@ -140,7 +176,8 @@ class Stage(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # its folder in `out`
     levels: dict[str, StageLevel]  # levels learned
-    start: str | list[str] = ""  # a stage before it, the best of several, or "new"; by default the stage before, and the first starts new
+    # A stage before it, the best of several, "checkpoint" where the backbone has one, or else "new"; by default the stage before
+    start: str | list[str] = ""
     heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", a level whose head is copied, or "delta <level>"
     # fit.py has the other two: a level's new head on a frozen backbone, and all weight matrices to a level's energies
     fit: Literal["gradient", "closed form", "gauss-newton"] = "gradient"

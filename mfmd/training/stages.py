@@ -6,12 +6,12 @@ import pickle
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 
 from mfmd import Error
 from mfmd.config import ConfigError
-from mfmd.foreign import torchmdnet
 from mfmd.structures import reading
-from mfmd.structures.record import Label
+from mfmd.structures.record import DataError, Label
 from mfmd.training import energies
 from mfmd.training.batches import collation
 from mfmd.training.heads import TABLE, LinearHead, MLPHead
@@ -22,7 +22,24 @@ class PlanError(Error):
     """A stage did not do what the plan says of it; a defect, found before it could spoil a run."""
 
 
-def begin(config, stage, before, structures, isolated=None):
+def check_levels(config, splits, imported):
+    """Levels have names that torch takes, and labels of those from the checkpoint are of elements that it knows; ConfigError, DataError.
+
+    imported : {level: atomic numbers} of the checkpoint
+    """
+    for level in config.levels:
+        if hasattr(torch.nn.ModuleDict, level):
+            raise ConfigError(f"levels.{level}: torch keeps this name for itself; choose another")
+    for s in (s for structures in splits.values() for s in structures):
+        for level in s.labels.keys() & imported.keys():
+            if unknown := sorted(set(s.numbers.tolist()) - set(imported[level])):
+                raise DataError(
+                    f"{s.source}: {', '.join(chemical_symbols[z] for z in unknown)} is not among the elements of level {level}, the head "
+                    f"{config.imported[level]} of {config.backbone.checkpoint}; leave out this label"
+                )
+
+
+def begin(config, stage, before, structures, isolated=None, imported=None):
     """The Model a stage begins with.
 
     Parameters
@@ -31,18 +48,14 @@ def begin(config, stage, before, structures, isolated=None):
     before : Model of the stage it starts from, or None for a new one (weights from torch's current random state)
     structures : training structures; E0 of a new head is fitted to them, and its scale is taken from their forces
     isolated : {level: {Z: eV}}, atoms that stood among the structures
+    imported : {level: atomic numbers} of the levels of the checkpoint
 
     A new head has E0 fitted to its level's energies; a copied one to what its network leaves of them; a relative one to
     label − label where a structure has both, else to label − parent's prediction.
     """
-    isolated = isolated or {}
+    isolated, imported = isolated or {}, imported or {}
     atoms = energies.given_atoms(config, isolated)
-    if before is None:
-        backbone = TensorNet(**config.backbone.model_dump(exclude={"size", "checkpoint"}))
-        if config.backbone.checkpoint is not None:
-            torchmdnet.load_backbone(config.backbone.checkpoint, backbone, config.backbone)
-    else:
-        backbone = before.backbone
+    backbone = TensorNet(**config.backbone.model_dump(exclude={"size", "checkpoint"})) if before is None else before.backbone
     # What is trained on by gradient has left the error bars of its closed form.
     trained = stage.levels if stage.backbone_rate == 0 else config.levels
     heads = {} if before is None else {n: _without_error_bars(h) if n in trained else h for n, h in before.heads.items()}
@@ -50,8 +63,6 @@ def begin(config, stage, before, structures, isolated=None):
     for level in config.levels:  # parents before those relative to them
         if level not in stage.levels or level in heads:
             continue
-        if hasattr(torch.nn.ModuleDict, level):
-            raise ConfigError(f"levels.{level}: torch keeps this name for itself; choose another")
         how, source = stage.heads[level], None
         if how.startswith("delta "):
             delta_of[level] = how.removeprefix("delta ")
@@ -60,6 +71,7 @@ def begin(config, stage, before, structures, isolated=None):
             delta_of |= {level: delta_of[how]} if how in delta_of else {}
         if source is not None:
             heads[level] = _without_error_bars(copy.deepcopy(heads[source]))
+            heads[level].constant = 0.0  # which is the other level's
         elif stage.fit == "closed form":
             heads[level] = LinearHead(config.backbone.channels, np.zeros(TABLE), reading.subset_elements(structures, level))
         else:
@@ -68,14 +80,17 @@ def begin(config, stage, before, structures, isolated=None):
             heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), level in delta_of, config.heads_per_level)
         partial = Model(backbone, heads, delta_of)
         fixed = energies.by_atoms(config, level, structures, isolated)
-        e0 = energies.reference_energies(config, level, source, partial, before, structures, atoms, fixed)
+        e0 = energies.reference_energies(config, level, source, partial, before, structures, atoms, fixed, imported)
         heads[level].e0.copy_(torch.as_tensor(e0))
+        if fixed:  # an isolated atom has the energy that is given, whatever the levels below add to a structure
+            heads[level].constant = -partial.constant(level)
     return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
 
 
 def _without_error_bars(head):
     if head.kind == "linear" and head.factor.numel():
         plain = LinearHead(head.weight.shape[1], head.e0)
+        plain.constant = head.constant
         plain.weight.data.copy_(head.weight.data)
         return plain
     return head
@@ -143,17 +158,17 @@ def calibrate(model, stage, structures, config):
             model.heads[level].calibration.fill_(np.quantile(values, 0.683))
 
 
-def taught(teachers, level, structures, config, batch_size=32):
+def taught(teachers, level, structures, config, imported=None, batch_size=32):
     """Structures whose only label is what several models predict for a level on average, energy and forces; those with its elements."""
-    known = set(reading.subset_elements(structures, level))
+    known = set(energies.known_elements(structures, level, imported or {}))
     structures = [s for s in structures if known.issuperset(s.numbers.tolist())]
     out, collate = [], collation(config, [])
     for start in range(0, len(structures), batch_size):
         part = structures[start : start + batch_size]
         predictions = [model.eval()(collate(part), forces=[level])[level] for model in teachers]
-        energies = torch.stack([p.energy.detach() for p in predictions]).mean(0).tolist()
+        means = torch.stack([p.energy.detach() for p in predictions]).mean(0).tolist()
         forces = torch.stack([p.forces.detach() for p in predictions]).double().mean(0)
-        for s, energy, force in zip(part, energies, torch.split(forces, [len(s.numbers) for s in part]), strict=True):
+        for s, energy, force in zip(part, means, torch.split(forces, [len(s.numbers) for s in part]), strict=True):
             out.append(dataclasses.replace(s, labels={level: Label(energy, force.numpy(), None)}))
     return out
 

@@ -1,6 +1,8 @@
 """A mfmd model file as the start of training: the inverse of export."""
 
+import copy
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import safetensors.torch
@@ -51,3 +53,28 @@ def read_model(path):
     model = Model(TensorNet(**sizes), heads, {level["name"]: level["delta_of"] for level in header["levels"] if level["delta_of"]})
     model.backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")})
     return model.eval(), header
+
+
+@dataclass
+class Checkpoint:
+    """The model file that a run starts from, as if it were a stage before the first."""
+
+    model: Model  # its heads are those of the run's levels
+    elements: dict[str, list[int]]  # of each of these levels, atomic numbers
+    provenance: dict  # sha256 of the file's weights, from: {level: head of the file}, and the file's own provenance
+
+
+def read_checkpoint(config):
+    """The Checkpoint of a plan.Config, or None where its backbone has none. ModelFileError as in `header_of`."""
+    path = config.backbone.checkpoint
+    if path is None:
+        return None
+    model, header = read_model(path)
+    elements = {level["name"]: level["elements"] for level in header["levels"]}
+    heads = {level: copy.deepcopy(model.heads[source]) for level, source in config.imported.items()}
+    delta_of = {level: config.levels[level].delta_of for level in heads if config.levels[level].delta_of}
+    return Checkpoint(
+        Model(model.backbone, heads, delta_of).eval(),
+        {level: elements[source] for level, source in config.imported.items()},
+        {"sha256": load_model(path).sha256, "from": config.imported, "provenance": header["provenance"]},
+    )

@@ -18,12 +18,23 @@ def _labels(level, weights):
     return {level: {f"{kind}_weight": 0.0 for kind in weights}}
 
 
+def _imported(levels):
+    """The levels that are heads of the checkpoint."""
+    return [name for name, level in levels.items() if level.get("from") is not None]
+
+
+def _heads(levels, name, below=None):
+    """How the head of a level begins that is new: a copy of that of a level below, or else of one of the checkpoint; of others nothing is said."""
+    source = below if below is not None else next(iter(_imported(levels)), None)
+    own = name in _imported(levels) or levels[name].get("delta_of") is not None
+    return {} if own or source is None else {name: source}
+
+
 def _chain(levels, train, *, frozen=False, low_forces=False, replay=False, newton=False):
     """Each level from the one before, its head a copy of that level's or (delta_of) the difference to it; the last by Gauss-Newton or not."""
     names = list(levels)
-    stages = [{"name": names[0], "levels": {names[0]: {}}}]
+    stages = [_first(levels, names[0], train)]
     for low, high in itertools.pairwise(names):
-        relative = levels[high].get("delta_of") is not None
         learned = _labels(high, ["forces", "stress"] if low_forces else [])
         if replay:
             weights = {key: levels[names[0]].get(key, 1.0) for key in (f"{kind}_weight" for kind in LEARNED["gradient"])}
@@ -32,7 +43,7 @@ def _chain(levels, train, *, frozen=False, low_forces=False, replay=False, newto
             {
                 "name": high,
                 "levels": learned,
-                "heads": {} if relative else {high: low},
+                "heads": _heads(levels, high, low),
                 "backbone_rate": 0.0 if frozen else 1.0,
                 "train": {"learning_rate": train.learning_rate * (1.0 if frozen else 0.1 if high == names[-1] else 0.5)},
             }
@@ -40,6 +51,21 @@ def _chain(levels, train, *, frozen=False, low_forces=False, replay=False, newto
     if newton:
         stages[-1] |= {"fit": "gauss-newton"}
     return stages
+
+
+def _first(levels, name, train):
+    """The stage of the first level; from a checkpoint as any that goes on."""
+    stage = {"name": name, "levels": {name: {}}}
+    if _imported(levels):
+        stage |= {"heads": _heads(levels, name), "train": {"learning_rate": 0.5 * train.learning_rate}}
+    return stage
+
+
+def _together(levels, train):
+    """All levels at once."""
+    heads = {level: source for name in levels for level, source in _heads(levels, name).items()}
+    slow = {"train": {"learning_rate": 0.5 * train.learning_rate}} if _imported(levels) else {}
+    return {"name": "multihead", "levels": {name: {} for name in levels}, "heads": heads, **slow}
 
 
 def _ends(levels):
@@ -50,6 +76,8 @@ def _ends(levels):
 def _auto(levels, train):
     """All levels but the last together, then the last in several ways: what several such models, each with the last level by Gauss-Newton, give on
     average is taught to one; beside it a fine-tune by gradient and a head in closed form."""
+    if _imported(levels):
+        return _auto_from_checkpoint(levels, train)
     *lower, high = levels
     declared = {name: level.get("delta_of") for name, level in levels.items()}
     together = {
@@ -79,17 +107,54 @@ def _auto(levels, train):
     return [*stages, {"name": high, **taught}, *ways]
 
 
+def _auto_from_checkpoint(levels, train):
+    """The same with a model of the file in the place of the lower levels: as it is, or after what it has learned from labels of its level and those above
+    it, whichever validates better. Levels below it teach nothing that it does not know."""
+    *lower, high = levels
+    lower = lower[min((lower.index(name) for name in _imported(levels) if name != high), default=len(lower)) :]
+    stages, members = [], [f"{high}-{k}" for k in range(1, COMMITTEE + 1)]
+    for k, member in enumerate(members, 1):
+        start = "checkpoint"
+        if lower:
+            heads = {name: below for below, name in itertools.pairwise(lower) for name in _heads(levels, name, below)}
+            stages.append(
+                {
+                    "name": f"lower-{k}",
+                    "start": start,
+                    "levels": {name: {} for name in lower},
+                    "heads": heads,
+                    "train": {"learning_rate": 0.25 * train.learning_rate},
+                }
+            )
+            start = [f"lower-{k}", start] if lower[-1] in _imported(levels) else f"lower-{k}"
+        stages.append(
+            {
+                "name": member,
+                "start": start,
+                "levels": {high: {}},
+                "heads": _heads(levels, high, lower[-1]) if lower else {},
+                "fit": "gauss-newton",
+            }
+        )
+    taught = {"start": members[0], "levels": {high: {"forces_weight": 1.0}}, "teachers": members}
+    taught["train"] = {"epochs": max(1, train.epochs // 2), "learning_rate": 0.15 * train.learning_rate}
+    return [*stages, {"name": high, **taught}]
+
+
 def _deltas(levels, train):
     """The first level, then each further one in closed form, relative to the one before."""
-    stages = [{"name": next(iter(levels)), "levels": {next(iter(levels)): {}}}]
+    stages = [_first(levels, next(iter(levels)), train)]
     for low, high in itertools.pairwise(levels):
-        stages.append({"name": high, "levels": {high: {}}, "heads": {high: f"delta {low}"}, "fit": "closed form"})
+        if high in _imported(levels):
+            stages.append(_first(levels, high, train))
+        else:
+            stages.append({"name": high, "levels": {high: {}}, "heads": {high: f"delta {low}"}, "fit": "closed form"})
     return stages
 
 
 STRATEGIES = {
-    "single": lambda levels, train: [{"name": list(levels)[-1], "levels": {list(levels)[-1]: {}}}],
-    "multihead": lambda levels, train: [{"name": "multihead", "levels": {n: {} for n in levels}}],
+    "single": lambda levels, train: [_first(levels, list(levels)[-1], train)],
+    "multihead": lambda levels, train: [_together(levels, train)],
     "finetune": lambda levels, train: _chain(_ends(levels), train),
     "finetune-readout": lambda levels, train: _chain(_ends(levels), train, frozen=True),
     "replay": lambda levels, train: _chain(_ends(levels), train, replay=True),
@@ -99,11 +164,11 @@ STRATEGIES = {
     "delta": _deltas,
     "auto": _auto,
     "multihead-finetune": lambda levels, train: [
-        {"name": "multihead", "levels": {n: {} for n in levels}},
+        _together(levels, train),
         {"name": "finetune", "levels": {list(levels)[-1]: {}}, "train": {"learning_rate": 0.1 * train.learning_rate}},
     ],
     "multihead-newton": lambda levels, train: [
-        {"name": "multihead", "levels": {n: {} for n in levels}},
+        _together(levels, train),
         {"name": "newton", "levels": {list(levels)[-1]: {}}, "fit": "gauss-newton"},
     ],
 }
