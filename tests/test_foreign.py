@@ -440,6 +440,8 @@ def test_reference_energies_that_are_switched_off(tmp_path):
         ({"prior_model": ["ZBL"], "prior_args": [ZBL | {"energy_scale": None}]}, "ZBL need the numbers"),
         ({"prior_model": ["ZBL"], "prior_args": [ZBL | {"energy_scale": 2 * JOULE}]}, "ZBL's energy_scale is .* none of eV"),
         ({"prior_model": ["Atomref"], "prior_args": [20]}, "the arguments of the prior 'Atomref' are 20"),
+        ({"prior_model": ["Atomref"], "prior_args": [{"max_z": 20, "enable": 1}]}, "enable of the prior Atomref is 1; true or false"),
+        ({"prior_model": ["ZBL"], "prior_args": [ZBL | {"sharpness": 2}]}, "sharpness of the prior ZBL is not known here"),
         ({"prior_model": ["ZBL"], "prior_args": [ZBL, {}]}, "prior_args are of 2 priors, and prior_model of 1"),
     ],
 )  # fmt: skip

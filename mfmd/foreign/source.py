@@ -103,8 +103,9 @@ def check(where, settings, wanted, idle, used):
     for key, value in wanted.items():
         if key not in settings:
             raise SourceError(f"{where}: {key} is missing; only {value!r} can be imported")
-        if settings[key] != value or isinstance(settings[key], bool) != isinstance(value, bool):
-            raise SourceError(f"{where}: {key} is {settings[key]!r}; only {value!r} can be imported")
+        found = settings[key]
+        if isinstance(found, torch.Tensor) or isinstance(found, bool) != isinstance(value, bool) or found != value:
+            raise SourceError(f"{where}: {key} is {found!r}; only {value!r} can be imported")
     for key in used:
         if key not in settings:
             raise SourceError(f"{where}: {key} is missing")

@@ -40,6 +40,10 @@ IDLE = (  # of training and data, of other architectures, of how it is computed;
     "energy_files", "force_files", "energy_weight", "force_weight", "y_weight", "neg_dy_weight", "train_loss", "train_loss_arg",
     "dataset_preload_limit", "custom_read_as_hdf", "wandb_use", "wandb_name", "wandb_project", "wandb_resume_from_id", "tensorboard_use",
 )  # fmt: skip
+PRIORS = {  # and what they are made with
+    "Atomref": {"max_z", "trainable", "enable"}, "LearnableAtomref": {"max_z", "trainable", "enable"},
+    "ZBL": {"cutoff_distance", "max_num_neighbors", "atomic_number", "distance_scale", "energy_scale"},
+}  # fmt: skip
 SIZES = {"channels": "embedding_dimension", "layers": "num_layers", "radial_functions": "num_rbf"}
 EV = 1.602176634e-19  # J, exact (SI 2019)
 ROUNDED = 1e-5  # by how much, relative, a unit in a file may differ from ours: constants that were rounded, not another unit
@@ -96,9 +100,9 @@ def read(path, level, elements, dtype, energy_unit, length_unit):
 
 def _priors(path, settings):
     """[(name, arguments)] of what is added to the network, in the file's order."""
-    given = settings.get("prior_model") or []
+    given = settings.get("prior_model")
     named = []
-    for prior in given if isinstance(given, list) else [given]:
+    for prior in given if isinstance(given, list) else [] if given is None else [given]:
         named += [(name, arguments or {}) for name, arguments in prior.items()] if isinstance(prior, dict) else [(prior, {})]
     arguments = settings.get("prior_args")
     if arguments is not None:
@@ -109,8 +113,12 @@ def _priors(path, settings):
     for name, own in named:
         if not isinstance(own, dict):
             raise SourceError(f"{path}: the arguments of the prior {name!r} are {own!r}; a mapping of names is needed")
-        if name not in ("Atomref", "LearnableAtomref", "ZBL"):
-            raise SourceError(f"{path}: prior_model has {name!r}; Atomref, LearnableAtomref and ZBL can be imported")
+        if name not in list(PRIORS):
+            raise SourceError(f"{path}: prior_model has {name!r}; {', '.join(PRIORS)} can be imported")
+        if unknown := sorted(own.keys() - PRIORS[name], key=str):
+            raise SourceError(f"{path}: {unknown[0]} of the prior {name} is not known here, so that its meaning would be lost")
+        if not isinstance(own.get("enable", True), bool):
+            raise SourceError(f"{path}: enable of the prior {name} is {own['enable']!r}; true or false is needed")
         if name == "ZBL" and [n for n, _ in named].count("ZBL") > 1:
             raise SourceError(f"{path}: prior_model has ZBL twice; one can be imported")
         if name == "ZBL" and not all(is_number(own.get(key)) for key in ("cutoff_distance", "distance_scale", "energy_scale")):
