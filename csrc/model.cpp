@@ -154,6 +154,7 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
   };
   const Values radial_zero = affine(rad_w, rad_b, at_zero);
   Values first, second, self;
+  for (Values* values : {&first, &second, &self}) values->reserve(elements.size() * static_cast<std::size_t>(F));
   for (const int z : elements) {
     const double* row = table.data() + static_cast<std::size_t>(z) * F;
     for (std::size_t f = 0; f < static_cast<std::size_t>(F); ++f) {

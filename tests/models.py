@@ -16,6 +16,7 @@ for rank in (0, 1, 2):
     for layers in (0, 2) if rank == 2 else (1,):
         model = conftest.random_model(rank, channels=16, layers=layers, cutoff=3.5, rank=rank, radial_functions=8)
         path = conftest.write(model, folder / f"rank{rank}_layers{layers}.pt")
+conftest.write(conftest.all_at_once(), folder / "published.pt")
 code = "import sys; from mfmd.engine import Engine; Engine(sys.argv[1], threads=1).compute([[0, 0, 0]], [1], terms=[('low', 1.0)])"
 have = [
     simd
