@@ -434,7 +434,7 @@ def test_reference_energies_that_are_switched_off(tmp_path):
         ({"embedding_dimension": 20}, "embedding_dimension is 20; a multiple of 16"),
         ({"cutoff_upper": "5"}, "cutoff_upper is '5'; a number is needed"),
         ({"long_range": True}, r"long_range \(True\) is not known here"),
-        ({"prior_model": "D2"}, "prior_model has 'D2'; Atomref, LearnableAtomref and ZBL"),
+        ({"prior_model": "D2"}, "prior_model has 'D2'; Atomref, LearnableAtomref, ZBL can be imported"),
         ({"prior_model": ["Atomref", {"Coulomb": {}}]}, "prior_model has 'Coulomb'"),
         ({"prior_model": ["ZBL", "ZBL"], "prior_args": [ZBL, ZBL]}, "prior_model has ZBL twice"),
         ({"prior_model": ["ZBL"], "prior_args": [ZBL | {"energy_scale": None}]}, "ZBL need the numbers"),
