@@ -12,7 +12,7 @@ from mfmd.engine import Engine, load_model
 
 FOLDER = Path(__file__).parent / "frozen"
 FILES = sorted(FOLDER.glob("*.pt"))
-FORMATS = {1}  # that there have been
+FORMATS = {1, 2}  # that there have been
 
 
 def frames(path):
@@ -27,7 +27,7 @@ def test_every_format_and_kind_of_head_is_there():
     headers = [json.loads(load_model(path).metadata) for path in FILES]
     assert {header["format"] for header in headers} == FORMATS
     levels = [level for header in headers for level in header["levels"]]
-    assert {level["kind"] for level in levels} == {"mlp", "linear"}
+    assert {level["kind"] for level in levels} == {"mlp", "linear", "gated"}
     assert any(level.get("members", 1) > 1 for level in levels) and any(level["delta_of"] for level in levels)
     assert {header["backbone"]["rank"] for header in headers} == {0, 1, 2}
 
