@@ -194,10 +194,18 @@ DAMAGE = {
     "cut in half": (lambda p, t: t.write_bytes(p.read_bytes()[: p.stat().st_size // 2]) and t, "truncated"),
     "another archive": (lambda p, t: zipfile.ZipFile(t, "w").writestr("hello", "world") or t, "no entry|no mfmd model"),
     "a newer format": (
-        lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(format=2)),
-        "model format 2, and this mfmd reads up to 1; install a newer",
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(format=3)),
+        "model format 3, and this mfmd reads up to 2; install a newer",
     ),
     "an unknown head": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="tree")), "head of kind tree"),
+    "an unknown message": (
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h["backbone"].update(message="both")),
+        "`message` is both, which this mfmd does not know; install a newer one",
+    ),
+    "a repulsion that reaches too far": (
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h["backbone"].update(zbl=6.0)),
+        "`zbl` is 6.0+ Å, and it can be no more than the cutoff",
+    ),
     "no level": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(levels=[])), "no level"),
     "channels that do not fit": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h["backbone"].update(channels=48)), "has shape"),
     "a head too wide": (

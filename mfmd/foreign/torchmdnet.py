@@ -75,6 +75,13 @@ def read(path, level, elements, dtype, energy_unit, length_unit):
     for name in [name for name in tensors.left if name.endswith("distance.box")]:
         if tensors.take(name, 3, 3).any():
             raise SourceError(f"{path}: {name} holds a box; only checkpoints without one can be imported")
+    if newer:
+        warnings.warn(
+            f"{path} is taken as written by torchmd-net 3.x; one that 2.6.2 wrote looks alike and has its rows in another order: compare an energy with "
+            "torchmd-net's own",
+            Note,
+            stacklevel=3,
+        )
     kinds = settings["max_z"]
     references = _references(path, tensors, priors)
     numbers = _elements(path, kinds, references, elements)
