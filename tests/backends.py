@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import ase.data
 import ase.io
 import numpy as np
 
@@ -206,7 +207,6 @@ def poisoned(name):
 
 # ------------------------------------------------------------------------------------------------ LAMMPS
 
-MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999}
 TO_BAR = {"metal": 1.6021765e6, "real": 68568.415}  # LAMMPS' own, of an energy unit an Å³
 DUMP = "id x y z fx fy fz c_energy c_stress[1] c_stress[2] c_stress[3] c_stress[4] c_stress[5] c_stress[6]"
 
@@ -221,7 +221,7 @@ def lammps(folder, atoms, model, commands, ranks=1, head="high", precision="doub
     )
     begin = [
         f"units {unit}", "atom_style atomic", "atom_modify map yes", "boundary " + " ".join("p" if p else "f" for p in atoms.pbc), first, "read_data data",
-        *(f"mass {k} {MASSES[e]}" for k, e in enumerate(elements, 1)),
+        *(f"mass {k} {ase.data.atomic_masses[ase.data.atomic_numbers[e]]}" for k, e in enumerate(elements, 1)),
     ]  # fmt: skip
     script = [
         *([f"read_restart {restart}"] if restart else begin),

