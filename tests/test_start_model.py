@@ -80,7 +80,7 @@ MISTAKES = {
     "a difference without its parent": (["levels.xtb.from=dft"], r"levels.xtb.from: dft of .* list a level with from: gfn2 before xtb"),
     "a head that is no difference": (["levels.cctz.from=gfn2", "levels.cctz.delta_of=xtb"], r"levels.cctz.delta_of: gfn2 of .* is no difference"),
     "reference energies of another kind": (["levels.xtb.e0=fit"], r"levels.xtb.e0: its reference energies come with the head gfn2"),
-    "a new backbone": (["stages=[{{name: a, levels: {{cctz: }}, start: new}}]"], r"stages.a.start: 'new' .* no stage starts new"),
+    "a new backbone": (["stages=[{{name: a, levels: {{cctz: }}, start: new}}]"], r"stages.a.start: 'new' .* with backbone.checkpoint none starts new"),
     "a stage of that name": (["stages=[{{name: checkpoint, levels: {{cctz: }}}}]"], r"a name of its own other than new and checkpoint"),
 }  # fmt: skip
 

@@ -142,7 +142,11 @@ class Config(Section):
             starts = [stage.start] if isinstance(stage.start, str) else stage.start
             for start in starts:
                 if start not in names and (starts != ["new"] or first != "new"):
-                    also = ", and new" if first == "new" else "; with backbone.checkpoint no stage starts new"
+                    also = (
+                        ", and new"
+                        if first == "new"
+                        else "; with backbone.checkpoint none starts new: levels.<level>.from names what the others go on from"
+                    )
                     raise ValueError(f"{where}.start: {start!r} is not a stage before it; found before it: {names}{also}")
             before = [n for n in self.levels if all(n in known.get(start, []) for start in starts)]
             if not stage.levels:

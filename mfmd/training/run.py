@@ -185,6 +185,7 @@ def _run(config, console, out, splits, isolated):
         write_json(out / "plan.json", config.model_dump(mode="json") | {"files": files, "checkpoint": _sha256(config)})
     models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
     seen = {}  # levels whose labels a stage, or one before that it goes on from, has learned
+    fitted = {}  # see _same
     moved = {}  # by how much levels of the checkpoint are something else after a stage
     if checkpoint:
         models["checkpoint"], fresh["checkpoint"], seen["checkpoint"] = checkpoint.model, set(imported), set()
@@ -193,14 +194,17 @@ def _run(config, console, out, splits, isolated):
             report.print_errors(console, "validation set before the first stage", validation["checkpoint"])
     for number, stage in enumerate(config.stages):
         folder = out / stage.name
-        name = best_of(stage.start, validation, config, console)
+        name = best_of(_different(stage.start, models), validation, config, console)
         if not stage.teachers:
             stage = stage.model_copy(update={"levels": {level: own for level, own in stage.levels.items() if level in labelled}})
-        if not stage.levels:
-            for of_stage in (models, validation, fresh, seen):
-                of_stage[stage.name] = of_stage[name]
-            continue
         start = models.get(name)
+        same = _same(stage, name, start, models, fitted)
+        if same is not None:
+            if stage.levels:
+                console.print(f"stage {stage.name} is skipped: it would be {same} again")
+            for of_stage in (models, validation, fresh, seen):
+                of_stage[stage.name] = of_stage[same]
+            continue
         learned = reading.where(splits["train"], lambda s, levels=stage.levels: any(level in s.labels for level in levels))
         lightning.seed_everything(config.seed + number, verbose=False)
         model = begin(config, stage, copy.deepcopy(start), splits["train"], isolated, imported)
@@ -243,7 +247,7 @@ def _run(config, console, out, splits, isolated):
         report.print_errors(console, f"validation set after stage {stage.name}", validation[stage.name])
         if stage.backbone_rate > 0:
             moved[stage.name] = _moved(model, checkpoint, splits["train"], config, console, stage.name)
-    chosen = best_of(config.choose, validation, config, console)
+    chosen = best_of(_different(config.choose, models), validation, config, console)
     model = only(models[chosen], fresh[chosen])
     if left_out := [level for level in config.levels if level not in model.heads]:
         console.print(
@@ -284,6 +288,26 @@ def _run(config, console, out, splits, isolated):
         if points:
             report.parity(out / f"parity_{split}.png", points, split)
     return tables
+
+
+def _different(names, models):
+    """Of one stage or several those that end in models of their own."""
+    names = [names] if isinstance(names, str) else names
+    return list({id(models.get(name)): name for name in reversed(names)}.values())[::-1]
+
+
+def _same(stage, name, start, models, fitted):
+    """The stage whose end a stage would come to as well, or None: where it learns nothing the one it starts from, and of equal fits from one model the first.
+
+    name, start : of the stage it starts from, and its model; fitted : {what such a fit depends on: the first stage}, to which it is added
+    """
+    if not stage.levels or (stage.teachers and all(models[teacher] is start for teacher in stage.teachers)):
+        return name
+    if stage.fit == "gradient":
+        return None
+    what = id(start), stage.model_dump_json(exclude={"name", "start", "train"})
+    first = fitted.setdefault(what, stage.name)
+    return None if first == stage.name else first
 
 
 def _moved(model, checkpoint, structures, config, console, name):

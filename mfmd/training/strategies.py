@@ -5,6 +5,7 @@ import itertools
 from mfmd.training.schema import LEARNED, Train
 
 COMMITTEE = 4  # models whose mean prediction `auto` teaches to one
+FINETUNE = 0.15  # of train.learning_rate, for a backbone that comes from a checkpoint
 
 
 def _common(value):
@@ -32,7 +33,7 @@ def _heads(levels, name, below=None):
 
 def _chain(levels, train, *, frozen=False, low_forces=False, replay=False, newton=False):
     """Each level from the one before, its head a copy of that level's or (delta_of) the difference to it; the last by Gauss-Newton or not."""
-    names = list(levels)
+    names, further = list(levels), FINETUNE if _imported(levels) else 0.5
     stages = [_first(levels, names[0], train)]
     for low, high in itertools.pairwise(names):
         learned = _labels(high, ["forces", "stress"] if low_forces else [])
@@ -45,7 +46,7 @@ def _chain(levels, train, *, frozen=False, low_forces=False, replay=False, newto
                 "levels": learned,
                 "heads": _heads(levels, high, low),
                 "backbone_rate": 0.0 if frozen else 1.0,
-                "train": {"learning_rate": train.learning_rate * (1.0 if frozen else 0.1 if high == names[-1] else 0.5)},
+                "train": {"learning_rate": train.learning_rate * (1.0 if frozen else 0.1 if high == names[-1] else further)},
             }
         )
     if newton:
@@ -57,14 +58,14 @@ def _first(levels, name, train):
     """The stage of the first level; from a checkpoint as any that goes on."""
     stage = {"name": name, "levels": {name: {}}}
     if _imported(levels):
-        stage |= {"heads": _heads(levels, name), "train": {"learning_rate": 0.5 * train.learning_rate}}
+        stage |= {"heads": _heads(levels, name), "train": {"learning_rate": FINETUNE * train.learning_rate}}
     return stage
 
 
 def _together(levels, train):
     """All levels at once."""
     heads = {level: source for name in levels for level, source in _heads(levels, name).items()}
-    slow = {"train": {"learning_rate": 0.5 * train.learning_rate}} if _imported(levels) else {}
+    slow = {"train": {"learning_rate": FINETUNE * train.learning_rate}} if _imported(levels) else {}
     return {"name": "multihead", "levels": {name: {} for name in levels}, "heads": heads, **slow}
 
 
@@ -123,7 +124,7 @@ def _auto_from_checkpoint(levels, train):
                     "start": start,
                     "levels": {name: {} for name in lower},
                     "heads": heads,
-                    "train": {"learning_rate": 0.25 * train.learning_rate},
+                    "train": {"learning_rate": FINETUNE * train.learning_rate},
                 }
             )
             start = [f"lower-{k}", start] if lower[-1] in _imported(levels) else f"lower-{k}"
