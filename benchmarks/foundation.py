@@ -78,7 +78,14 @@ def newton(checkpoint, out, seeds):
 def auto(checkpoint, out, seeds):
     found = []
     for seed in seeds:
-        c = config(out / f"auto-{seed}", checkpoint, {"gfn2": {}, "dft": {"from": "ani1x"}, "cctz": {}}, seed, strategy="auto")
+        c = config(
+            out / f"auto-{seed}",
+            checkpoint,
+            {"gfn2": {}, "dft": {"from": "ani1x"}, "cctz": {}},
+            seed,
+            strategy="auto",
+            train={"epochs": 50, "batch_size": 16},
+        )
         tables, cpu = spent(lambda c=c: train(c, Console(quiet=True)))
         found.append([*errors(tables), cpu / 60])
         print(f"auto, seed {seed}: {found[-1][0]:.2f} meV, {found[-1][1]:.2f} meV/Å, {found[-1][2]:.1f} CPU-minutes", flush=True)

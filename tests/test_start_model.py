@@ -153,6 +153,21 @@ def test_energies_alone_of_the_highest_level(load, trained, tmp_path, capsys):
     assert tables["val"]["cctz", "energy_per_atom"]["mae"] < 0.02
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_auto_takes_the_file_for_its_lower_levels(labelled, load, tmp_path, capsys):
+    """With labels of the file's level it learns from them, or not, as validation errors say; without any, what would be the same is done once."""
+    train(load("strategy=auto", levels=f"{{gfn2: {{}}, {'dft' if labelled else 'xtb'}: {{from: gfn2}}, cctz: {{}}}}"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "run" / "gfn2").exists() and load_model(tmp_path / "run" / "model.pt").levels[-1] == "cctz"
+    if labelled:
+        assert "chosen for dft: lower-1, validation forces MAE" in said and "checkpoint" in said
+        first, second = (torch.load(tmp_path / "run" / f"cctz-{k}" / "stage.ckpt") for k in (1, 2))
+        assert not torch.equal(first["backbone.readout.linear.weight"], second["backbone.readout.linear.weight"])
+    else:
+        assert "stage lower-1 is skipped" in said and "stage cctz-2 is skipped: it would be cctz-1 again" in said
+        assert not (tmp_path / "run" / "cctz-2").exists()
+
+
 def test_the_file_teaches_what_was_forgotten(load, tmp_path):
     """Teachers without any label of their level, in training or validation."""
     lessons = [

@@ -86,60 +86,61 @@ def _auto(levels, train):
         "levels": {name: {} if name == lower[0] or "sampling" in levels[name] else {"sampling": 3.0} for name in lower},
         "heads": {name: f"delta {below}" for below, name in itertools.pairwise(lower) if not declared[name]},
     }
-    slow = {"learning_rate": 0.1 * train.learning_rate}
-    ways = [
-        {
-            "name": f"{high}-gradient",
-            "start": "lower-1",
-            "levels": {high: {}},
-            "heads": {} if declared[high] else {high: lower[-1]},
-            "train": slow,
-        },
-        {"name": f"{high}-delta", "start": "lower-1", "levels": {high: {}}, "heads": {high: f"delta {lower[-1]}"}, "fit": "closed form"},
-    ]
+    ways = _ways(levels, high, lower[-1], "lower-1", train)
     if declared[high]:  # a relative head starts at zero, from where Gauss-Newton leads nowhere
         return [{"name": "lower-1", **together}, *ways]
     stages, members = [], [f"{high}-{k}" for k in range(1, COMMITTEE + 1)]
     for k, member in enumerate(members, 1):
         stages.append({"name": f"lower-{k}", **together})
         stages.append({"name": member, "levels": {high: {}}, "heads": {high: lower[-1]}, "fit": "gauss-newton"})
-    taught = {"start": members[0], "levels": {high: {"forces_weight": 1.0}}, "teachers": members}  # whether there are such labels or not
-    taught["train"] = {"epochs": max(1, train.epochs // 2), "learning_rate": 0.15 * train.learning_rate}
-    return [*stages, {"name": high, **taught}, *ways]
+    return [*stages, _taught(high, members, train, share=0.5), *ways]
+
+
+def _ways(levels, high, below, start, train):
+    """The last level by gradient and, where it has no head yet, in closed form."""
+    slow = {"learning_rate": 0.1 * train.learning_rate}
+    ways = [{"name": f"{high}-gradient", "start": start, "levels": {high: {}}, "heads": _heads(levels, high, below), "train": slow}]
+    if high not in _imported(levels):
+        ways.append(
+            {"name": f"{high}-delta", "start": start, "levels": {high: {}}, "heads": {high: f"delta {below}"}, "fit": "closed form"}
+        )
+    return ways
+
+
+def _taught(high, members, train, share):
+    """What the members predict on average is taught to the first, whether there are force labels or not; share: of the epochs."""
+    slow = {"epochs": max(1, int(share * train.epochs)), "learning_rate": 0.15 * train.learning_rate}
+    return {"name": high, "start": members[0], "levels": {high: {"forces_weight": 1.0}}, "teachers": members, "train": slow}
 
 
 def _auto_from_checkpoint(levels, train):
     """The same with a model of the file in the place of the lower levels: as it is, or after what it has learned from labels of its level and those above
-    it, whichever validates better. Levels below it teach nothing that it does not know."""
+    it, whichever validates better. Levels below it are left out."""
     *lower, high = levels
     lower = lower[min((lower.index(name) for name in _imported(levels) if name != high), default=len(lower)) :]
+    below = lower[-1] if lower else None
+    finetune = {
+        "start": "checkpoint",
+        "levels": {name: {} for name in lower},
+        "heads": {level: source for low, name in itertools.pairwise(lower) for level, source in _heads(levels, name, low).items()},
+        "train": {"learning_rate": FINETUNE * train.learning_rate},
+    }
+
+    def start(k):
+        if not lower:
+            return "checkpoint"
+        return [f"lower-{k}", "checkpoint"] if below in _imported(levels) else f"lower-{k}"
+
+    ways = _ways(levels, high, below, start(1), train)
+    if levels[high].get("delta_of") is not None:
+        return [{"name": "lower-1", **finetune}, *ways]
     stages, members = [], [f"{high}-{k}" for k in range(1, COMMITTEE + 1)]
     for k, member in enumerate(members, 1):
-        start = "checkpoint"
-        if lower:
-            heads = {name: below for below, name in itertools.pairwise(lower) for name in _heads(levels, name, below)}
-            stages.append(
-                {
-                    "name": f"lower-{k}",
-                    "start": start,
-                    "levels": {name: {} for name in lower},
-                    "heads": heads,
-                    "train": {"learning_rate": FINETUNE * train.learning_rate},
-                }
-            )
-            start = [f"lower-{k}", start] if lower[-1] in _imported(levels) else f"lower-{k}"
+        stages += [{"name": f"lower-{k}", **finetune}] if lower else []
         stages.append(
-            {
-                "name": member,
-                "start": start,
-                "levels": {high: {}},
-                "heads": _heads(levels, high, lower[-1]) if lower else {},
-                "fit": "gauss-newton",
-            }
+            {"name": member, "start": start(k), "levels": {high: {}}, "heads": _heads(levels, high, below), "fit": "gauss-newton"}
         )
-    taught = {"start": members[0], "levels": {high: {"forces_weight": 1.0}}, "teachers": members}
-    taught["train"] = {"epochs": max(1, train.epochs // 2), "learning_rate": 0.15 * train.learning_rate}
-    return [*stages, {"name": high, **taught}]
+    return [*stages, _taught(high, members, train, share=0.2), *ways]
 
 
 def _deltas(levels, train):
