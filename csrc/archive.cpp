@@ -79,7 +79,7 @@ class Parser {
     }
     if (code < 0x80) return void(out += static_cast<char>(code));
     int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-    out += static_cast<char>((0xF00 >> more & 0xFF) | (code >> 6 * more));
+    out += static_cast<char>((0xF00 >> (more + 1) & 0xFF) | (code >> 6 * more));
     while (more--) out += static_cast<char>(0x80 | (code >> 6 * more & 0x3F));
   }
   Json read(int depth) {

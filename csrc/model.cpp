@@ -6,6 +6,7 @@
 #include <mutex>
 #include <new>
 #include <optional>
+#include <set>
 
 #include "archive.hpp"
 #include "domain.hpp"
@@ -81,6 +82,9 @@ struct Model::Data {
   mutable Packed<float> packed_single;
   mutable Packed<double> packed_double;
 
+  bool reading = true;                  // the file
+  mutable std::set<std::string> asked;  // tensors, while it is read
+
   const Values& tensor(const std::string& name, std::vector<std::int64_t> shape) const {
     const auto hit = tensors.find(name);
     if (hit == tensors.end()) throw ModelFileError(origin + ": tensor " + name + " is missing");
@@ -92,6 +96,7 @@ struct Model::Data {
       };
       throw ModelFileError(origin + ": tensor " + name + " has shape " + text(hit->second.shape) + " where its header asks for " + text(shape));
     }
+    if (reading) asked.insert(name);
     return hit->second.values;
   }
   RadialBasis basis() const {
@@ -288,6 +293,18 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
                          std::to_string(kFormat) + "; install a newer mfmd");
   if (format < 1) throw ModelFileError(origin + ": model format " + std::to_string(format) + " never existed");
   const Json& size = json.get("backbone", Json::object_, origin);
+  const auto known_alone = [&](const Json& of, const std::string& where, std::set<std::string> first, const std::set<std::string>& second) {
+    for (const auto& [key, value] : of.object) {
+      if (first.count(key) || (format > 1 && second.count(key))) continue;
+      throw ModelFileError(origin + ": " + where + " has a `" + key + "`, which this mfmd does not know in model format " + std::to_string(format) + "; install a newer one");
+    }
+  };
+  known_alone(size, "`backbone`", {"kind", "channels", "layers", "cutoff", "rank", "radial_functions"}, {"radial_basis", "self_pair", "message", "readout_activation", "charge_factor", "zbl"});
+  if (const std::string& kind = size.get("kind", Json::string_, origin).string; kind != "tensornet")
+    throw ModelFileError(origin + ": its backbone is a " + kind + ", which this mfmd does not know; install a newer one");
+  const Json& units = json.get("units", Json::object_, origin);
+  if (units.get("energy", Json::string_, origin).string != "eV" || units.get("length", Json::string_, origin).string != "Å")
+    throw ModelFileError(origin + ": its units are not eV and Å, which every model file has");
   d.F = size.integer("channels", 16, 256, origin);
   if (d.F % 16) throw ModelFileError(origin + ": `channels` is " + std::to_string(d.F) + "; a multiple of 16 is needed");
   d.layers = size.integer("layers", 0, 16, origin);
@@ -314,6 +331,9 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   for (const Json& entry : json.get("levels", Json::array_, origin).array) {
     Level level;
     level.name = entry.get("name", Json::string_, origin).string;
+    known_alone(entry, "level " + level.name, {"name", "kind", "hidden", "members", "delta_of", "elements", "e0"}, {"constant"});
+    for (const Level& before : d.levels)
+      if (before.name == level.name) throw ModelFileError(origin + ": it has two levels of the name " + level.name);
     level.kind = entry.get("kind", Json::string_, origin).string;
     if (level.kind != "mlp" && level.kind != "linear" && level.kind != "gated")
       throw ModelFileError(origin + ": level " + level.name + " has a head of kind " + level.kind + ", which this mfmd does not know; install a newer one");
@@ -337,10 +357,12 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
         throw ModelFileError(origin + ": level " + level.name + " is relative to " + parent->second.string + ", which is not listed before it");
     }
     for (const Json& z : entry.get("elements", Json::array_, origin).array) {
-      if (z.kind != Json::number_ || z.number < 1 || z.number > 118) throw ModelFileError(origin + ": level " + level.name + " lists an element that is none");
+      if (z.kind != Json::number_ || z.number < 1 || z.number > 118 || z.number != std::floor(z.number)) throw ModelFileError(origin + ": level " + level.name + " lists an element that is none");
       level.elements.push_back(static_cast<int>(z.number));
     }
     std::sort(level.elements.begin(), level.elements.end());
+    if (level.elements.empty() || std::adjacent_find(level.elements.begin(), level.elements.end()) != level.elements.end())
+      throw ModelFileError(origin + ": level " + level.name + " lists no element, or one twice");
     const std::string head = "heads." + level.name + ".";
     level.error_bars = level.kind == "linear" && d.tensors.count(head + "factor");
     d.error_bars.emplace_back();
@@ -375,6 +397,9 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   d.hash = hash;
   d.tabulate();
   model->weights<double>();  // finds every tensor now, not in the middle of a run
+  d.reading = false;
+  for (const auto& [name, tensor] : d.tensors)
+    if (name.rfind("backbone.", 0) == 0 && !d.asked.count(name)) throw ModelFileError(origin + ": tensor " + name + " has no place in what its header describes");
   const std::lock_guard<std::mutex> lock(guard);
   for (auto one = known.begin(); one != known.end();) one = one->second.expired() ? known.erase(one) : std::next(one);
   known[hash] = model;

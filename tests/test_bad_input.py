@@ -198,12 +198,26 @@ DAMAGE = {
         "model format 3, and this mfmd reads up to 2; install a newer",
     ),
     "an unknown head": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="tree")), "head of kind tree"),
+    **{
+        f"a header with {name}": (lambda p, t, change=change: backends.rebuilt(p, t, header=change), words)
+        for name, (change, words) in {
+            "fewer layers": (lambda h: h["backbone"].update(layers=1), r"backbone.layers.1.\S+ has no place in what its header describes"),
+            "another backbone": (lambda h: h["backbone"].update(kind="painn"), "backbone is a painn, which this mfmd does not know"),
+            "other units": (lambda h: h["units"].update(energy="kcal/mol"), "its units are not eV and Å"),
+            "a key of no format": (lambda h: h["backbone"].update(spin=1), "`backbone` has a `spin`, which this mfmd does not know"),
+            "a key of a newer format": (lambda h: h["backbone"].update(zbl=1.0), "`zbl`, which this mfmd does not know in model format 1"),
+            "a level twice": (lambda h: h["levels"].append(h["levels"][0]), "two levels of the name low"),
+            "no element": (lambda h: h["levels"][0].update(elements=[]), "level low lists no element"),
+            "an element twice": (lambda h: h["levels"][0].update(elements=[1, 1]), "or one twice"),
+            "a fraction of an element": (lambda h: h["levels"][0].update(elements=[1.5]), "level low lists an element that is none"),
+        }.items()
+    },
     "an unknown message": (
-        lambda p, t: backends.rebuilt(p, t, header=lambda h: h["backbone"].update(message="both")),
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(format=2) or h["backbone"].update(message="both")),
         "`message` is both, which this mfmd does not know; install a newer one",
     ),
     "a repulsion that reaches too far": (
-        lambda p, t: backends.rebuilt(p, t, header=lambda h: h["backbone"].update(zbl=6.0)),
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(format=2) or h["backbone"].update(zbl=6.0)),
         "`zbl` is 6.0+ Å, and it can be no more than the cutoff",
     ),
     "no level": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(levels=[])), "no level"),
