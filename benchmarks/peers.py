@@ -59,8 +59,10 @@ def mace(irreps, cutoff, device):
 
 
 def tensornet(folder):
-    """matgl's TensorNet in the size of its MatPES models, 89 elements, on its Warp kernels: on a CPU four times as fast as its plain code, with
-    or without torch.compile a step takes the same time. Gradients of the weights are off."""
+    """matgl's TensorNet in the size of its MatPES models, 89 elements, as it is fastest on a CPU: Warp kernels, no gradients of weights, no stress.
+
+    One core, 648 atoms of water: 6.5 s in plain torch, 3.1 s compiled, 1.6 s by Warp, as well when that is compiled.
+    """
     from matgl.apps.pes import Potential
     from matgl.ext.ase import Atoms2Graph
     from matgl.models import TensorNet
