@@ -13,6 +13,7 @@ pytest.importorskip("lightning")
 import safetensors.torch
 import torch
 
+from mfmd import Note
 from mfmd.config import ConfigError
 from mfmd.engine import Engine, load_model
 from mfmd.structures import reading
@@ -124,6 +125,33 @@ def test_a_frozen_backbone_keeps_the_level_bit_for_bit(load, trained, tmp_path, 
     assert origin["provenance"]["errors"] == json.loads(load_model(trained[0]).metadata)["provenance"]["errors"]
 
 
+def test_a_stage_that_only_harms_is_undone(load, trained, tmp_path):
+    """A level of the file, learned at a rate that spoils it, stays the file's, and that is said."""
+    c = load("strategy=single", "train.learning_rate=0.05", levels="{gfn2: {from: gfn2}}")
+    with pytest.warns(Note, match="stage gfn2 keeps what it began with: the validation error of gfn2.energy was"):
+        train(c)
+    before, after = tensors(trained[0]), tensors(tmp_path / "run" / "model.pt")
+    assert all(torch.equal(before[key], value) for key, value in after.items() if key.startswith("backbone."))
+
+
+def test_a_constant_of_the_source_stays_with_what_is_copied(load, trained, tmp_path):
+    """As E0 of elements cannot take it up: a file and labels that are both higher by one number give the same forces."""
+    from mfmd.training import export
+
+    model, _ = start.read_model(trained[0])
+    found = []
+    for shift in (0.0, 7.25):
+        model.heads["gfn2"].constant = shift
+        path = tmp_path / f"{shift}.pt"
+        export.write_model(path, stages.only(model, ["gfn2"]), {"gfn2": list(ELEMENTS)}, {})
+        c = load("strategy=chain-newton", f"backbone.checkpoint={path}", f"out={tmp_path}/run{shift}")
+        for frame in (frames := ase.io.read(tmp_path / "small.xyz", ":")):
+            frame.info["energy_cctz"] += shift
+        ase.io.write(tmp_path / "small.xyz", frames, format="extxyz")
+        found.append(train(c)["val"]["cctz", "energy"]["mae"])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
 def test_what_moves_is_measured(load, trained, tmp_path, capsys):
     """Against both model files, by the engine; levels without labels that no stage keeps are left out."""
     train(load("strategy=multihead", levels=THREE))
@@ -171,7 +199,7 @@ def test_auto_takes_the_file_for_its_lower_levels(labelled, load, tmp_path, caps
 def test_the_file_teaches_what_was_forgotten(load, tmp_path):
     """Teachers without any label of their level, in training or validation."""
     lessons = [
-        {"name": "cctz", "levels": {"cctz": {}}, "heads": {"cctz": "xtb"}},
+        {"name": "cctz", "levels": {"cctz": {}}, "heads": {"cctz": "xtb"}, "fit": "gauss-newton"},
         {"name": "again", "levels": {"xtb": {}}, "teachers": ["checkpoint"], "train": {"epochs": 8}},
     ]
     c = load(f"stages={json.dumps(lessons)}", "train.learning_rate=0.003")
@@ -218,14 +246,14 @@ def config_of(**more):
     return plan.parse({"out": "run", "data": {"train": "none.xyz"}, "train": {"precision": "double"}, **more}, "here")
 
 
-def test_a_copy_has_no_part_in_the_constant_of_a_level(frames):
-    """A constant a structure is its own level's: a copy has none, a difference to the level leaves it where it is, and E0 accounts for either."""
+def test_constants_of_levels_that_begin(frames):
+    """A copy has the constant of what it copies, a difference leaves it where it is, and E0 accounts for either."""
     c = config_of(levels={"low": {}, "middle": {}}, strategy="chain", backbone={"channels": 32, "layers": 1})
     before = random_model(channels=32, layers=1, cutoff=5.0)
     before = stages.only(before, ["low"])
     before.heads["low"].constant = 5.0
-    for how, constant in (("low", 0.0), ("delta low", 0.0)):
-        target = lambda batch: before(batch)["low"].energy - 5.0 * (how == "low")  # noqa: B023, E731
+    for how, constant in (("low", 5.0), ("delta low", 0.0)):
+        target = lambda batch: before(batch)["low"].energy  # noqa: E731
         structures = structures_of(frames, before, "middle", target)
         stage = c.stages[1].model_copy(update={"heads": {"middle": how}})
         model = stages.begin(c, stage, copy.deepcopy(before), structures, imported={"low": list(ELEMENTS)})

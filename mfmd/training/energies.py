@@ -50,9 +50,14 @@ def given_atoms(config, isolated):
 
 
 def by_atoms(config, level, structures, isolated):
-    """Whether a level's E0 are those of isolated atoms: as levels.<level>.e0 says, else where these stand among the structures for all its elements."""
+    """Whether a level's E0 are those of isolated atoms: as levels.<level>.e0 says, else where these stand among the structures for all its elements, and no
+    checkpoint is begun from, whose heads mean by an isolated atom what they were taught."""
     said = config.levels[level].e0
-    return said == "atoms" or (said is None and set(isolated.get(level, ())) >= set(reading.subset_elements(structures, level)))
+    return said == "atoms" or (
+        said is None
+        and config.backbone.checkpoint is None
+        and set(isolated.get(level, ())) >= set(reading.subset_elements(structures, level))
+    )
 
 
 def fit_reference_energies(structures, energies, elements, level, given):

@@ -1,5 +1,6 @@
 """A stage by gradient: masked losses and the (thin) loop."""
 
+import copy
 import csv
 import itertools
 import logging
@@ -16,11 +17,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
+from mfmd import Note
 from mfmd.config import ConfigError
 from mfmd.structures import reading
 from mfmd.structures.record import KINDS
 from mfmd.training.batches import Batches, Sampler, collation
-from mfmd.training.errors import Errors
+from mfmd.training.errors import Errors, evaluate
 from mfmd.training.processes import processes, save, wait_for_all
 
 
@@ -143,12 +145,13 @@ class Training(lightning.LightningModule):
 
 
 def optimise(model, stage, structures, val, config, folder, seed):
-    """Train a model through a stage; afterwards it has the weights with the best validation error. Resumes where folder/last.ckpt is.
+    """Train a model through a stage; afterwards it has the weights with the best validation error. Where it began better by a tenth, a Note says so, and a
+    stage of one level keeps what it began with. Resumes where folder/last.ckpt is.
 
     seed : of the order of structures
     """
     settings = stage.train
-    model.train()
+    begun, key = copy.deepcopy(model.state_dict()), tuple(settings.monitor.split("."))
     rank, world = processes()
     sampler = Sampler(sampling_weights(structures, stage.levels), seed)
     shares = Batches(sampler, settings.batch_size, rank, world)
@@ -158,6 +161,8 @@ def optimise(model, stage, structures, val, config, folder, seed):
             f"stages.{stage.name}.train.batch_size: batches of {settings.batch_size} of {len(sampler)} structures, or a validation set of {len(val)}, "
             f"are too small for {world} processes"
         )
+    before = evaluate(model, val, config)[0][key]["mae"]
+    model.train()
     turns = itertools.cycle(range(world))
     share = reading.where(val, lambda _: next(turns) == rank)
     collate = collation(config, stage.levels)
@@ -197,6 +202,18 @@ def optimise(model, stage, structures, val, config, folder, seed):
         )
     if not math.isfinite(float(best.best_model_score)):
         raise ConfigError(f"stages.{stage.name}.train: the validation error of {settings.monitor} is not finite; lower train.learning_rate")
+    after = float(best.best_model_score)
+    if before < 0.9 * after and not stage.teachers:  # which teach other labels than are validated
+        one = len(stage.levels) == 1
+        warnings.warn(
+            f"stage {stage.name} {'keeps what it began with' if one else 'ends worse than it began'}: the validation error of {settings.monitor} was {1e3 * before:.3g} meV (Å) before the first epoch "
+            f"and no better than {1e3 * after:.3g} afterwards; lower train.learning_rate, or train for more epochs",
+            Note,
+            stacklevel=4,
+        )
+        if one:
+            model.load_state_dict(begun)
+            return
     wait_for_all()  # until the first has written it
     state = torch.load(folder / "best.ckpt", weights_only=False)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})

@@ -184,7 +184,10 @@ class Config(Section):
             if stage.fit == "gauss-newton" and (
                 len(stage.levels) > 1 or starts == ["new"] or any(how == "new" or how.startswith("delta ") for how in stage.heads.values())
             ):
-                raise ValueError(f"{where}.fit: gauss-newton moves what is trained; give it one level, a start, and a head to copy")
+                declared = ", ".join(f"levels.{n}.delta_of" for n in stage.levels if self.levels[n].delta_of) or "no head"
+                raise ValueError(
+                    f"{where}.fit: gauss-newton moves what is trained; give it one level, a start, and a head to copy (there is {declared})"
+                )
             for teacher in stage.teachers:
                 if stage.fit != "gradient" or len(stage.levels) > 1 or not set(stage.levels) <= set(known.get(teacher, [])):
                     raise ValueError(
@@ -205,6 +208,12 @@ class Config(Section):
             _train_fits(f"{where}.train", stage.train, stage.levels)
             names.append(stage.name)
             known[stage.name] = after
+        begun = [how for stage in self.stages for how in stage.heads.values() if stage.fit == "gradient"]
+        if self.heads_per_level > 1 and not any(how == "new" or how.startswith("delta ") for how in begun):
+            raise ValueError(
+                f"heads_per_level: {self.heads_per_level} is of new heads, and no stage of this plan begins one by gradient; leave it out, or give a "
+                "stage heads: {<level>: new}"
+            )
         names = [stage.name for stage in self.stages]
         for name in self.choose:
             if name not in names:
@@ -305,4 +314,5 @@ def _beginning(how):
 
 def _either(stages):
     """Of several stages the first, unless the validation error of another is lower by a tenth (stages.best_of)."""
-    return stages if isinstance(stages, str) else f"the best of {', '.join(stages)}"
+    stages = [stages] if isinstance(stages, str) else stages
+    return stages[0] if len(stages) == 1 else f"the best of {', '.join(stages)}"

@@ -71,7 +71,6 @@ def begin(config, stage, before, structures, isolated=None, imported=None):
             delta_of |= {level: delta_of[how]} if how in delta_of else {}
         if source is not None:
             heads[level] = _without_error_bars(copy.deepcopy(heads[source]))
-            heads[level].constant = 0.0  # which is the other level's
         elif stage.fit == "closed form":
             heads[level] = LinearHead(config.backbone.channels, np.zeros(TABLE), reading.subset_elements(structures, level))
         else:
@@ -83,7 +82,7 @@ def begin(config, stage, before, structures, isolated=None, imported=None):
         e0 = energies.reference_energies(config, level, source, partial, before, structures, atoms, fixed, imported)
         heads[level].e0.copy_(torch.as_tensor(e0))
         if fixed:  # an isolated atom has the energy that is given, whatever the levels below add to a structure
-            heads[level].constant = -partial.constant(level)
+            heads[level].constant -= partial.constant(level)
     return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
 
 

@@ -2,11 +2,14 @@
 
 import copy
 import json
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import safetensors.torch
+import torch
 
+from mfmd import Note
 from mfmd.engine import load_model
 from mfmd.training.heads import TABLE, GatedHead, LinearHead, MLPHead
 from mfmd.training.model import SIZES, VARIANTS, Model, TensorNet
@@ -70,6 +73,13 @@ def read_checkpoint(config):
     if path is None:
         return None
     model, header = read_model(path)
+    stored = {tensor.dtype for key, tensor in safetensors.torch.load(load_model(path).bytes).items() if key.startswith("backbone.")}
+    if torch.float64 in stored and torch.get_default_dtype() != torch.float64:
+        warnings.warn(
+            f"backbone.checkpoint: {path} has weights in double precision, which are rounded to this run's single; train.precision: double keeps them",
+            Note,
+            stacklevel=4,
+        )
     elements = {level["name"]: level["elements"] for level in header["levels"]}
     heads = {level: copy.deepcopy(model.heads[source]) for level, source in config.imported.items()}
     delta_of = {level: config.levels[level].delta_of for level in heads if config.levels[level].delta_of}
