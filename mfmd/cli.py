@@ -182,7 +182,9 @@ def _import(arguments):
     from mfmd import foreign
     from mfmd.training import export
 
-    elements = arguments.elements and arguments.elements.replace(",", " ").split()
+    elements = None if arguments.elements is None else arguments.elements.replace(",", " ").split()
+    if os.path.isdir(arguments.output):
+        raise Error(f"--output: {arguments.output} is a folder; name the model file, such as {os.path.join(arguments.output, 'model.pt')}")
     model, known, provenance = foreign.read(
         arguments.source, arguments.level, elements, energy_unit=arguments.energy_unit, length_unit=arguments.length_unit
     )
@@ -210,7 +212,8 @@ def _info(arguments):
     for level in header["levels"]:
         relative = f", relative to {level['delta_of']}" if level.get("delta_of") else ""
         elements = " ".join(chemical_symbols[z] for z in level["elements"])
-        print(f"level {level['name']}: {level['kind']} head{relative}; elements {elements}")
+        constant = f", {level['constant']:g} eV a structure beside its atoms" if level.get("constant") else ""
+        print(f"level {level['name']}: {level['kind']} head{relative}{constant}; elements {elements}")
         for split, table in errors.items():
             parts = []
             for kind, unit in (("energy", "meV"), ("forces", "meV/Å")):
@@ -225,9 +228,22 @@ def _info(arguments):
         )
     if domain := header.get("domain"):
         print(f"says what it was trained on: {domain['structures']} structures (docs/extrapolation.md)")
+    if begun := made.get("checkpoint"):
+        _beginning(begun)
     if origin := made.get("imported"):
         _origin(origin)
     print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
+
+
+def _beginning(begun):
+    """Of a model whose training began from a file: which heads were taken, how far their levels have moved, and where that file came from."""
+    heads = ", ".join(f"{level} from its head {source}" for level, source in begun["from"].items())
+    print(f"trained from the model of sha256 {begun['sha256'][:16]}…: {heads}")
+    for stage, levels in begun["moved"].items():
+        for level, moved in levels.items():
+            print(f"  {level} had moved by {1e3 * moved['energy']:.2f} meV/atom and {1e3 * moved['forces']:.1f} meV/Å after stage {stage}")
+    if origin := begun["provenance"].get("imported"):
+        _origin(origin)
 
 
 def _origin(origin):

@@ -198,6 +198,7 @@ def spoil(state, name, change):
         ("model.linear.weight", lambda t: t[:8], r"model.linear.weight has the shape \(8, 48\), and \(16, 48\) is needed"),
         ("model.out_norm.bias", lambda t: t / 0, "model.out_norm.bias holds a number that is not finite"),
         ("model.out_norm.bias", lambda t: t.half(), "model.out_norm.bias is of torch.float16"),
+        ("model.linear.weight", lambda t: t.to_sparse(), "torch.sparse_coo; dense torch.float32 and torch.float64 can be imported"),
         ("element_refs.property_offset", lambda t: torch.stack([t, t]), r"property_offset has the shape \(2, 4\), and \(4,\) is needed"),
     ],
 )  # fmt: skip
@@ -271,11 +272,18 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     ):  # fmt: skip
         assert words in said
     agrees(backends.engine(out, "dft"), REFERENCE["matgl_v1_own"]["ethanol"], 1e-9, 1e-8, 1e-9)
-    monkeypatch.setattr("sys.argv", ["mfmd", "import", str(folder), "-o", str(out), "--elements", "Fe"])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    refused = capsys.readouterr().err
-    assert end.value.code == 1 and refused.startswith("error: --elements: ") and refused.count("\n") == 1
+    for source, words, sentence in (
+        (folder, ["--elements", "Fe"], "error: --elements: "),
+        (folder, ["--elements", ""], "error: --elements: names none"),
+        (folder, ["--level", "values"], "error: --level: torch keeps the name values for itself"),
+        (folder, ["-o", str(tmp_path)], f"error: --output: {tmp_path} is a folder"),
+        (out, [], f"error: {out}: is a model file of mfmd already"),
+    ):
+        monkeypatch.setattr("sys.argv", ["mfmd", "import", str(source), "-o", str(tmp_path / "other.pt"), *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        refused = capsys.readouterr().err
+        assert end.value.code == 1 and refused.startswith(sentence) and refused.count("\n") == 1
 
 
 # torchmd-net: checkpoints as its own training writes them

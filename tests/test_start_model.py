@@ -13,7 +13,7 @@ pytest.importorskip("lightning")
 import safetensors.torch
 import torch
 
-from mfmd import Note
+from mfmd import Note, cli
 from mfmd.config import ConfigError
 from mfmd.engine import Engine, load_model
 from mfmd.structures import reading
@@ -152,7 +152,7 @@ def test_a_constant_of_the_source_stays_with_what_is_copied(load, trained, tmp_p
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
-def test_what_moves_is_measured(load, trained, tmp_path, capsys):
+def test_what_moves_is_measured(load, trained, tmp_path, capsys, monkeypatch):
     """Against both model files, by the engine; levels without labels that no stage keeps are left out."""
     train(load("strategy=multihead", levels=THREE))
     said = " ".join(capsys.readouterr().out.split())
@@ -171,6 +171,11 @@ def test_what_moves_is_measured(load, trained, tmp_path, capsys):
         assert moved["dft"][kind] == pytest.approx(np.mean(np.concatenate([np.ravel(v) for v in values])), rel=1e-3)
     assert moved["dft"]["forces"] > 1e-3 and f"moved level dft by {1e3 * moved['dft']['energy']:.2f} meV/atom" in said
     assert moved["xtb"]["forces"] > 1e-3  # the parent of dft, which learns with it
+    monkeypatch.setattr("sys.argv", ["mfmd", "info", str(path)])
+    cli.main()
+    told = capsys.readouterr().out
+    assert f"trained from the model of sha256 {load_model(trained[0]).sha256[:16]}…: xtb from its head gfn2, dft from its head dft" in told
+    assert f"dft had moved by {1e3 * moved['dft']['energy']:.2f} meV/atom" in told
 
 
 def test_energies_alone_of_the_highest_level(load, trained, tmp_path, capsys):

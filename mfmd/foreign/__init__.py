@@ -32,6 +32,8 @@ def read(source, level="imported", elements=None, dtype=None, energy_unit=None, 
     if not path.exists():
         raise SourceError(f"{path}: there is no such file or folder")
     if not path.is_dir():
+        if _is_ours(path):
+            raise SourceError(f"{path}: is a model file of mfmd already; training and every host take it as it is")
         return torchmdnet.read(path, level, elements, dtype, energy_unit, length_unit)
     if not (path / "model.json").is_file():
         raise SourceError(
@@ -40,3 +42,13 @@ def read(source, level="imported", elements=None, dtype=None, energy_unit=None, 
     if energy_unit or length_unit:
         raise SourceError(f"{path}: matgl's energies are in eV and its lengths in Å; leave the units out")
     return matgl.read(path, level, elements, dtype)
+
+
+def _is_ours(path):
+    from mfmd.engine import ModelFileError, load_model
+
+    try:
+        load_model(path)
+    except ModelFileError:
+        return False
+    return True

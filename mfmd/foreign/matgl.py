@@ -83,14 +83,15 @@ def read(folder, level, elements, dtype):
 def _description(path):
     """What model.json says of the Potential and of its TensorNet, the latter of a version known here."""
     try:
-        described = json.loads(path.read_text())
+        described = json.loads(path.read_text(), parse_constant=_no_number)
+        json.dumps(described, ensure_ascii=False).encode()  # what stands in it is kept, so it has to be text
         kind, settings = described["@class"], described["kwargs"]
         version = described["@model_version"]
         if kind == "Potential":
             network = settings["model"]
             kind, key = network["@class"], (network["@module"], network["@model_version"])
             network["init_args"].keys()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"{path}: damaged, or not written by matgl ({type(error).__name__}: {error})") from None
     if kind != "TensorNet":
         raise SourceError(f"{path}: holds a {kind} of matgl; only its TensorNet can be imported")
@@ -105,6 +106,10 @@ def _description(path):
         raise SourceError(f"{path}: calc_charge is {settings['calc_charge']!r}; only models without charges can be imported")
     check(path, settings, POTENTIAL_WANTED, (*POTENTIAL_IDLE, "calc_charge"), POTENTIAL_USED)
     return described, network
+
+
+def _no_number(text):
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _basis(where, settings):

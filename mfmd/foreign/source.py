@@ -47,8 +47,10 @@ class Tensors:
             raise SourceError(f"{self.where}: the tensor {name} is missing")
         if tuple(tensor.shape) != shape:
             raise SourceError(f"{self.where}: {name} has the shape {tuple(tensor.shape)}, and {shape} is needed")
-        if tensor.dtype not in (torch.float32, torch.float64):
-            raise SourceError(f"{self.where}: {name} is of {tensor.dtype}; torch.float32 and torch.float64 can be imported")
+        if tensor.dtype not in (torch.float32, torch.float64) or tensor.layout != torch.strided:
+            raise SourceError(
+                f"{self.where}: {name} is of {tensor.dtype}, {tensor.layout}; dense torch.float32 and torch.float64 can be imported"
+            )
         if not torch.isfinite(tensor).all():
             raise SourceError(f"{self.where}: {name} holds a number that is not finite")
         return tensor.detach()
@@ -127,6 +129,8 @@ def chosen(where, known, elements):
     """Atomic numbers of a level, ascending: all that are known, or the elements (symbols) asked for."""
     if elements is None:
         return sorted(known)
+    if not elements:
+        raise SourceError("--elements: names none; give symbols, such as H,C,N,O, or leave it out")
     wanted = [atomic_numbers.get(symbol, 0) for symbol in elements]
     for symbol, z in zip(elements, wanted, strict=True):
         if z == 0:
@@ -201,6 +205,8 @@ def assemble(architecture, state, kind, options, weights, energies, level, dtype
     scale, constant, offsets = energies
     if not re.fullmatch(r"[A-Za-z0-9_-]+", level):
         raise SourceError(f"--level: {level!r} is no name of a level; letters, digits, _ and - may stand in it")
+    if hasattr(torch.nn.ModuleDict, level):
+        raise SourceError(f"--level: torch keeps the name {level} for itself; choose another")
     dtype = dtype or functools.reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
     with _default(dtype):
         backbone = TensorNet(**architecture)
