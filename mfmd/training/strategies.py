@@ -6,6 +6,11 @@ from mfmd.training.schema import LEARNED, Train
 
 COMMITTEE = 4  # models whose mean prediction `auto` teaches to one
 FINETUNE = 0.15  # of train.learning_rate, for a backbone that comes from a checkpoint
+FURTHER = (
+    FINETUNE,
+    0.5,
+    1.0,
+)  # likewise, of the models of a committee: those that went differently far from the checkpoint err differently
 
 
 def _common(value):
@@ -114,32 +119,28 @@ def _taught(high, members, train, share):
 
 
 def _auto_from_checkpoint(levels, train):
-    """The same with a model of the file in the place of the lower levels: as it is, or after what it has learned from labels of its level and those above
-    it, whichever validates better. Levels below it are left out."""
+    """The same with a model of the file in the place of the lower levels: after what it has learned, more or less fast, from labels of its level and those
+    above it, unless it validates better as it is, and once as it is. Levels below it are left out."""
     *lower, high = levels
     lower = lower[min((lower.index(name) for name in _imported(levels) if name != high), default=len(lower)) :]
     below = lower[-1] if lower else None
-    finetune = {
-        "start": "checkpoint",
+    learned = {
         "levels": {name: {} for name in lower},
         "heads": {level: source for low, name in itertools.pairwise(lower) for level, source in _heads(levels, name, low).items()},
-        "train": {"learning_rate": FINETUNE * train.learning_rate},
     }
-
-    def start(k):
-        if not lower:
-            return "checkpoint"
-        return [f"lower-{k}", "checkpoint"] if below in _imported(levels) else f"lower-{k}"
-
-    ways = _ways(levels, high, below, start(1), train)
+    rates = FURTHER if lower else ()
+    stages = [
+        {"name": f"lower-{k}", "start": "checkpoint", **learned, "train": {"learning_rate": rate * train.learning_rate}}
+        for k, rate in enumerate(rates, 1)
+    ]
+    as_it_is = ["checkpoint"] if below in (None, *_imported(levels)) else []
+    starts = [[stage["name"], *as_it_is] for stage in stages] + [[name] for name in as_it_is]
+    ways = _ways(levels, high, below, starts[0], train)
     if levels[high].get("delta_of") is not None:
-        return [{"name": "lower-1", **finetune}, *ways]
-    stages, members = [], [f"{high}-{k}" for k in range(1, COMMITTEE + 1)]
-    for k, member in enumerate(members, 1):
-        stages += [{"name": f"lower-{k}", **finetune}] if lower else []
-        stages.append(
-            {"name": member, "start": start(k), "levels": {high: {}}, "heads": _heads(levels, high, below), "fit": "gauss-newton"}
-        )
+        return [*stages[:1], *ways]
+    members = [f"{high}-{k}" for k in range(1, len(starts) + 1)]
+    for member, start in zip(members, starts, strict=True):
+        stages.append({"name": member, "start": start, "levels": {high: {}}, "heads": _heads(levels, high, below), "fit": "gauss-newton"})
     return [*stages, _taught(high, members, train, share=0.2), *ways]
 
 
