@@ -3,12 +3,13 @@
 import copy
 import dataclasses
 import pickle
+import warnings
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from mfmd import Error
+from mfmd import Error, Note
 from mfmd.config import ConfigError
 from mfmd.structures import reading
 from mfmd.structures.record import DataError, Label
@@ -37,6 +38,15 @@ def check_levels(config, splits, imported):
                     f"{s.source}: {', '.join(chemical_symbols[z] for z in unknown)} is not among the elements of level {level}, the head "
                     f"{config.imported[level]} of {config.backbone.checkpoint}; leave out this label"
                 )
+    if imported:
+        known = {z for elements in imported.values() for z in elements}
+        if new := sorted({z for level in config.levels for z in reading.subset_elements(splits["train"], level)} - known):
+            warnings.warn(
+                f"backbone.checkpoint: {config.backbone.checkpoint} knows nothing of {', '.join(chemical_symbols[z] for z in new)}, which training "
+                "structures have: a stage whose backbone is frozen cannot learn them",
+                Note,
+                stacklevel=4,
+            )
 
 
 def begin(config, stage, before, structures, isolated=None, imported=None):
