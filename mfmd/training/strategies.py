@@ -6,11 +6,8 @@ from mfmd.training.schema import LEARNED, Train
 
 COMMITTEE = 4  # models whose mean prediction `auto` teaches to one
 FINETUNE = 0.15  # of train.learning_rate, for a backbone that comes from a checkpoint
-FURTHER = (
-    FINETUNE,
-    0.5,
-    1.0,
-)  # likewise, of the models of a committee: those that went differently far from the checkpoint err differently
+# Likewise, of the models of a committee: those that went differently far from the checkpoint err differently.
+FURTHER = (FINETUNE, 0.5, 0.25)
 
 
 def _common(value):
