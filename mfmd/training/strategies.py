@@ -7,7 +7,7 @@ from mfmd.training.schema import LEARNED, Train
 COMMITTEE = 4  # models whose mean prediction `auto` teaches to one
 FINETUNE = 0.15  # of train.learning_rate, for a backbone that comes from a checkpoint
 # Likewise, of the models of a committee: those that went differently far from the checkpoint err differently.
-FURTHER = (FINETUNE, 0.5, 0.25)
+FURTHER = (FINETUNE, 0.5)
 
 
 def _common(value):
@@ -117,7 +117,7 @@ def _taught(high, members, train, share):
 
 def _auto_from_checkpoint(levels, train):
     """The same with a model of the file in the place of the lower levels: after what it has learned, more or less fast, from labels of its level and those
-    above it, unless it validates better as it is, and once as it is. Levels below it are left out."""
+    above it, unless it validates better as it is, and once as it is; a head in closed form teaches with them. Levels below it are left out."""
     *lower, high = levels
     lower = lower[min((lower.index(name) for name in _imported(levels) if name != high), default=len(lower)) :]
     below = lower[-1] if lower else None
@@ -132,13 +132,14 @@ def _auto_from_checkpoint(levels, train):
     ]
     as_it_is = ["checkpoint"] if below in (None, *_imported(levels)) else []
     starts = [[stage["name"], *as_it_is] for stage in stages] + [[name] for name in as_it_is]
-    ways = _ways(levels, high, below, starts[0], train)
+    gradient, *closed = _ways(levels, high, below, starts[0], train)
     if levels[high].get("delta_of") is not None:
-        return [*stages[:1], *ways]
+        return [*stages[:1], gradient, *closed]
     members = [f"{high}-{k}" for k in range(1, len(starts) + 1)]
     for member, start in zip(members, starts, strict=True):
         stages.append({"name": member, "start": start, "levels": {high: {}}, "heads": _heads(levels, high, below), "fit": "gauss-newton"})
-    return [*stages, _taught(high, members, train, share=0.2), *ways]
+    members += [way["name"] for way in closed]  # whose errors are others than those of Gauss-Newton
+    return [*stages, *closed, _taught(high, members, train, share=0.4), gradient]
 
 
 def _deltas(levels, train):
