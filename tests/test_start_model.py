@@ -81,7 +81,9 @@ MISTAKES = {
     "a difference without its parent": (["levels.xtb.from=dft"], r"levels.xtb.from: dft of .* list a level with from: gfn2 before xtb"),
     "a head that is no difference": (["levels.cctz.from=gfn2", "levels.cctz.delta_of=xtb"], r"levels.cctz.delta_of: gfn2 of .* is no difference"),
     "reference energies of another kind": (["levels.xtb.e0=fit"], r"levels.xtb.e0: its reference energies come with the head gfn2"),
-    "a new backbone": (["stages=[{{name: a, levels: {{cctz: }}, start: new}}]"], r"stages.a.start: 'new' .* with backbone.checkpoint none starts new"),
+    "differences by gradient": (
+        ["stages=[{{name: a, levels: {{cctz: }}, heads: {{cctz: xtb}}, differences: true}}]"], r"stages.a.differences: of gauss-newton",
+    ),
     "a stage of that name": (["stages=[{{name: checkpoint, levels: {{cctz: }}}}]"], r"a name of its own other than new and checkpoint"),
 }  # fmt: skip
 
@@ -188,17 +190,45 @@ def test_energies_alone_of_the_highest_level(load, trained, tmp_path, capsys):
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_auto_takes_the_file_for_its_lower_levels(labelled, load, tmp_path, capsys):
-    """With labels of the file's level it learns from them, or not, as validation errors say; without any, what would be the same is done once."""
+    """With labels of the file's level it learns from them, or not, as validation errors say, and differences to them; without any, what would be the
+    same is done once."""
     train(load("strategy=auto", levels=f"{{gfn2: {{}}, {'dft' if labelled else 'xtb'}: {{from: gfn2}}, cctz: {{}}}}"))
     said = " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "run" / "gfn2").exists() and load_model(tmp_path / "run" / "model.pt").levels[-1] == "cctz"
     if labelled:
-        assert "chosen for dft: lower-1, validation forces MAE" in said and "checkpoint" in said
-        first, second = (torch.load(tmp_path / "run" / f"cctz-{k}" / "stage.ckpt") for k in (1, 2))
+        assert "chosen for dft: " in said and "lower" in said and "checkpoint" in said
+        first, second = (torch.load(tmp_path / "run" / f"cctz-{way}" / "stage.ckpt") for way in ("differences", "newton"))
         assert not torch.equal(first["backbone.readout.linear.weight"], second["backbone.readout.linear.weight"])
     else:
-        assert "stage lower-1 is skipped" in said and "stage cctz-2 is skipped: it would be cctz-1 again" in said
-        assert not (tmp_path / "run" / "cctz-2").exists()
+        assert "stage lower is skipped" in said and "stage cctz-newton is skipped: it would be cctz-differences again" in said
+        assert not (tmp_path / "run" / "cctz-newton").exists()
+
+
+def test_differences_are_those_of_labels(frames):
+    """On top of what the copied head predicts, where both labels are there; else the label itself. Labels of nothing but a difference of atoms leave the
+    network as it is."""
+    c = config_of(levels={"low": {}, "middle": {}}, strategy="chain", backbone={"channels": 32, "layers": 1})
+    before = stages.only(random_model(channels=32, layers=1, cutoff=5.0), ["low"])
+    shift = {1: 0.5, 6: -2.0, 7: 1.0, 8: 3.0}
+    structures = structures_of(frames, before, "low", lambda batch: before(batch)["low"].energy)
+    rng = np.random.default_rng(1)
+    for k, s in enumerate(structures):
+        s.labels["low"].energy += rng.normal()  # what the head does not fit
+        s.labels["middle"] = Label(energy=s.labels["low"].energy + sum(shift[int(z)] for z in s.numbers))
+        if k == 0:
+            del s.labels["low"]
+    stage = c.stages[1].model_copy(update={"heads": {"middle": "low"}, "fit": "gauss-newton", "differences": True})
+    assert len(stages.in_common(stage, structures)) == len(structures) - 1
+    given = stages.differences(stage, before, structures, c)
+    assert given[0].labels["middle"].energy == structures[0].labels["middle"].energy
+    given = given[1:]
+    model = stages.begin(c, stage, copy.deepcopy(before), given, imported={"low": list(ELEMENTS)})
+    start = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    fit.gauss_newton(model, "middle", given, batches.collation(c, ["middle"]))
+    for name, value in model.backbone.state_dict().items():
+        torch.testing.assert_close(value, start[name], rtol=1e-6, atol=1e-7)
+    batch = batches.collate(given, ["middle"], 5.0, torch.float64)
+    np.testing.assert_allclose(model(batch)["middle"].energy.detach(), batch.energy["middle"], atol=1e-6)
 
 
 def test_the_file_teaches_what_was_forgotten(load, tmp_path):

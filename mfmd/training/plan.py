@@ -141,13 +141,8 @@ class Config(Section):
             stage.start = stage.start or (names[-1] if names else "new")
             starts = [stage.start] if isinstance(stage.start, str) else stage.start
             for start in starts:
-                if start not in names and (starts != ["new"] or first != "new"):
-                    also = (
-                        ", and new"
-                        if first == "new"
-                        else "; with backbone.checkpoint none starts new: levels.<level>.from names what the others go on from"
-                    )
-                    raise ValueError(f"{where}.start: {start!r} is not a stage before it; found before it: {names}{also}")
+                if start not in names and starts != ["new"]:
+                    raise ValueError(f"{where}.start: {start!r} is not a stage before it; found before it: {names}, and new")
             before = [n for n in self.levels if all(n in known.get(start, []) for start in starts)]
             if not stage.levels:
                 raise ValueError(f"{where}.levels: a stage learns at least one level")
@@ -187,6 +182,10 @@ class Config(Section):
                 declared = ", ".join(f"levels.{n}.delta_of" for n in stage.levels if self.levels[n].delta_of) or "no head"
                 raise ValueError(
                     f"{where}.fit: gauss-newton moves what is trained; give it one level, a start, and a head to copy (there is {declared})"
+                )
+            if stage.differences and (stage.fit != "gauss-newton" or not stage.heads):
+                raise ValueError(
+                    f"{where}.differences: of gauss-newton, to the level whose head is copied; give it fit: gauss-newton and heads"
                 )
             for teacher in stage.teachers:
                 if stage.fit != "gradient" or len(stage.levels) > 1 or not set(stage.levels) <= set(known.get(teacher, [])):
@@ -264,6 +263,8 @@ def describe(config):
             continue
         if stage.fit == "gauss-newton":
             lines.append("   all weight matrices by Gauss-Newton steps, as near as can be to where they start")
+            if stage.differences:
+                lines.append(f"   learned is the difference to {next(iter(stage.heads.values()))} where a structure has labels of both")
             continue
         if stage.teachers:
             lines.append(f"   learned are the mean energies and forces of {', '.join(stage.teachers)} on all training structures")

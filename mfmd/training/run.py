@@ -24,7 +24,19 @@ from mfmd.training.batches import DTYPE, collation
 from mfmd.training.errors import distance, evaluate
 from mfmd.training.loop import optimise, read_metrics
 from mfmd.training.processes import first_process_first, processes, save, wait_for_all
-from mfmd.training.stages import begin, best_of, calibrate, check_beginning, check_frozen, check_levels, load_stage, only, taught
+from mfmd.training.stages import (
+    begin,
+    best_of,
+    calibrate,
+    check_beginning,
+    check_frozen,
+    check_levels,
+    differences,
+    in_common,
+    load_stage,
+    only,
+    taught,
+)
 from mfmd.training.start import read_checkpoint
 
 MOST_COMPARED = 200  # structures by which is told how far a level of the checkpoint has moved
@@ -197,6 +209,8 @@ def _run(config, console, out, splits, isolated):
         name = best_of(_different(stage.start, models), validation, config, console)
         if not stage.teachers:
             stage = stage.model_copy(update={"levels": {level: own for level, own in stage.levels.items() if level in labelled}})
+        if stage.differences and stage.levels and not in_common(stage, splits["train"]):
+            stage = stage.model_copy(update={"differences": False})
         start = models.get(name)
         same = _same(stage, name, start, models, fitted)
         if same is not None:
@@ -207,7 +221,8 @@ def _run(config, console, out, splits, isolated):
             continue
         learned = reading.where(splits["train"], lambda s, levels=stage.levels: any(level in s.labels for level in levels))
         lightning.seed_everything(config.seed + number, verbose=False)
-        model = begin(config, stage, copy.deepcopy(start), splits["train"], isolated, imported)
+        given = differences(stage, start, splits["train"], config) if stage.differences else splits["train"]
+        model = begin(config, stage, copy.deepcopy(start), given, isolated, imported)
         done = (folder / "stage.ckpt").exists()
         wait_for_all()  # until each has looked
         if not done:
@@ -228,7 +243,7 @@ def _run(config, console, out, splits, isolated):
                     )
                 optimise(model, stage, learned, val, config, folder, config.seed + number)
             elif writing:
-                _solve(model, stage, splits["train"], config, console, isolated)
+                _solve(model, stage, given, config, console, isolated)
             if writing:
                 check_frozen(model, frozen, stage)
                 calibrate(model, stage, splits["val"], config)

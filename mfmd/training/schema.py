@@ -181,6 +181,8 @@ class Stage(Section):
     heads: dict[str, str] = {}  # how the head of a level begins that has none yet: "new", a level whose head is copied, or "delta <level>"
     # fit.py has the other two: a level's new head on a frozen backbone, and all weight matrices to a level's energies
     fit: Literal["gradient", "closed form", "gauss-newton"] = "gradient"
+    # Of gauss-newton: a structure that has labels of the level and of the one whose head is copied teaches their difference, on top of what that head predicts
+    differences: bool = False
     teachers: list[
         str
     ] = []  # stages before; their mean energies and forces on all training structures are learned instead of the level's labels

@@ -167,6 +167,33 @@ def calibrate(model, stage, structures, config):
             model.heads[level].calibration.fill_(np.quantile(values, 0.683))
 
 
+def in_common(stage, structures):
+    """The structures with energies of the stage's level and of the one whose head is copied."""
+    pair = next(iter(stage.heads.items()))
+    return reading.where(structures, lambda s: all(level in s.labels and s.labels[level].energy is not None for level in pair))
+
+
+def differences(stage, before, structures, config, batch_size=32):
+    """The structures with an energy of the stage's level, each as it is to be fitted: where it has an energy too of the level whose head is copied, that is
+    what the head predicts and the difference of the two labels, so that what the head does not fit is not learned as a difference of the levels.
+
+    before : Model of the stage it starts from
+    """
+    (level, source), out = next(iter(stage.heads.items())), []
+    structures = list(reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None))
+    collate = collation(config, [])
+    for start in range(0, len(structures), batch_size):
+        part = structures[start : start + batch_size]
+        with torch.no_grad():
+            predicted = before.eval()(collate(part))[source].energy.tolist()
+        for s, energy in zip(part, predicted, strict=True):
+            below = s.labels.get(source)
+            if below is not None and below.energy is not None:
+                s = dataclasses.replace(s, labels={level: Label(energy + s.labels[level].energy - below.energy, None, None)})
+            out.append(s)
+    return out
+
+
 def taught(teachers, level, structures, config, imported=None, batch_size=32):
     """Structures whose only label is what several models predict for a level on average, energy and forces; those with its elements."""
     known = set(energies.known_elements(structures, level, imported or {}))

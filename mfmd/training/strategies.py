@@ -5,9 +5,7 @@ import itertools
 from mfmd.training.schema import LEARNED, Train
 
 COMMITTEE = 4  # models whose mean prediction `auto` teaches to one
-FINETUNE = 0.15  # of train.learning_rate, for a backbone that comes from a checkpoint
-# Likewise, of the models of a committee: those that went differently far from the checkpoint err differently.
-FURTHER = (FINETUNE, 0.5)
+FINETUNE = 0.1  # of train.learning_rate, for a backbone that comes from a checkpoint
 
 
 def _common(value):
@@ -95,7 +93,7 @@ def _auto(levels, train):
     for k, member in enumerate(members, 1):
         stages.append({"name": f"lower-{k}", **together})
         stages.append({"name": member, "levels": {high: {}}, "heads": {high: lower[-1]}, "fit": "gauss-newton"})
-    return [*stages, _taught(high, members, train, share=0.5), *ways]
+    return [*stages, _taught(high, members, train), *ways]
 
 
 def _ways(levels, high, below, start, train):
@@ -109,37 +107,32 @@ def _ways(levels, high, below, start, train):
     return ways
 
 
-def _taught(high, members, train, share):
-    """What the members predict on average is taught to the first, whether there are force labels or not; share: of the epochs."""
-    slow = {"epochs": max(1, int(share * train.epochs)), "learning_rate": 0.15 * train.learning_rate}
+def _taught(high, members, train):
+    """What the members predict on average is taught to the first, whether there are force labels or not."""
+    slow = {"epochs": max(1, train.epochs // 2), "learning_rate": 0.15 * train.learning_rate}
     return {"name": high, "start": members[0], "levels": {high: {"forces_weight": 1.0}}, "teachers": members, "train": slow}
 
 
 def _auto_from_checkpoint(levels, train):
-    """The same with a model of the file in the place of the lower levels: after what it has learned, more or less fast, from labels of its level and those
-    above it, unless it validates better as it is, and once as it is; a head in closed form teaches with them. Levels below it are left out."""
+    """The last level in several ways from a model of the file, which stands in the place of the lower levels: after what it has learned from labels of its
+    level and those above it, or as it is where it validates better so. Levels below it are left out."""
     *lower, high = levels
     lower = lower[min((lower.index(name) for name in _imported(levels) if name != high), default=len(lower)) :]
     below = lower[-1] if lower else None
     learned = {
+        "name": "lower",
+        "start": "checkpoint",
         "levels": {name: {} for name in lower},
         "heads": {level: source for low, name in itertools.pairwise(lower) for level, source in _heads(levels, name, low).items()},
+        "train": {"learning_rate": FINETUNE * train.learning_rate},
     }
-    rates = FURTHER if lower else ()
-    stages = [
-        {"name": f"lower-{k}", "start": "checkpoint", **learned, "train": {"learning_rate": rate * train.learning_rate}}
-        for k, rate in enumerate(rates, 1)
-    ]
-    as_it_is = ["checkpoint"] if below in (None, *_imported(levels)) else []
-    starts = [[stage["name"], *as_it_is] for stage in stages] + [[name] for name in as_it_is]
-    gradient, *closed = _ways(levels, high, below, starts[0], train)
-    if levels[high].get("delta_of") is not None:
-        return [*stages[:1], gradient, *closed]
-    members = [f"{high}-{k}" for k in range(1, len(starts) + 1)]
-    for member, start in zip(members, starts, strict=True):
-        stages.append({"name": member, "start": start, "levels": {high: {}}, "heads": _heads(levels, high, below), "fit": "gauss-newton"})
-    members += [way["name"] for way in closed]  # whose errors are others than those of Gauss-Newton
-    return [*stages, *closed, _taught(high, members, train, share=0.4), gradient]
+    start = [*(["lower"] if lower else []), *(["checkpoint"] if below in (None, *_imported(levels)) else [])]
+    newton = {"start": start, "levels": {high: {}}, "heads": _heads(levels, high, below), "fit": "gauss-newton"}
+    ways = [{"name": f"{high}-newton", **newton}]
+    if newton["heads"]:  # of levels with labels in common, the difference alone has no error of the lower one in it
+        ways.insert(0, {"name": f"{high}-differences", **newton, "differences": True})
+    ways = [] if levels[high].get("delta_of") is not None else ways
+    return [*([learned] if lower else []), *ways, *_ways(levels, high, below, start, train)]
 
 
 def _deltas(levels, train):
