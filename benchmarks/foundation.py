@@ -95,7 +95,7 @@ def auto(checkpoint, out, seeds):
 
 # dft labels where there are any, then energies of cctz, as differences to those where structures have both.
 STAGES = [
-    {"name": "dft", "levels": {"dft": {}}, "train": {"learning_rate": 2e-4}},
+    {"name": "dft", "levels": {"dft": {}}, "train": {"learning_rate": 2e-4, "epochs": 60, "batch_size": 16}},
     {"name": "cctz", "levels": {"cctz": {}}, "heads": {"cctz": "dft"}, "fit": "gauss-newton", "differences": True},
 ]
 
