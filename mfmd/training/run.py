@@ -186,7 +186,9 @@ def _run(config, console, out, splits, isolated):
     for line in plan.learned(config, counts):
         console.print(line)
     labelled = {level for level in config.levels if any(counts[level].values())}  # all but some of the checkpoint
-    for stage in (s for s in config.stages if s.fit == "gradient" and (s.teachers or labelled & s.levels.keys())):
+    # A new backbone beside a checkpoint, whose levels need no labels, could not be compared with it without any.
+    stages = [s for s in config.stages if s.start != "new" or s.levels.keys() <= labelled]
+    for stage in (s for s in stages if s.fit == "gradient" and (s.teachers or labelled & s.levels.keys())):
         level, _, kind = stage.train.monitor.partition(".")
         found = reading.count_labels(splits["val"], stage.levels)[level]
         if not found[kind] and (not stage.teachers or any(found.values())):  # without any label the teachers say what is right
@@ -204,7 +206,7 @@ def _run(config, console, out, splits, isolated):
         validation["checkpoint"], _ = evaluate(checkpoint.model, splits["val"], config)
         if validation["checkpoint"]:
             report.print_errors(console, "validation set before the first stage", validation["checkpoint"])
-    for number, stage in enumerate(config.stages):
+    for number, stage in enumerate(stages):
         folder = out / stage.name
         name = best_of(_different(stage.start, models), validation, config, console)
         if not stage.teachers:
@@ -307,7 +309,7 @@ def _run(config, console, out, splits, isolated):
 
 def _different(names, models):
     """Of one stage or several those that end in models of their own."""
-    names = [names] if isinstance(names, str) else names
+    names = [names] if isinstance(names, str) else [name for name in names if name in models]
     return list({id(models.get(name)): name for name in reversed(names)}.values())[::-1]
 
 

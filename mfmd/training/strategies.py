@@ -80,20 +80,24 @@ def _auto(levels, train):
     if _imported(levels):
         return _auto_from_checkpoint(levels, train)
     *lower, high = levels
-    declared = {name: level.get("delta_of") for name, level in levels.items()}
-    together = {
-        "start": "new",
-        "levels": {name: {} if name == lower[0] or "sampling" in levels[name] else {"sampling": 3.0} for name in lower},
-        "heads": {name: f"delta {below}" for below, name in itertools.pairwise(lower) if not declared[name]},
-    }
+    together = _lower(levels, lower)
     ways = _ways(levels, high, lower[-1], "lower-1", train)
-    if declared[high]:  # a relative head starts at zero, from where Gauss-Newton leads nowhere
+    if levels[high].get("delta_of") is not None:  # a relative head starts at zero, from where Gauss-Newton leads nowhere
         return [{"name": "lower-1", **together}, *ways]
     stages, members = [], [f"{high}-{k}" for k in range(1, COMMITTEE + 1)]
     for k, member in enumerate(members, 1):
         stages.append({"name": f"lower-{k}", **together})
         stages.append({"name": member, "levels": {high: {}}, "heads": {high: lower[-1]}, "fit": "gauss-newton"})
     return [*stages, _taught(high, members, train), *ways]
+
+
+def _lower(levels, lower):
+    """A new backbone that learns some levels together."""
+    return {
+        "start": "new",
+        "levels": {name: {} if name == lower[0] or "sampling" in levels[name] else {"sampling": 3.0} for name in lower},
+        "heads": {name: f"delta {below}" for below, name in itertools.pairwise(lower) if levels[name].get("delta_of") is None},
+    }
 
 
 def _ways(levels, high, below, start, train):
@@ -114,10 +118,10 @@ def _taught(high, members, train):
 
 
 def _auto_from_checkpoint(levels, train):
-    """The last level in several ways from a model of the file, which stands in the place of the lower levels: after what it has learned from labels of its
-    level and those above it, or as it is where it validates better so. Levels below it are left out."""
-    *lower, high = levels
-    lower = lower[min((lower.index(name) for name in _imported(levels) if name != high), default=len(lower)) :]
+    """The last level in several ways from a model of the file, which stands in the place of lower training where it validates better: after what it has
+    learned from labels of its level and those above it, or as it is. It learns nothing of levels below its own."""
+    *all_lower, high = levels
+    lower = all_lower[min((all_lower.index(name) for name in _imported(levels) if name != high), default=len(all_lower)) :]
     below = lower[-1] if lower else None
     learned = {
         "name": "lower",
@@ -126,13 +130,14 @@ def _auto_from_checkpoint(levels, train):
         "heads": {level: source for low, name in itertools.pairwise(lower) for level, source in _heads(levels, name, low).items()},
         "train": {"learning_rate": FINETUNE * train.learning_rate},
     }
-    start = [*(["lower"] if lower else []), *(["checkpoint"] if below in (None, *_imported(levels)) else [])]
+    stages = [learned, {"name": "lower-new", **_lower(levels, all_lower)}] if lower else []
+    start = [*(stage["name"] for stage in stages), *(["checkpoint"] if below in (None, *_imported(levels)) else [])]
     newton = {"start": start, "levels": {high: {}}, "heads": _heads(levels, high, below), "fit": "gauss-newton"}
     ways = [{"name": f"{high}-newton", **newton}]
     if newton["heads"]:  # of levels with labels in common, the difference alone has no error of the lower one in it
         ways.insert(0, {"name": f"{high}-differences", **newton, "differences": True})
     ways = [] if levels[high].get("delta_of") is not None else ways
-    return [*([learned] if lower else []), *ways, *_ways(levels, high, below, start, train)]
+    return [*stages, *ways, *_ways(levels, high, below, start, train)]
 
 
 def _deltas(levels, train):
