@@ -307,11 +307,11 @@ def test_published_models(host, tmp_path):
     host = HOSTS[host]()
     if ranks:
         host.ranks = int(ranks.split()[0])
+    from mfmd import foreign
+    from mfmd.training import export  # and with it torch, without which openmmtorch does not load
+
     for package in host.needs:
         pytest.importorskip(package)
-    from mfmd import foreign
-    from mfmd.training import export
-
     for folder, structures in json.loads((Path(PUBLISHED) / "reference.json").read_text()).items():
         path = tmp_path / f"{folder}.pt"
         export.write_model(path, *foreign.read(Path(PUBLISHED) / folder, level="high"))
