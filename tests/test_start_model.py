@@ -8,7 +8,7 @@ import shutil
 import ase.io
 import numpy as np
 import pytest
-from conftest import DATA, ELEMENTS, random_model, write
+from conftest import DATA, ELEMENTS, all_at_once, random_model, write
 
 pytest.importorskip("lightning")
 import safetensors.torch
@@ -205,9 +205,19 @@ def test_auto_takes_the_file_for_its_lower_levels(labelled, load, tmp_path, caps
         first, second = (torch.load(tmp_path / "run" / f"cctz-{way}" / "stage.ckpt") for way in ("differences", "newton"))
         assert not torch.equal(first["backbone.readout.linear.weight"], second["backbone.readout.linear.weight"])
     else:
-        assert not (tmp_path / "run" / "lower-new").exists()
+        assert not (tmp_path / "run" / "lower-new").exists() and "stage lower-new is left out: there are no training labels of xtb" in said
         assert "stage lower is skipped" in said and "stage cctz-newton is skipped: it would be cctz-differences again" in said
         assert not (tmp_path / "run" / "cctz-newton").exists()
+
+
+def test_a_new_backbone_beside_the_file_is_as_its(load, tmp_path):
+    """Variants that no config can name too."""
+    write(all_at_once(), tmp_path / "published.pt")
+    c = load(f"backbone.checkpoint={tmp_path}/published.pt", "strategy=chain", levels="{xtb: {from: high}, cctz: {}}")
+    stage = c.stages[-1].model_copy(update={"start": "new", "heads": {"cctz": "new"}})
+    s = Structure(np.array([8]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool), {"cctz": Label(energy=-1.0)}, "")
+    model = stages.begin(c, stage, None, [s])
+    assert model.backbone.architecture == all_at_once().backbone.architecture
 
 
 def test_differences_are_those_of_labels(frames):

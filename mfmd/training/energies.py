@@ -151,15 +151,16 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
 
 def network_energies(model, structures, level, config):
     """What the networks of a level's chain of heads give, without E0; eV."""
-    return _in_batches(lambda batch: model.eval()(batch)[level].network_energy, structures, config)
+    return in_batches(lambda batch: model.eval()(batch)[level].network_energy, structures, config)
 
 
 def repulsions(model, structures, config):
     """Of the nuclei of each structure, which a network that is not trained yet has beside it; eV."""
-    return _in_batches(lambda batch: model.repulsion(batch, batch.positions, batch.shifts), structures, config)
+    return in_batches(lambda batch: model.repulsion(batch, batch.positions, batch.shifts), structures, config)
 
 
-def _in_batches(energies, structures, config, batch_size=32):
+def in_batches(energies, structures, config, batch_size=32):
+    """What a function of a batches.Batch gives for structures, one behind the other; eV."""
     out = []
     with torch.no_grad():
         for start in range(0, len(structures), batch_size):

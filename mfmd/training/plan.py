@@ -286,8 +286,9 @@ def learned(config, counts):
     for stage in config.stages:
         parts, unlabelled = [], [level for level in stage.levels if not any(counts[level].values())]
         if unlabelled and not stage.teachers:
-            rest = [level for level in stage.levels if level not in unlabelled]
-            what = f"learns {', '.join(rest)} alone" if rest else f"is skipped, and is what it starts from, {_either(stage.start)}"
+            rest = [level for level in stage.levels if level not in unlabelled] if stage.start != "new" else []
+            skipped = "is left out" if stage.start == "new" else f"is skipped, and is what it starts from, {_either(stage.start)}"
+            what = f"learns {', '.join(rest)} alone" if rest else skipped
             yield f"stage {stage.name} {what}: there are no training labels of {', '.join(unlabelled)}"
             if not rest:
                 continue

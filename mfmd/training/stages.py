@@ -17,6 +17,7 @@ from mfmd.training import energies
 from mfmd.training.batches import collation
 from mfmd.training.heads import TABLE, LinearHead, MLPHead
 from mfmd.training.model import Model, TensorNet
+from mfmd.training.start import architecture
 
 
 class PlanError(Error):
@@ -65,7 +66,7 @@ def begin(config, stage, before, structures, isolated=None, imported=None):
     """
     isolated, imported = isolated or {}, imported or {}
     atoms = energies.given_atoms(config, isolated)
-    backbone = TensorNet(**config.backbone.model_dump(exclude={"size", "checkpoint"})) if before is None else before.backbone
+    backbone = TensorNet(**architecture(config)) if before is None else before.backbone
     # What is trained on by gradient has left the error bars of its closed form.
     trained = stage.levels if stage.backbone_rate == 0 else config.levels
     heads = {} if before is None else {n: _without_error_bars(h) if n in trained else h for n, h in before.heads.items()}
@@ -173,24 +174,20 @@ def in_common(stage, structures):
     return reading.where(structures, lambda s: all(level in s.labels and s.labels[level].energy is not None for level in pair))
 
 
-def differences(stage, before, structures, config, batch_size=32):
+def differences(stage, before, structures, config):
     """The structures with an energy of the stage's level, each as it is to be fitted: where it has an energy too of the level whose head is copied, that is
     what the head predicts and the difference of the two labels, so that what the head does not fit is not learned as a difference of the levels.
 
     before : Model of the stage it starts from
     """
     (level, source), out = next(iter(stage.heads.items())), []
-    structures = list(reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None))
-    collate = collation(config, [])
-    for start in range(0, len(structures), batch_size):
-        part = structures[start : start + batch_size]
-        with torch.no_grad():
-            predicted = before.eval()(collate(part))[source].energy.tolist()
-        for s, energy in zip(part, predicted, strict=True):
-            below = s.labels.get(source)
-            if below is not None and below.energy is not None:
-                s = dataclasses.replace(s, labels={level: Label(energy + s.labels[level].energy - below.energy, None, None)})
-            out.append(s)
+    structures = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    predicted = energies.in_batches(lambda batch: before.eval()(batch)[source].energy, structures, config)
+    for s, energy in zip(structures, predicted, strict=True):
+        below = s.labels.get(source)
+        if below is not None and below.energy is not None:
+            s = dataclasses.replace(s, labels={level: Label(energy + s.labels[level].energy - below.energy, None, None)})
+        out.append(s)
     return out
 
 

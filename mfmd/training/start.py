@@ -29,6 +29,13 @@ def header_of(path):
     return header
 
 
+def architecture(config):
+    """What a new backbone of a run is made with: its config's sizes, or all that the one of its checkpoint is."""
+    if config.backbone.checkpoint is not None:
+        return header_of(config.backbone.checkpoint)["backbone"]
+    return config.backbone.model_dump(exclude={"size", "checkpoint"})
+
+
 def read_model(path):
     """The training.model.Model of a model file, in torch's default type, and its header.
 
