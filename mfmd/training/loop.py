@@ -24,6 +24,7 @@ from mfmd.structures.record import KINDS
 from mfmd.training.batches import Batches, Sampler, collation
 from mfmd.training.errors import Errors, evaluate
 from mfmd.training.processes import processes, save, wait_for_all
+from mfmd.training.stages import only
 
 
 def losses(predictions, batch, level, scale, parent=None):
@@ -161,7 +162,7 @@ def optimise(model, stage, structures, val, config, folder, seed):
             f"stages.{stage.name}.train.batch_size: batches of {settings.batch_size} of {len(sampler)} structures, or a validation set of {len(val)}, "
             f"are too small for {world} processes"
         )
-    before = evaluate(model, val, config)[0][key]["mae"]
+    before = evaluate(only(model, model.chain(key[0])), val, config)[0][key]["mae"]
     model.train()
     turns = itertools.cycle(range(world))
     share = reading.where(val, lambda _: next(turns) == rank)

@@ -37,7 +37,7 @@ def architecture(config):
 
 
 def read_model(path):
-    """The training.model.Model of a model file, in torch's default type, and its header.
+    """The training.model.Model of a model file, in torch's default type, and its header; a Note where that type is narrower than the file's.
 
     Raises
     ------
@@ -60,6 +60,12 @@ def read_model(path):
         head.load_state_dict(own | {"e0": head.e0})
         head.constant = level.get("constant", 0.0)
         heads[name] = head
+    if torch.get_default_dtype() != torch.float64 and any(v.dtype == torch.float64 for k, v in state.items() if k.startswith("backbone.")):
+        warnings.warn(
+            f"backbone.checkpoint: {path} has weights in double precision, which are rounded to this run's single; train.precision: double keeps them",
+            Note,
+            stacklevel=4,
+        )
     model = Model(TensorNet(**sizes), heads, {level["name"]: level["delta_of"] for level in header["levels"] if level["delta_of"]})
     model.backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")})
     return model.eval(), header
@@ -80,13 +86,6 @@ def read_checkpoint(config):
     if path is None:
         return None
     model, header = read_model(path)
-    stored = {tensor.dtype for key, tensor in safetensors.torch.load(load_model(path).bytes).items() if key.startswith("backbone.")}
-    if torch.float64 in stored and torch.get_default_dtype() != torch.float64:
-        warnings.warn(
-            f"backbone.checkpoint: {path} has weights in double precision, which are rounded to this run's single; train.precision: double keeps them",
-            Note,
-            stacklevel=4,
-        )
     elements = {level["name"]: level["elements"] for level in header["levels"]}
     heads = {level: copy.deepcopy(model.heads[source]) for level, source in config.imported.items()}
     delta_of = {level: config.levels[level].delta_of for level in heads if config.levels[level].delta_of}
