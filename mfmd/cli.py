@@ -97,7 +97,7 @@ def main():
     info.add_argument("--json", action="store_true", help="the whole header as JSON")
     host = commands.add_parser("export", help="write an archive for a host, from a model file")
     host.add_argument("model", type=_path)
-    host.add_argument("--for", dest="host", choices=["openmm", "gromacs"], required=True)
+    host.add_argument("--for", dest="host", choices=["openmm", "gromacs", "torchscript"], required=True)
     host.add_argument("--topology", type=_path, help="for openmm: PDB file with the atoms in the order of the System")
     host.add_argument("--head", help="level; by default the highest")
     host.add_argument("--precision", choices=["single", "double"], default="single")
@@ -382,6 +382,13 @@ def _export(arguments):
             raise Error("--topology: GROMACS gives atomic numbers and box itself; leave it out")
         gromacs.write_archive(arguments.output, arguments.model, arguments.head, arguments.precision)
         print(f"{arguments.output}: in the mdp file, with box and pbc in a periodic box alone:\n{GROMACS.format(arguments.output)}")
+        return
+    if arguments.host == "torchscript":
+        from mfmd.engine import load_model
+        from mfmd.training import export
+
+        export.write_torchscript(arguments.output, load_model(arguments.model))
+        print(f"{arguments.output}: the model file with TorchScript in it, which TorchForce, GROMACS and torch.jit.load need")
         return
     from mfmd.hosts import openmm
 

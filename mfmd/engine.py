@@ -21,6 +21,7 @@ ModelFileError = _engine.ModelFileError
 InputError = _engine.InputError
 LIBRARY_DIR = Path(_engine.__file__).parent
 PRECISIONS = ("single", "double", "tf32")
+training_maps = _engine.training  # functions on addresses, for training/maps.py
 CLOSEST = _engine.closest  # Å; atoms nearer to each other are refused
 
 
@@ -29,7 +30,7 @@ class HostError(Error):
 
 
 def load_torch_host():
-    """Load torch.classes.mfmd and torch.ops.mfmd, once; the one function here that imports torch.
+    """Load torch.classes.mfmd, once; the one function here that imports torch.
 
     Raises
     ------

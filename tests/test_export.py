@@ -1,13 +1,18 @@
 """`mfmd export`: archives for programs that load them themselves."""
 
+import json
+import struct
 import sys
+import warnings
+import zipfile
 
 import backends
 import pytest
-from conftest import ethanol
+from conftest import ethanol, write
 
 import mfmd
-from mfmd import cli, units
+from mfmd import Note, cli, units
+from mfmd.engine import load_model
 
 
 def test_archive_for_openmm(model_file, tmp_path):
@@ -47,3 +52,35 @@ def test_export_for_gromacs(model_file, tmp_path, monkeypatch, capsys):
     energy, _ = torch.jit.load(str(tmp_path / "g.pt"))(positions, torch.tensor(atoms.numbers, dtype=torch.int32))
     wanted = backends.engine(model_file, "middle", radial="table")(atoms)[0]
     assert float(energy) / units.KJ_PER_MOL == pytest.approx(wanted, abs=1e-4)
+
+
+def test_without_torchscript(model, tmp_path, monkeypatch, capsys):
+    """Where torch makes none, the file has the weights alone, aligned, and says so; `mfmd export` adds it later."""
+    torch = pytest.importorskip("torch")
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("torch.jit is gone")
+
+    path, whole = tmp_path / "model.pt", tmp_path / "whole.pt"
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.jit, "script", refuse)
+        with pytest.warns(Note, match=r"has no TorchScript in it.*\(torch.jit is gone\); `mfmd export --for torchscript"):
+            write(model, path)
+    with zipfile.ZipFile(path) as archive:
+        (entry,) = archive.infolist()
+        assert entry.filename == "model/extra/mfmd.safetensors" and entry.compress_type == zipfile.ZIP_STORED
+    raw = path.read_bytes()
+    name, extra = struct.unpack("<HH", raw[entry.header_offset + 26 : entry.header_offset + 30])
+    begin = entry.header_offset + 30 + name + extra
+    assert begin % 64 == 0 and raw[begin : begin + entry.file_size] == load_model(path).bytes
+    assert json.loads(load_model(path).metadata)["levels"]
+    monkeypatch.setattr("sys.argv", ["mfmd", "export", str(path), "--for", "torchscript", "-o", str(whole)])
+    cli.main()
+    assert load_model(whole).sha256 == load_model(path).sha256
+    with warnings.catch_warnings(action="error"):
+        again = write(model, tmp_path / "again.pt")  # torch's own warnings are not shown as ours
+    assert load_model(again).sha256 == load_model(path).sha256
+    module = torch.jit.load(str(whole))
+    atoms = ethanol()
+    energy = module(torch.tensor(atoms.positions), torch.tensor(atoms.numbers), torch.zeros(3, 3), torch.zeros(3, dtype=torch.bool))[0]
+    assert float(energy) == pytest.approx(backends.engine(path, "high", "double", "table")(atoms)[0], rel=1e-14)

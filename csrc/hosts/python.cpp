@@ -143,6 +143,8 @@ py::dict evaluate_with_ghosts(Workspace& workspace, const Doubles& positions, co
 
 }  // namespace
 
+void bind_training(py::module_& m);  // training.cpp
+
 PYBIND11_MODULE(_engine, m) {
   const py::object base = py::module_::import("mfmd").attr("Error");
   py::register_exception<mfmd::Error>(m, "EngineError", base);
@@ -189,6 +191,8 @@ PYBIND11_MODULE(_engine, m) {
       .def("enqueue", &enqueue)
       .def("evaluate_with_ghosts", &evaluate_with_ghosts);
 
+  py::module_ training = m.def_submodule("training");
+  bind_training(training);
   m.attr("closest") = mfmd::kFirstKnot;
   m.def("cuda_devices", &mfmd::cuda_devices);
   m.def("neighbor_list", [](const Doubles& positions, const Doubles& cell, const std::vector<bool>& pbc, double cutoff) {

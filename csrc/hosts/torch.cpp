@@ -7,7 +7,6 @@
 #include <tuple>
 
 #include "../archive.hpp"
-#include "../kernels/stages.hpp"
 #include "../mfmd.hpp"
 
 #if defined(MFMD_TORCH_CUDA)
@@ -161,145 +160,9 @@ class Model final : public torch::CustomClassHolder {
   int64_t seen_version_ = 0;
 };
 
-// Training ops (kernels/training.cpp), without gradients: mfmd/training/model.py composes these, since each is another's adjoint.
-torch::Tensor aligned(const torch::Tensor& t) {
-  const torch::Tensor c = t.contiguous();
-  return reinterpret_cast<std::uintptr_t>(c.data_ptr()) % 64 ? c.clone() : c;
-}
-int channels(const torch::Tensor& t) {
-  TORCH_CHECK(t.is_cpu() && t.dim() == 3 && t.size(2) % 16 == 0, "mfmd: features must be (n, components, channels) on the CPU, channels a multiple of 16");
-  return static_cast<int>(t.size(2));
-}
-int parts(const torch::Tensor& features) {
-  const int64_t c = features.size(1);
-  TORCH_CHECK(c == 1 || c == 4 || c == 9, "mfmd: features have 1, 4 or 9 components, not ", c);
-  return c == 1 ? 1 : c == 4 ? 2 : 3;
-}
-template <class Body> void over(int64_t n, const Body& body) {
-  at::parallel_for(0, n, 32, [&](int64_t b, int64_t e) { body(static_cast<int>(b), static_cast<int>(e)); });
-}
-
-torch::Tensor gather(const torch::Tensor& w, const torch::Tensor& y, const torch::Tensor& first, const torch::Tensor& neighbor, const torch::Tensor& pair) {
-  const torch::Tensor cw = aligned(w), cy = aligned(y), out = torch::empty_like(cy);
-  const int F = channels(y), R = parts(y);
-  AT_DISPATCH_FLOATING_TYPES(y.scalar_type(), "mfmd::gather", [&] {
-    over(y.size(0), [&](int b, int e) {
-      mfmd::stages<scalar_t>().training_gather(cw.data_ptr<scalar_t>(), cy.data_ptr<scalar_t>(), first.data_ptr<int>(), neighbor.data_ptr<int>(),
-                                               pair.data_ptr<int>(), out.data_ptr<scalar_t>(), R, F, b, e);
-    });
-  });
-  return out;
-}
-torch::Tensor dot(const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& i, const torch::Tensor& j) {
-  const int F = channels(a), R = parts(a);
-  const torch::Tensor ca = aligned(a), cb = aligned(b), out = torch::empty({i.size(0), R, F}, a.options());
-  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "mfmd::dot", [&] {
-    over(i.size(0), [&](int begin, int end) {
-      mfmd::stages<scalar_t>().training_dot(ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(), i.data_ptr<int>(), j.data_ptr<int>(),
-                                            out.data_ptr<scalar_t>(), R, F, begin, end);
-    });
-  });
-  return out;
-}
-torch::Tensor anticommutator(const torch::Tensor& a, const torch::Tensor& b) {
-  const torch::Tensor ca = aligned(a), cb = aligned(b), out = torch::empty_like(ca);
-  const int F = channels(a), R = parts(a);
-  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "mfmd::anticommutator", [&] {
-    over(a.size(0), [&](int begin, int end) {
-      mfmd::stages<scalar_t>().training_anticommutator(ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(), out.data_ptr<scalar_t>(), R, F, begin, end);
-    });
-  });
-  return out;
-}
-
-// x / (|x|^2 + 1), or with g its gradient, or with h the gradient's; (atoms, C, F).
-torch::Tensor normalize(const torch::Tensor& x, const std::optional<torch::Tensor>& g, const std::optional<torch::Tensor>& h) {
-  const torch::Tensor cx = aligned(x), cg = g ? aligned(*g) : torch::Tensor(), ch = h ? aligned(*h) : torch::Tensor(), out = torch::empty_like(cx);
-  const int F = channels(x);
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mfmd::normalize", [&] {
-    over(x.size(0), [&](int begin, int end) {
-      mfmd::stages<scalar_t>().training_normalize(cx.data_ptr<scalar_t>(), g ? cg.data_ptr<scalar_t>() : nullptr, h ? ch.data_ptr<scalar_t>() : nullptr,
-                                                  out.data_ptr<scalar_t>(), static_cast<int>(x.size(1)), F, begin, end);
-    });
-  });
-  return out;
-}
-torch::Tensor silu_second(const torch::Tensor& x, const torch::Tensor& g, const torch::Tensor& h) {
-  const torch::Tensor cx = aligned(x), cg = aligned(g), ch = aligned(h), out = torch::empty_like(cx);
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mfmd::silu_second", [&] {
-    constexpr int64_t block = 4096;
-    over((x.numel() + block - 1) / block, [&](int begin, int end) {
-      mfmd::stages<scalar_t>().training_silu_second(cx.data_ptr<scalar_t>(), cg.data_ptr<scalar_t>(), ch.data_ptr<scalar_t>(), out.data_ptr<scalar_t>(),
-                                                    static_cast<int>(begin * block), static_cast<int>(std::min(end * block, x.numel())));
-    });
-  });
-  return out;
-}
-
-// The embedding's sum and its gradients. w (pairs, R, F), d (pairs, C), a, b (atoms, F), g (atoms, C, F).
-torch::Tensor embed(const torch::Tensor& w, const torch::Tensor& d, const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& first,
-                    const torch::Tensor& neighbor, const torch::Tensor& pair) {
-  const torch::Tensor cw = aligned(w), cd = d.contiguous(), ca = aligned(a), cb = aligned(b);
-  const int F = channels(w), R = static_cast<int>(w.size(1));
-  const torch::Tensor out = torch::empty({a.size(0), R * R, F}, w.options());
-  AT_DISPATCH_FLOATING_TYPES(w.scalar_type(), "mfmd::embed", [&] {
-    over(a.size(0), [&](int begin, int end) {
-      mfmd::stages<scalar_t>().training_embed(cw.data_ptr<scalar_t>(), cd.data_ptr<scalar_t>(), ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(),
-                                              first.data_ptr<int>(), neighbor.data_ptr<int>(), pair.data_ptr<int>(), out.data_ptr<scalar_t>(), R, F, begin, end);
-    });
-  });
-  return out;
-}
-torch::Tensor embed_weights(const torch::Tensor& d, const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& g, const torch::Tensor& i, const torch::Tensor& j) {
-  const torch::Tensor cd = d.contiguous(), ca = aligned(a), cb = aligned(b), cg = aligned(g);
-  const int F = channels(g), R = parts(g);
-  const torch::Tensor out = torch::empty({d.size(0), R, F}, g.options());
-  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mfmd::embed_weights", [&] {
-    over(d.size(0), [&](int begin, int end) {
-      mfmd::stages<scalar_t>().training_embed_weights(cd.data_ptr<scalar_t>(), ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(), cg.data_ptr<scalar_t>(),
-                                                      i.data_ptr<int>(), j.data_ptr<int>(), out.data_ptr<scalar_t>(), R, F, begin, end);
-    });
-  });
-  return out;
-}
-torch::Tensor embed_directions(const torch::Tensor& w, const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& g, const torch::Tensor& i, const torch::Tensor& j) {
-  const torch::Tensor cw = aligned(w), ca = aligned(a), cb = aligned(b), cg = aligned(g);
-  const int F = channels(g), R = parts(g);
-  const torch::Tensor out = torch::empty({w.size(0), R * R}, g.options());
-  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mfmd::embed_directions", [&] {
-    over(w.size(0), [&](int begin, int end) {
-      mfmd::stages<scalar_t>().training_embed_directions(cw.data_ptr<scalar_t>(), ca.data_ptr<scalar_t>(), cb.data_ptr<scalar_t>(), cg.data_ptr<scalar_t>(),
-                                                         i.data_ptr<int>(), j.data_ptr<int>(), out.data_ptr<scalar_t>(), R, F, begin, end);
-    });
-  });
-  return out;
-}
-std::tuple<torch::Tensor, torch::Tensor> embed_values(const torch::Tensor& w, const torch::Tensor& d, const torch::Tensor& g, const torch::Tensor& first,
-                                                      const torch::Tensor& neighbor, const torch::Tensor& pair) {
-  const torch::Tensor cw = aligned(w), cd = d.contiguous(), cg = aligned(g);
-  const int F = channels(g), R = parts(g);
-  const torch::Tensor a = torch::empty({g.size(0), F}, g.options()), b = torch::empty_like(a);
-  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mfmd::embed_values", [&] {
-    over(g.size(0), [&](int begin, int end) {
-      mfmd::stages<scalar_t>().training_embed_values(cw.data_ptr<scalar_t>(), cd.data_ptr<scalar_t>(), cg.data_ptr<scalar_t>(), first.data_ptr<int>(),
-                                                     neighbor.data_ptr<int>(), pair.data_ptr<int>(), a.data_ptr<scalar_t>(), b.data_ptr<scalar_t>(), R, F, begin, end);
-    });
-  });
-  return {a, b};
-}
-
 }  // namespace
 
 TORCH_LIBRARY(mfmd, m) {
-  m.def("gather(Tensor w, Tensor y, Tensor first, Tensor neighbor, Tensor pair) -> Tensor", &gather);
-  m.def("dot(Tensor a, Tensor b, Tensor i, Tensor j) -> Tensor", &dot);
-  m.def("anticommutator(Tensor a, Tensor b) -> Tensor", &anticommutator);
-  m.def("normalize(Tensor x, Tensor? g=None, Tensor? h=None) -> Tensor", &normalize);
-  m.def("silu_second(Tensor x, Tensor g, Tensor h) -> Tensor", &silu_second);
-  m.def("embed(Tensor w, Tensor d, Tensor a, Tensor b, Tensor first, Tensor neighbor, Tensor pair) -> Tensor", &embed);
-  m.def("embed_weights(Tensor d, Tensor a, Tensor b, Tensor g, Tensor i, Tensor j) -> Tensor", &embed_weights);
-  m.def("embed_directions(Tensor w, Tensor a, Tensor b, Tensor g, Tensor i, Tensor j) -> Tensor", &embed_directions);
-  m.def("embed_values(Tensor w, Tensor d, Tensor g, Tensor first, Tensor neighbor, Tensor pair) -> (Tensor, Tensor)", &embed_values);
   m.class_<Model>("Model")
       .def(torch::init<int64_t, const std::string&, const torch::Tensor&>())
       .def("evaluate", &Model::evaluate)

@@ -19,7 +19,7 @@ def write_archive(path, model, head=None, precision="single"):
     """
     model = load_model(model)
     chosen = model.level(head) if head is not None else len(model.levels) - 1
-    module = torch.jit.script(_Module(export.torch_engine(model.bytes), chosen, precision == "single").eval())
+    module = _Module(export.torch_engine(model.bytes), chosen, precision == "single").eval()
     export.write_archive(path, module, model.bytes, extension_libs=str(LIBRARY_DIR / f"libmfmd_torch-{torch.__version__}.so"))
 
 

@@ -1,17 +1,21 @@
 """From a trained model to the model file: `mfmd.safetensors` inside a TorchScript archive that the engine runs."""
 
+import contextlib
 import copy
 import hashlib
 import json
 import os
+import struct
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
 
-from mfmd import Error
-from mfmd.engine import Engine, load_torch_host
+from mfmd import Error, Note
+from mfmd.engine import Engine, HostError, load_model, load_torch_host
 from mfmd.training.model import SIZES, VARIANTS
 
 FORMATS = (1, 2)  # of the model file; the second where the backbone or a head is none that the first has
@@ -152,14 +156,41 @@ def torch_engine(content):
     return torch.classes.mfmd.Model(STATE, hashlib.sha256(content).hexdigest(), data)
 
 
-def write_archive(path, module, content, **entries):
-    """A scripted module as TorchScript archive with the weights and more entries beside it; the file appears whole or not at all."""
+@contextlib.contextmanager
+def _whole(path):
+    """A file beside `path` to write into; it appears there whole or not at all."""
     path = Path(path)
     if not path.parent.is_dir():
         raise ExportError(f"{path}: there is no folder {path.parent}")
     partial = path.with_name(path.name + ".partial")
-    torch.jit.save(module, str(partial), _extra_files={ENTRY: content, **entries})
+    yield partial
     os.replace(partial, path)
+
+
+def write_archive(path, module, content, **entries):
+    """A module as TorchScript archive with the weights and more entries beside it; the file appears whole or not at all."""
+    with _whole(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)  # which is torch's to say to those who call it
+        torch.jit.save(torch.jit.script(module), str(partial), _extra_files={ENTRY: content, **entries})
+
+
+def write_torchscript(path, model):
+    """A model file, an engine.load_model, again: with the TorchScript that torch makes of it here.
+
+    Raises
+    ------
+    HostError : the TorchScript host is missing
+    """
+    write_archive(path, ModelFile(torch_engine(model.bytes), len(model.levels) - 1), model.bytes)
+
+
+def write_weights(path, content):
+    """The weights alone, in an archive as TorchScript's: a stored entry at a multiple of 64 bytes."""
+    with _whole(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        entry = zipfile.ZipInfo(f"{Path(path).stem}/extra/{ENTRY}")
+        padding = -(30 + len(entry.filename) + 4) % 64
+        entry.extra = struct.pack("<HH", 0x4246, padding) + bytes(padding)
+        archive.writestr(entry, content)
 
 
 def write_model(path, model, elements, provenance, structures=(), domain=None):
@@ -167,12 +198,22 @@ def write_model(path, model, elements, provenance, structures=(), domain=None):
 
     domain : what `domain.trained_on` found
 
+    Where torch makes no TorchScript of it, or its host is missing, the file has the weights alone, and a Note says so.
+
     Raises
     ------
     ExportError : see `table_error`
-    HostError : the TorchScript host is missing
     """
     tables = table_error(serialize(model, elements, provenance), structures) if len(structures) else None
     content = serialize(model, elements, provenance, tables, domain)
-    head = len(model.heads) - 1
-    write_archive(path, torch.jit.script(ModelFile(torch_engine(content), head)), content)
+    try:
+        write_torchscript(path, load_model(content))
+    except (HostError, RuntimeError, NotImplementedError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        warnings.warn(
+            f"{path} has no TorchScript in it, which TorchForce, GROMACS and torch.jit.load need and no other host ({reason}); "
+            f"`mfmd export --for torchscript {path} -o {path}` adds it where torch makes it",
+            Note,
+            stacklevel=2,
+        )
+        write_weights(path, content)

@@ -5,9 +5,68 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from mfmd.engine import load_torch_host
+from mfmd.engine import training_maps as compiled
 
-load_torch_host()
+
+def _aligned(t):
+    t = t.contiguous()
+    return t if t.data_ptr() % 64 == 0 else t.clone()
+
+
+def _run(name, shape, n, parts, channels, *tensors, results=1):
+    """New tensors of a shape, filled by a compiled map: n rows, from tensors of one type (and int32) on the CPU, None where one is left out."""
+    like = tensors[0]
+    if like.device.type != "cpu" or channels % 16:
+        raise ValueError(f"{name}: tensors must be on the CPU, and channels a multiple of 16")
+    tensors = [None if t is None else _aligned(t) for t in tensors]
+    if any(t is not None and t.dtype not in (like.dtype, torch.int32) for t in tensors):
+        raise ValueError(f"{name}: tensors must be of one type")
+    out = [like.new_empty(shape) for _ in range(results)]
+    addresses = [0 if t is None else t.data_ptr() for t in (*tensors, *out)]
+    getattr(compiled, name)(like.dtype == torch.float32, torch.get_num_threads(), n, parts, channels, *addresses)
+    return out[0] if results == 1 else out
+
+
+def _parts(x):
+    """Of features (atoms, C, F)."""
+    return {1: 1, 4: 2, 9: 3}[x.shape[1]]
+
+
+def gather(w, y, first, neighbor, pair):
+    return _run("gather", y.shape, len(y), _parts(y), y.shape[2], w, y, first, neighbor, pair)
+
+
+def dot(a, b, i, j):
+    return _run("dot", (len(i), _parts(a), a.shape[2]), len(i), _parts(a), a.shape[2], a, b, i, j)
+
+
+def anticommutator(a, b):
+    return _run("anticommutator", a.shape, len(a), _parts(a), a.shape[2], a, b)
+
+
+def normalize(x, g=None, h=None):
+    return _run("normalize", x.shape, len(x), _parts(x), x.shape[2], x, g, h)
+
+
+def silu_second(x, g, h):
+    return _run("silu_second", x.shape, x.numel(), 1, 16, x, g, h)
+
+
+def embed(w, d, a, b, first, neighbor, pair):
+    return _run("embed", (len(a), w.shape[1] ** 2, w.shape[2]), len(a), w.shape[1], w.shape[2], w, d, a, b, first, neighbor, pair)
+
+
+def embed_weights(d, a, b, g, i, j):
+    return _run("embed_weights", (len(d), _parts(g), g.shape[2]), len(d), _parts(g), g.shape[2], d, a, b, g, i, j)
+
+
+def embed_directions(w, a, b, g, i, j):
+    return _run("embed_directions", (len(w), g.shape[1]), len(w), _parts(g), g.shape[2], w, a, b, g, i, j)
+
+
+def embed_values(w, d, g, first, neighbor, pair):
+    shape = (len(g), g.shape[2])
+    return _run("embed_values", shape, len(g), _parts(g), g.shape[2], w, d, g, first, neighbor, pair, results=2)
 
 
 class Nonlinear(torch.autograd.Function):
@@ -42,13 +101,13 @@ class Silu(Nonlinear):
 
     value = staticmethod(nn.functional.silu)
     slope = staticmethod(lambda x, g: torch.ops.aten.silu_backward(g, x))
-    second = staticmethod(torch.ops.mfmd.silu_second)
+    second = staticmethod(silu_second)
 
 
 class Normalize(Nonlinear):
     """x / (|x|² + 1), |x| over the components; (atoms, C, F)."""
 
-    value = slope = second = staticmethod(torch.ops.mfmd.normalize)
+    value = slope = second = staticmethod(normalize)
 
 
 class Anticommutator(torch.autograd.Function):
@@ -57,7 +116,7 @@ class Anticommutator(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b, sign):
         ctx.save_for_backward(a, b, sign)
-        return torch.ops.mfmd.anticommutator(a, b)
+        return anticommutator(a, b)
 
     @staticmethod
     def backward(ctx, g):
@@ -72,7 +131,7 @@ class Gather(torch.autograd.Function):
     def forward(ctx, w, y, graph):
         ctx.save_for_backward(w, y)
         ctx.graph = graph
-        return torch.ops.mfmd.gather(w, y, graph.first, graph.neighbor, graph.pair)
+        return gather(w, y, graph.first, graph.neighbor, graph.pair)
 
     @staticmethod
     def backward(ctx, g):
@@ -87,7 +146,7 @@ class Dot(torch.autograd.Function):
     def forward(ctx, a, b, graph):
         ctx.save_for_backward(a, b)
         ctx.graph = graph
-        return torch.ops.mfmd.dot(a, b, graph.i32, graph.j32)
+        return dot(a, b, graph.i32, graph.j32)
 
     @staticmethod
     def backward(ctx, g):
@@ -102,7 +161,7 @@ class Embed(torch.autograd.Function):
     def forward(ctx, w, d, a, b, graph):
         ctx.save_for_backward(w, d, a, b)
         ctx.graph = graph
-        return torch.ops.mfmd.embed(w, d, a, b, graph.first, graph.neighbor, graph.pair)
+        return embed(w, d, a, b, graph.first, graph.neighbor, graph.pair)
 
     @staticmethod
     def backward(ctx, g):
@@ -119,7 +178,7 @@ class EmbedWeights(torch.autograd.Function):
     def forward(ctx, d, a, b, g, graph):
         ctx.save_for_backward(d, a, b, g)
         ctx.graph = graph
-        return torch.ops.mfmd.embed_weights(d, a, b, g, graph.i32, graph.j32)
+        return embed_weights(d, a, b, g, graph.i32, graph.j32)
 
     @staticmethod
     def backward(ctx, w):
@@ -136,7 +195,7 @@ class EmbedDirections(torch.autograd.Function):
     def forward(ctx, w, a, b, g, graph):
         ctx.save_for_backward(w, a, b, g)
         ctx.graph = graph
-        return torch.ops.mfmd.embed_directions(w, a, b, g, graph.i32, graph.j32)
+        return embed_directions(w, a, b, g, graph.i32, graph.j32)
 
     @staticmethod
     def backward(ctx, d):
@@ -151,7 +210,7 @@ class EmbedValues(torch.autograd.Function):
     def forward(ctx, w, d, g, graph):
         ctx.save_for_backward(w, d, g)
         ctx.graph = graph
-        return torch.ops.mfmd.embed_values(w, d, g, graph.first, graph.neighbor, graph.pair)
+        return embed_values(w, d, g, graph.first, graph.neighbor, graph.pair)
 
     @staticmethod
     def backward(ctx, a, b):
