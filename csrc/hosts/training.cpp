@@ -1,14 +1,13 @@
 // The maps that training spends its time in (kernels/training.cpp), on addresses: whatever holds the numbers, no header of it is needed here.
 // mfmd/training/maps.py calls them and checks what it gives: contiguous arrays at multiples of 64 bytes, single or double.
+#include <dlfcn.h>
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
-#include <memory>
-#include <mutex>
 
 #include "../kernels/stages.hpp"
-#include "../threads.hpp"
 
 namespace py = pybind11;
 
@@ -17,18 +16,22 @@ namespace {
 using Address = std::uintptr_t;
 template <class U> U* at(Address address) { return reinterpret_cast<U*>(address); }
 
-// body(T, begin, end) over [0, n) by some threads, T being the type of the numbers.
+// body(T, begin, end) over [0, n) by some threads, T being the type of the numbers. The threads are those of torch's OpenMP runtime, found where
+// torch has loaded it: they spin between torch's own loops, and threads of ours would share the cores with them.
 template <class Body> void over(bool single, int threads, std::int64_t n, const Body& body) {
-  constexpr int kGrain = 32;
+  constexpr std::int64_t kGrain = 32;
+  static const auto parallel = reinterpret_cast<void (*)(void (*)(void*), void*, unsigned, unsigned)>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
   const py::gil_scoped_release release;
-  static std::mutex guard;  // autograd has threads of its own
-  static std::unique_ptr<mfmd::Pool> pool;
-  const std::lock_guard<std::mutex> lock(guard);
-  if (!pool || pool->threads() != threads) pool = std::make_unique<mfmd::Pool>(threads);
-  pool->loop(static_cast<int>(n), kGrain, [&](int begin, int end, int) {
-    if (single) body(float(), begin, end);
-    else body(double(), begin, end);
-  });
+  std::atomic<std::int64_t> next{0};
+  const auto work = [&] {
+    for (std::int64_t begin; (begin = next.fetch_add(kGrain)) < n;) {
+      const int first = static_cast<int>(begin), last = static_cast<int>(std::min(begin + kGrain, n));
+      if (single) body(float(), first, last);
+      else body(double(), first, last);
+    }
+  };
+  if (parallel && threads > 1 && n > kGrain) parallel([](void* all) { (*static_cast<decltype(work)*>(all))(); }, const_cast<void*>(static_cast<const void*>(&work)), static_cast<unsigned>(threads), 0);
+  else work();
 }
 
 }  // namespace
@@ -60,7 +63,7 @@ void bind_training(py::module_& m) {
     });
   });
   m.def("silu_second", [](bool single, int threads, std::int64_t n, int, int, Address x, Address g, Address h, Address out) {
-    constexpr std::int64_t kBlock = 4096;
+    constexpr std::int64_t kBlock = 128;
     over(single, threads, (n + kBlock - 1) / kBlock, [&](auto kind, int begin, int end) {
       using T = decltype(kind);
       mfmd::stages<T>().training_silu_second(at<T>(x), at<T>(g), at<T>(h), at<T>(out), static_cast<int>(begin * kBlock), static_cast<int>(std::min(end * kBlock, n)));

@@ -19,10 +19,11 @@ def torch():
     from torch.utils.cpp_extension import include_paths, library_paths
 
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    standard = "-std=c++20" if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14) else "-std=c++17"  # what its headers ask for
     folders = library_paths()[:1]
     cuda = Path(folders[0], "libtorch_cuda.so").exists()
     libraries = ["torch", "torch_cpu", "c10"] + ["torch_cuda"] * cuda
-    return torch.__version__, include_paths(), folders, libraries, ["-O1", abi] + ["-DMFMD_TORCH_CUDA"] * cuda
+    return torch.__version__, include_paths(), folders, libraries, [standard, "-O1", abi] + ["-DMFMD_TORCH_CUDA"] * cuda
 
 
 def openmm():
@@ -83,7 +84,7 @@ def compile_host(name, sources, folder, flags=()):
     partial = library.with_suffix(".partial")
     subprocess.run(
         [
-            *os.environ.get("CXX", "c++").split(), "-std=c++17", "-shared", "-fPIC", *own_flags, *flags,
+            *os.environ.get("CXX", "c++").split(), "-shared", "-fPIC", "-std=c++17", *own_flags, *flags,
             *(f"-isystem{i}" for i in includes), Path(sources) / "hosts" / f"{name}.cpp", "-o", partial,
             f"-L{folder}", "-lmfmd", "-Wl,-rpath,$ORIGIN", *(f"-L{k}" for k in library_folders), *(f"-l{k}" for k in libraries),
         ],

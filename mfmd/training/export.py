@@ -170,7 +170,8 @@ def _whole(path):
 def write_archive(path, module, content, **entries):
     """A module as TorchScript archive with the weights and more entries beside it; the file appears whole or not at all."""
     with _whole(path) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)  # which is torch's to say to those who call it
+        for category in (DeprecationWarning, FutureWarning):  # before torch 2.14 and since: it is torch's to say to those who call it
+            warnings.filterwarnings("ignore", message=r"`torch\.jit", category=category)
         torch.jit.save(torch.jit.script(module), str(partial), _extra_files={ENTRY: content, **entries})
 
 
