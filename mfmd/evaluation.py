@@ -2,16 +2,33 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 
 from mfmd import units
 from mfmd.engine import Engine, load_model
-from mfmd.structures.record import KINDS
+from mfmd.structures.record import KINDS, Structure
+
+
+@dataclass
+class Comparison:
+    """A structure at a level: its labels beside what the model predicts."""
+
+    structure: Structure
+    level: str
+    group: str
+    pairs: dict  # {kind: (label, prediction)}: energy () eV, forces (atoms, 3) eV/Å, stress (6,) eV/Å³
+    bar: float  # eV, the error bar of the energy; NaN where the level has none
 
 
 def compare(model, structures, by="molecule", precision="single"):
-    """Labels against the engine's predictions.
+    """What `collect` gives of the `comparisons`."""
+    return collect(comparisons(model, structures, by, precision))
+
+
+def comparisons(model, structures, by="molecule", precision="single"):
+    """Labels against the engine's predictions: yields a Comparison of each structure at each level that it has a label of.
 
     Parameters
     ----------
@@ -19,17 +36,10 @@ def compare(model, structures, by="molecule", precision="single"):
     structures : structures.record.Structure with labels of the model's levels
     by : info key that groups the structures; those without it form the group ""
 
-    Returns
-    -------
-    {(level, group, kind): (label, prediction)} with kind energy (structures,) eV, forces (components,) eV/Å, stress (components,) eV/Å³;
-    {level: (errors, error bars)} of the energies of levels that have error bars, eV
-
     Structures with an element a level was not trained on have no prediction of it: see `left_out`.
     """
     engine, elements = Engine(model, precision), _elements(model)
-    points, bars = {}, {}
     for s in structures:
-        group = str(s.info.get(by, ""))
         for level, label in s.labels.items():
             if level not in elements or not np.isin(s.numbers, elements[level]).all():
                 continue
@@ -39,18 +49,43 @@ def compare(model, structures, by="molecule", precision="single"):
             )
             if stress:
                 out["stress"] = -units.voigt(out["virial"]) / abs(np.linalg.det(s.cell))
-            for kind in KINDS:
-                value = getattr(label, kind)
-                if value is not None:
-                    pair = points.setdefault((level, group, kind), ([], []))
-                    pair[0].append(np.ravel(value))
-                    pair[1].append(np.ravel(out[kind]))
-            if label.energy is not None and np.isfinite(out["term_errors"][0]):
-                pair = bars.setdefault(level, ([], []))
-                pair[0].append(out["energy"] - label.energy)
-                pair[1].append(out["term_errors"][0])
+            pairs = {kind: (np.asarray(value), out[kind]) for kind in KINDS if (value := getattr(label, kind)) is not None}
+            yield Comparison(s, level, str(s.info.get(by, "")), pairs, float(out["term_errors"][0]))
+
+
+def collect(found):
+    """Comparisons as arrays.
+
+    Returns
+    -------
+    {(level, group, kind): (label, prediction)} with kind energy (structures,) eV, forces (components,) eV/Å, stress (components,) eV/Å³;
+    {level: (errors, error bars)} of the energies of levels that have error bars, eV
+    """
+    points, bars = {}, {}
+    for c in found:
+        for kind, (label, prediction) in c.pairs.items():
+            pair = points.setdefault((c.level, c.group, kind), ([], []))
+            pair[0].append(np.ravel(label))
+            pair[1].append(np.ravel(prediction))
+        if "energy" in c.pairs and np.isfinite(c.bar):
+            pair = bars.setdefault(c.level, ([], []))
+            pair[0].append(c.pairs["energy"][1] - c.pairs["energy"][0])
+            pair[1].append(c.bar)
     joined = {k: (np.concatenate(a), np.concatenate(b)) for k, (a, b) in points.items()}
     return joined, {k: (np.array(a), np.array(b)) for k, (a, b) in bars.items()}
+
+
+def reference_energies(model):
+    """{level: {Z: eV}}: what an isolated atom has, of a relative level with that of the levels below it."""
+    levels = {level["name"]: level for level in json.loads(load_model(model).metadata)["levels"]}
+
+    def of(name):
+        level = levels[name]
+        own = {int(z): energy for z, energy in level["e0"].items()}
+        below = of(level["delta_of"]) if level.get("delta_of") else {}
+        return {z: energy + below.get(z, 0.0) for z, energy in own.items()}
+
+    return {name: of(name) for name in levels}
 
 
 def left_out(model, structures, levels):
