@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-emulated test-long test-torchforce sanitize sanitize-cuda peers findings lint clean
+.PHONY: demo test test-emulated test-long test-torchforce sanitize sanitize-cuda peers findings lint docs docs-links docs-test clean
 .SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested build/emulated/done
 
 demo: $(VENV)/built
@@ -62,6 +62,22 @@ test-long: $(VENV)/tested
 test-torchforce:
 	$(MAKE) SET=torchforce VENV=$(VENV)-torchforce $(VENV)-torchforce/tested
 	$(VENV)-torchforce/bin/python -m pytest $(addprefix tests/test_,$(addsuffix .py,hosts openmm md export frozen kinds model train fit plan resume))
+
+# --- The documentation, every warning an error; its links to elsewhere; those of its blocks of code that take minutes.
+DOCS = $(BIN)/python -m sphinx -W --keep-going -q -j auto docs
+$(VENV)/documents: $(VENV)/tested
+	$(PIP) $$($(BIN)/python .ci/requirements.py docs)
+	touch $@
+
+docs: $(VENV)/documents
+	$(DOCS) build/docs
+	echo "build/docs/index.html"
+
+docs-links: $(VENV)/documents
+	$(DOCS) -b linkcheck build/docs-links
+
+docs-test: $(VENV)/tested
+	$(BIN)/python -m pytest -m long tests/test_docs.py
 
 # --- Peers of benchmarks/inference.py, in an environment of their own.
 peers: $(VENV)-peers/done

@@ -1,0 +1,44 @@
+"""Sphinx: `make docs` builds these pages into build/docs, every warning an error."""
+
+import sys
+from pathlib import Path
+
+import mfmd
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "mfmd"
+author = "the authors of mfmd"
+release = version = mfmd.__version__
+language = "en"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxarg.ext", "config_keys"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+root_doc = "index"
+
+myst_enable_extensions = ["colon_fence", "deflist", "substitution"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r".*")]  # types in docstrings are words, not references; links of the pages are checked all the same
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_mock_imports = []
+napoleon_numpy_docstring = True
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = "mfmd"
+html_static_path = ["_static"]
+html_css_files = ["mfmd.css"]
+html_show_copyright = False
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+pygments_style, pygments_dark_style = "friendly", "monokai"
+linkcheck_timeout = 20

@@ -1,0 +1,121 @@
+"""The pages: every block of code in README.md and docs/ runs as it stands there, or the page says beneath it why it does not.
+
+A block whose first line is a comment with a file's name is that file. Beneath a block may stand "*Not run in the tests: why.*", or
+"*Run by `make docs-test`: why.*" for what takes longer than a test should.
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import pytest
+from conftest import DATA, ROOT, write
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^( *)(`{3,}|:{3,})(.*)$")
+FILE = re.compile(r"(?:#|//|;) ([\w./-]+\.\w+)$")
+NOTE = re.compile(r"\*(Not run in the tests|Run by `make docs-test`): (.+)\.\*")
+SHOWN = ("text", "ini", "lammps", "cpp")  # files, output and excerpts
+RUN = ("python", "sh", "yaml")
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A block of code of a page: line, where it begins; left_out, why it is not run, or None; long, whether it takes minutes."""
+
+    page: str
+    line: int
+    language: str
+    code: str
+    left_out: str | None
+    long: bool
+
+    def __str__(self):
+        return f"{self.page}:{self.line}"
+
+
+def blocks_of(path):
+    """The blocks of code of a page."""
+    lines, found, k = path.read_text().splitlines(), [], 0
+    while k < len(lines):
+        fence = FENCE.match(lines[k])
+        if fence is None or fence[2].startswith(":") or fence[3].startswith("{"):
+            k += 1
+            continue
+        end = next(n for n in range(k + 1, len(lines)) if lines[n].strip() == fence[2])
+        beneath = next((line for line in lines[end + 1 :] if line.strip()), "")
+        note = NOTE.fullmatch(beneath)
+        why = note[2] if note and note[1].startswith("Not") else None
+        code = "\n".join(line.removeprefix(fence[1]) for line in lines[k + 1 : end])
+        found.append(Block(path.name, k + 1, fence[3].strip(), code, why, bool(note) and why is None))
+        k = end + 1
+    return found
+
+
+BLOCKS = [block for path in PAGES for block in blocks_of(path)]
+
+
+@pytest.fixture
+def folder(trained, tmp_path, monkeypatch):
+    """What a reader of a page has: a model, labels, a molecule."""
+    for name in ("model.pt", "runs/demo/model.pt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(trained[0], tmp_path / name)
+    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] == "ethanol" and "energy_cctz" in a.info]
+    ase.io.write(tmp_path / "mine.xyz", frames, format="extxyz")
+    ase.io.write(tmp_path / "test.xyz", [a for a in ase.io.read(DATA / "test.xyz", ":") if a.info["molecule"] == "ethanol"], format="extxyz")
+    shutil.copy(DATA / "atoms.json", tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("study"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def run(blocks):
+    """The blocks of a page, one after the other, the Python ones in one namespace."""
+    names = {"__name__": "__main__"}
+    for block in blocks:
+        if file := FILE.match(block.code.partition("\n")[0]):
+            Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
+            Path(file[1]).write_text(block.code + "\n")
+        if block.language == "python":
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile("\n" * block.line + block.code, block.page, "exec"), names)
+        elif block.language == "sh":
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], capture_output=True, text=True, timeout=600)
+            assert done.returncode == 0, f"{block}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def test_every_block_is_known():
+    """So that none is left out for being called something else; a config is a whole file, which the blocks beneath it read."""
+    for block in BLOCKS:
+        assert block.language in RUN + SHOWN, f"{block}: {block.language or 'no language'}"
+        assert block.language != "yaml" or block.left_out or FILE.match(block.code.partition("\n")[0]), f"{block}: which file is it?"
+
+
+def of(path, **what):
+    return [b for b in BLOCKS if b.page == path.name and all(getattr(b, key) == value for key, value in what.items())]
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if of(p, left_out=None, long=False)], ids=lambda p: p.stem)
+def test_page(path, folder, single):
+    run(of(path, left_out=None, long=False))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", [p for p in PAGES if of(p, long=True)], ids=lambda p: p.stem)
+def test_whole_page(path, folder, single):
+    run(of(path, left_out=None))
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.left_out], ids=str)
+def test_block_is_not_run(block):
+    pytest.skip(block.left_out)
