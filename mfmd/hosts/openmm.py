@@ -374,8 +374,11 @@ def _python_force(e):
     if not hasattr(openmm, "PythonForce"):
         raise HostError(f"host='python' needs openmm 8.5 or newer, and {openmm.__version__} is installed")
     terms = [(e.model.levels[head], weight, parameter) for head, weight, parameter in e.terms]
-    compute = PythonEvaluation(e.model.bytes, e.numbers, e.chosen, terms, e.precision, e.threads, e.periodic)
+    picks = hasattr(openmm.PythonForce, "setParticles")  # since openmm 8.6 it hands over some atoms alone, and takes theirs alone
+    compute = PythonEvaluation(e.model.bytes, e.numbers, None if picks else e.chosen, terms, e.precision, e.threads, e.periodic)
     force = openmm.PythonForce(compute, e.parameters)
+    if picks and e.chosen is not None:
+        force.setParticles(e.chosen)
     force.setUsesPeriodicBoundaryConditions(e.periodic)
     return force
 
