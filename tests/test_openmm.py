@@ -299,3 +299,25 @@ def test_build_host(tmp_path, model_file, monkeypatch, capsys):
             cli.main()
         error = capsys.readouterr().err
         assert "no C++ compiler" in error or (host != "openmm" and f"{host} is not installed here" in error)
+
+
+@pytest.mark.parametrize("host", ["native", "python"])
+def test_replica_exchange_between_levels(host, model_file):
+    """The energies that openmm's ReplicaExchangeSampler exchanges by are E(λ) of the replicas where they are."""
+    from openmm import LangevinMiddleIntegrator, Platform, app, unit
+
+    if not hasattr(app, "ReplicaExchangeSampler"):
+        pytest.skip("openmm has it from 8.6 on")
+    atoms, windows = ethanol(), (0.0, 0.3, 1.0)
+    system = mfmd.openmm.create_system(model_file, backends.topology(atoms), heads=("low", "high"), host=host, precision="double")
+    integrator = LangevinMiddleIntegrator(300 * unit.kelvin, 1 / unit.picosecond, 0.1 * unit.femtosecond)
+    simulation = app.Simulation(backends.topology(atoms), system, integrator, Platform.getPlatformByName("Reference"))
+    simulation.context.setPositions(atoms.positions * unit.angstrom)
+    sampler = app.ReplicaExchangeSampler([{"mfmd_lambda": value} for value in windows], simulation, 3)
+    sampler.simulate(2)
+    low, high = (backends.engine(model_file, head, radial="table") for head in ("low", "high"))
+    for state, energies in zip(sampler.replicaConformation, sampler.replicaStateEnergy, strict=True):
+        atoms.positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        first, second = low(atoms)[0], high(atoms)[0]
+        found = [e.value_in_unit(unit.kilojoules_per_mole) / units.KJ_PER_MOL for e in energies]
+        assert found == pytest.approx([(1 - value) * first + value * second for value in windows], rel=1e-12)
