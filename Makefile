@@ -79,8 +79,8 @@ docs-links: $(VENV)/documents
 docs-test: $(VENV)/tested
 	$(BIN)/python -m pytest -m long tests/test_docs.py
 
-# --- Peers of benchmarks/inference.py, in an environment of their own.
-peers: $(VENV)-peers/done
+# --- Peers of benchmarks/inference.py, in an environment of their own; torchmd-net, another, is in that of the tests, which the benchmark runs in.
+peers: $(VENV)/tested $(VENV)-peers/done
 $(VENV)-peers/done:
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "pybind11>=2.13" \
