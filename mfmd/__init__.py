@@ -2,7 +2,8 @@
 
 The way of the data, and where each step lives; each floor uses only those below it:
 
-    cli                                                    the commands
+    cli                                                    the commands' options; what each failure says
+    commands/                                              the commands, a file each
     md                                                     ready-made runs in OpenMM
     hosts/            labelling/    foreign/               programs that call the engine; making labels; other packages' weights
     training/                                              plan, model, stages, export; the only wing that needs torch

@@ -1,0 +1,37 @@
+"""mfmd md: molecular dynamics in OpenMM."""
+
+from mfmd import Error
+
+
+def run(arguments):
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mfmd import md
+
+    options = vars(arguments)
+    del options["command"]
+    if given := options.pop("term", None):
+        terms = [term.partition("=")[::2] for term in given]
+        try:
+            options["terms"] = tuple((head, float(weight)) for head, weight in terms)
+        except ValueError:
+            raise Error(f"--term is {' '.join(given)}; write head=weight, such as --term cctz=1 --term gfn2=-1") from None
+    settings = md.Settings(**options)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps, {task.fields[rate]:.0f} ns/day"),
+    )
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task = bar.add_task("mfmd md", total=None, rate=0.0)
+        summary = md.run(settings, lambda step, steps, rate: bar.update(task, completed=step, total=steps, rate=rate))
+    parts = [f"{summary['steps']} steps"]
+    if summary["ns_per_day"]:
+        parts.append(f"{summary['ns_per_day']:.0f} ns/day")
+    if summary.get("temperature"):
+        parts.append(f"mean temperature {summary['temperature']:.0f} K")
+    if summary.get("drift") is not None and settings.ensemble == "nve":
+        parts.append(f"drift of the total energy {summary['drift']:+.4f} meV/atom/ps")
+    if summary["far"]:
+        parts.append(f"far outside of training at {summary['far']} of {summary['looks']} looks")
+    print(f"{settings.out}: {', '.join(parts)}")

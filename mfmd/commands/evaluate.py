@@ -1,0 +1,122 @@
+"""mfmd eval: errors of a model file on labelled structures."""
+
+import json
+import re
+import warnings
+
+from mfmd import Error
+
+
+def run(arguments):
+    from rich.console import Console
+
+    from mfmd import evaluation, report
+    from mfmd.engine import load_model
+    from mfmd.structures import checks
+    from mfmd.structures.reading import Isolated, read_file
+    from mfmd.structures.record import DataError
+    from mfmd.training import plan
+
+    model = load_model(arguments.model)
+    trained = {"levels": {}, "data": {}} | json.loads(model.metadata).get("provenance", {}).get("config", {})
+    names = [arguments.level] if arguments.level else model.levels
+    keys = _keys(arguments, names if arguments.level in (None, *model.levels) else model.levels)
+    if isinstance(trained["data"].get("train"), dict) and arguments.level is None:
+        if not keys:
+            raise Error(
+                "--level: each level was trained on files of its own; say whose labels these have, one of "
+                f"{', '.join(model.levels)}, or name their keys, such as --energy-key {model.levels[-1]}=energy"
+            )
+        names = [name for name in names if name in keys]
+    files = {arguments.level: arguments.files} if arguments.level else arguments.files
+    given = {key: getattr(arguments, key) for key in ("energy_unit", "length_unit", "format") if getattr(arguments, key)}
+    config = plan.parse(
+        {
+            "out": ".",
+            "data": {"train": files} | _units_of(trained["data"], arguments.files) | given,
+            "levels": {
+                name: {key: value for key, value in trained["levels"].get(name, {}).items() if key in SAID and value} | keys.get(name, {})
+                for name in (model.levels if arguments.level else names)
+            },
+        },
+        "the command line",
+    )
+    levels = {name: config.levels[name] for name in names}
+    atoms = Isolated(levels)
+    try:
+        structures = list(atoms.set_aside(s for path in arguments.files for s in read_file(path, config.data, levels)))
+    except DataError as error:
+        raise DataError(_as_options(str(error))) from None
+    atoms.tell()
+    for name, own in keys.items():
+        for kind, key in own.items():
+            if not any(name in s.labels and s.labels[name].count(kind) for s in structures):
+                raise DataError(f"--{kind}-key {name}={key}: no structure in {', '.join(arguments.files)} has this key")
+    for name, left in evaluation.left_out(model, structures, levels).items():
+        if left:
+            print(f"left out of {name}: {', '.join(_why(elements, number) for elements, number in sorted(left.items()))}")
+    points, bars = evaluation.compare(model, structures, arguments.by, arguments.precision)
+    if not points:
+        looked = ", ".join(level.energy for level in levels.values())
+        raise DataError(
+            f"{', '.join(arguments.files)}: no label of the model's levels for elements that these were trained on (looked for {looked} and the like; "
+            "--energy-key names another key)"
+        )
+    for name, level in levels.items():
+        for sentence in checks.questions(structures, name, level, {}, config.data):
+            warnings.warn(_as_options(sentence), stacklevel=1)
+    for (level, kind), ratio in evaluation.ratios(points).items():
+        if not 1 / 3 < ratio < 3:
+            what, unit = {"energy": "energies"}.get(kind, kind), config.data.energy_unit or "eV, or as the files say"
+            warnings.warn(f"{what} of level {level} are {ratio:.3g} times the model's; --energy-unit is {unit}", stacklevel=1)
+    report.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
+
+
+def _as_options(sentence):
+    """A sentence on a config's units, as one on eval's options."""
+    return re.sub(r"\bdata\.(energy|length)_unit:?", r"--\1-unit", sentence)
+
+
+def _keys(arguments, levels):
+    """{level: {kind: key}} of --energy-key and the like, whose level is one of these."""
+    keys = {}
+    for kind in ("energy", "forces", "stress"):
+        for text in getattr(arguments, f"{kind}_key") or ():
+            level, sign, key = text.rpartition("=")
+            option = f"--{kind}-key {text}"
+            if not sign and len(levels) > 1:
+                raise Error(
+                    f"{option}: the model has the levels {', '.join(levels)}; say whose key it is, such as {levels[-1]}={text}, or give --level"
+                )
+            level = level if sign else levels[0]
+            if level not in levels:
+                raise Error(f"{option}: there is no level {level!r} here; there are {', '.join(levels)}")
+            if not key:
+                raise Error(f"{option}: the key is missing behind {level}=")
+            if kind in keys.setdefault(level, {}):
+                raise Error(
+                    f"{option}: level {level} has the key {keys[level][kind]} already; write one file for each key, or name one key"
+                )
+            keys[level][kind] = key
+    return keys
+
+
+def _why(elements, number):
+    """What was left out, and why: see evaluation.left_out."""
+    from ase.data import chemical_symbols
+
+    symbols = ", ".join(chemical_symbols[z] for z in elements)
+    what = f"with {symbols}, which it was not trained on" if elements else "without a label"
+    return f"{number:,} structure{'s' if number > 1 else ''} {what}"
+
+
+SAID = ("energy", "forces", "stress", "virial", "energy_unit", "forces_unit", "stress_unit", "forces_sign")  # of a level's labels
+
+
+def _units_of(data, files):
+    """The units of the training run's files, but for files that may say their own."""
+    from mfmd.structures.formats.registry import format_of
+
+    if any(format_of(path) == "multifidelity" for path in files):
+        return {}
+    return {key: data[key] for key in ("energy_unit", "length_unit") if data.get(key)}

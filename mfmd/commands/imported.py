@@ -1,0 +1,21 @@
+"""mfmd import: a model file of weights that others have trained."""
+
+import os
+
+from mfmd import Error
+from mfmd.commands import info
+
+
+def run(arguments):
+    from mfmd import foreign
+    from mfmd.engine import load_model
+    from mfmd.training import export
+
+    elements = None if arguments.elements is None else arguments.elements.replace(",", " ").split()
+    if os.path.isdir(arguments.output):
+        raise Error(f"--output: {arguments.output} is a folder; name the model file, such as {os.path.join(arguments.output, 'model.pt')}")
+    model, known, provenance = foreign.read(
+        arguments.source, arguments.level, elements, energy_unit=arguments.energy_unit, length_unit=arguments.length_unit
+    )
+    export.write_model(arguments.output, model, known, provenance)
+    info.describe(arguments.output, load_model(arguments.output))

@@ -1,0 +1,77 @@
+"""mfmd info: what a model file holds."""
+
+import json
+
+
+def run(arguments):
+    from mfmd.engine import load_model, model_path
+
+    model, path = load_model(arguments.model), model_path(arguments.model)
+    if arguments.json:
+        print(json.dumps(json.loads(model.metadata), indent=1, ensure_ascii=False))
+        return
+    describe(path, model)
+    if str(arguments.model).startswith("mfmd:"):
+        print(f"\n{path.with_suffix('.md').read_text()}", end="")
+
+
+def describe(path, model):
+    """Print what a model file holds; model : of engine.load_model."""
+    from ase.data import chemical_symbols
+
+    header = json.loads(model.metadata)
+    size = header["backbone"]
+    print(f"{path}: format {header['format']}, sha256 {model.sha256[:16]}…")
+    print(f"backbone: {size['kind']}, {size['channels']} channels, {size['layers']} layers, rank {size['rank']}, cutoff {size['cutoff']} Å")
+    if variants := [f"{key} {value}" for key, value in size.items() if key not in ("kind", "channels", "layers", "rank", "cutoff")]:
+        print(f"  {', '.join(variants)}")
+    made = header.get("provenance", {})
+    errors = made.get("errors", {})
+    for level in header["levels"]:
+        relative = f", relative to {level['delta_of']}" if level.get("delta_of") else ""
+        elements = " ".join(chemical_symbols[z] for z in level["elements"])
+        constant = f", {level['constant']:g} eV a structure beside its atoms" if level.get("constant") else ""
+        print(f"level {level['name']}: {level['kind']} head{relative}{constant}; elements {elements}")
+        for split, table in errors.items():
+            parts = []
+            for kind, unit in (("energy", "meV"), ("forces", "meV/Å")):
+                if row := table.get(f"{level['name']}.{kind}"):
+                    parts.append(f"{kind} MAE {1e3 * row['mae']:.1f} {unit}")
+            if parts:
+                print(f"  {split}: {', '.join(parts)}")
+    if tables := header.get("tables"):
+        print(
+            f"radial tables: within {tables['energy']:.1e} eV/atom and {tables['forces']:.1e} eV/Å of exact evaluation on "
+            f"{tables['structures']} validation structures"
+        )
+    if domain := header.get("domain"):
+        print(f"says what it was trained on: {domain['structures']} structures (docs/extrapolation.md)")
+    if begun := made.get("checkpoint"):
+        _beginning(begun)
+    if origin := made.get("imported"):
+        _origin(origin)
+    print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
+
+
+def _beginning(begun):
+    """Of a model whose training began from a file: which heads were taken, how far their levels have moved, and where that file came from."""
+    heads = ", ".join(f"{level} from its head {source}" for level, source in begun["from"].items())
+    print(f"trained from the model of sha256 {begun['sha256'][:16]}…: {heads}")
+    for stage, levels in begun["moved"].items():
+        for level, moved in levels.items():
+            print(f"  {level} had moved by {1e3 * moved['energy']:.2f} meV/atom and {1e3 * moved['forces']:.1f} meV/Å after stage {stage}")
+    if origin := begun["provenance"].get("imported"):
+        _origin(origin)
+
+
+def _origin(origin):
+    """Of an imported model, what its files said of themselves."""
+    print(f"imported from {origin['from']}: {origin['source']} ({origin['code']})")
+    for name, digest in origin["sha256"].items():
+        print(f"  {name}: sha256 {digest[:16]}…")
+    if "authors_errors" in origin:
+        print(f"  errors, as its authors give them: {'; '.join(origin['authors_errors'])}")
+    if "metadata" in origin:
+        print(f"  metadata: {json.dumps(origin['metadata'], ensure_ascii=False)}")
+    if "licence" in origin:
+        print(f"  licence: {origin['licence']}")
