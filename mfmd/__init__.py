@@ -7,7 +7,7 @@ The way of the data, and where each step lives; each floor uses only those below
     md                                                     ready-made runs in OpenMM
     hosts/            labelling/    foreign/               programs that call the engine; making labels; other packages' weights
     training/                                              plan, model, stages, export; the only wing that needs torch
-    report            evaluation                           tables and plots; errors of a model file
+    reports/          evaluation                           tables, figures, pages; errors of a model file
     structures/                                            labelled structures: formats, checks, splits
     config    lock    engine                               YAML to checked configs; a folder is one run's; the compiled engine
     units                                                  constants and conventions

@@ -103,6 +103,7 @@ def main():
         nargs="+",
         help="labelled structures in any format that mfmd-train reads; keys of the labels as in the training run unless named here",
     )
+    evaluate.add_argument("-o", "--output", type=_path, default="mfmd-eval", metavar="FOLDER", help="for report.html; by default mfmd-eval")
     evaluate.add_argument("--by", default="molecule", help="info key that groups the structures")
     evaluate.add_argument("--energy-unit", help="of the files; by default as in the training run")
     evaluate.add_argument("--length-unit", help="of the files; by default as in the training run")

@@ -3,15 +3,27 @@
 import json
 import re
 import warnings
+from pathlib import Path
 
 from mfmd import Error
 
 
 def run(arguments):
+    from mfmd.reports import page
+
+    out = Path(arguments.output)
+    if out.exists() and not out.is_dir():
+        raise Error(f"--output: {out} is a file; name a folder, into which report.html goes")
+    with page.overheard() as told:
+        _run(arguments, out, told)
+
+
+def _run(arguments, out, told):
     from rich.console import Console
 
-    from mfmd import evaluation, report
+    from mfmd import evaluation
     from mfmd.engine import load_model
+    from mfmd.reports import comparison, tables
     from mfmd.structures import checks
     from mfmd.structures.reading import Isolated, read_file
     from mfmd.structures.record import DataError
@@ -52,10 +64,15 @@ def run(arguments):
         for kind, key in own.items():
             if not any(name in s.labels and s.labels[name].count(kind) for s in structures):
                 raise DataError(f"--{kind}-key {name}={key}: no structure in {', '.join(arguments.files)} has this key")
-    for name, left in evaluation.left_out(model, structures, levels).items():
-        if left:
-            print(f"left out of {name}: {', '.join(_why(elements, number) for elements, number in sorted(left.items()))}")
-    points, bars = evaluation.compare(model, structures, arguments.by, arguments.precision)
+    left_out = [
+        f"left out of {name}: {', '.join(_why(elements, number) for elements, number in sorted(left.items()))}"
+        for name, left in evaluation.left_out(model, structures, levels).items()
+        if left
+    ]
+    for sentence in left_out:
+        print(sentence)
+    found = list(evaluation.comparisons(model, structures, arguments.by, arguments.precision))
+    points, bars = evaluation.collect(found)
     if not points:
         looked = ", ".join(level.energy for level in levels.values())
         raise DataError(
@@ -69,7 +86,20 @@ def run(arguments):
         if not 1 / 3 < ratio < 3:
             what, unit = {"energy": "energies"}.get(kind, kind), config.data.energy_unit or "eV, or as the files say"
             warnings.warn(f"{what} of level {level} are {ratio:.3g} times the model's; --energy-unit is {unit}", stacklevel=1)
-    report.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
+    tables.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
+    asked = {
+        "model": str(arguments.model),
+        "files": ", ".join(map(str, arguments.files)),
+        "grouped by": arguments.by,
+        "precision": arguments.precision,
+    }
+    asked |= {
+        f"{unit} unit": getattr(config.data, f"{unit}_unit") or f"as the files say, else {usual}"
+        for unit, usual in (("energy", "eV"), ("length", "Å"))
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    comparison.write(out / "report.html", asked, model, found, left_out, told)
+    print(f"report: {out / 'report.html'}")
 
 
 def _as_options(sentence):

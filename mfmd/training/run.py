@@ -5,6 +5,7 @@ import copy
 import datetime
 import itertools
 import json
+import time
 import warnings
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import torch
 from rich.console import Console
 
 import mfmd
-from mfmd import Note, lock, report
+from mfmd import Note, lock
 from mfmd.config import ConfigError, write_json
 from mfmd.engine import load_model
+from mfmd.reports import page, tables
+from mfmd.reports import training as report
 from mfmd.structures import checks, reading
 from mfmd.structures.record import SPLITS
 from mfmd.training import domain, energies, export, fit, plan
@@ -47,8 +50,8 @@ def train(config, console=None):
 
     Under torchrun every process calls it: a batch is shared out among them, and the first of them writes the files and speaks.
 
-    Writes into config.out: model.pt, errors.csv, parity_<split>.png, and for every stage a folder with log/version_*/metrics.csv,
-    last.ckpt, best.ckpt, learning_curve.png and, when it is done, stage.ckpt.
+    Writes into config.out: model.pt, errors.csv, report.html, and for every stage a folder with log/version_*/metrics.csv,
+    last.ckpt, best.ckpt and, when it is done, stage.json and stage.ckpt.
 
     Returns
     -------
@@ -76,9 +79,10 @@ def _train(config, console, out):
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPE[config.train.precision])
     try:
-        with first_process_first():
-            splits, isolated = _read(config, out, begun)
-        return _run(config, console, out, splits, isolated)
+        with page.overheard() as told:
+            with first_process_first():
+                splits, isolated = _read(config, out, begun)
+            return _run(config, console, out, splits, isolated, told)
     finally:
         torch.set_default_dtype(before)
 
@@ -176,13 +180,14 @@ def _read(config, out, begun):
     return splits, isolated
 
 
-def _run(config, console, out, splits, isolated):
+def _run(config, console, out, splits, isolated, told):
     writing = processes()[0] == 0
-    report.print_counts(console, splits, config.levels)
+    labels = {name: reading.count_labels(structures, config.levels) for name, structures in splits.items()}
+    tables.print_counts(console, splits, labels)
     checkpoint = read_checkpoint(config)
     imported = checkpoint.elements if checkpoint else {}
     check_levels(config, splits, imported)
-    counts = reading.count_labels(splits["train"], config.levels)
+    counts = labels["train"]
     for line in plan.learned(config, counts):
         console.print(line)
     labelled = {level for level in config.levels if any(counts[level].values())}  # all but some of the checkpoint
@@ -197,6 +202,7 @@ def _run(config, console, out, splits, isolated):
     if writing:
         files = reading.fingerprints(config.data)  # once: they are read whole
         write_json(out / "plan.json", config.model_dump(mode="json") | {"files": files, "checkpoint": _sha256(config)})
+    records = []  # report.Stage of each
     models, validation, fresh = {}, {}, {}  # fresh: levels whose head fits the backbone as it is after the stage
     seen = {}  # levels whose labels a stage, or one before that it goes on from, has learned
     fitted = {}  # see _same
@@ -205,7 +211,7 @@ def _run(config, console, out, splits, isolated):
         models["checkpoint"], fresh["checkpoint"], seen["checkpoint"] = checkpoint.model, set(imported), set()
         validation["checkpoint"], _ = evaluate(checkpoint.model, splits["val"], config)
         if validation["checkpoint"]:
-            report.print_errors(console, "validation set before the first stage", validation["checkpoint"])
+            tables.print_errors(console, "validation set before the first stage", validation["checkpoint"])
     for number, stage in enumerate(stages):
         folder = out / stage.name
         name = best_of(_different(stage.start, models), validation, config, console)
@@ -220,12 +226,13 @@ def _run(config, console, out, splits, isolated):
                 console.print(f"stage {stage.name} is skipped: it would be {same} again")
             for of_stage in (models, validation, fresh, seen):
                 of_stage[stage.name] = of_stage[same]
+            records.append(report.Stage(stage.name, "nothing", name or "new", f"skipped: it would be {same} again"))
             continue
         learned = reading.where(splits["train"], lambda s, levels=stage.levels: any(level in s.labels for level in levels))
         lightning.seed_everything(config.seed + number, verbose=False)
         given = differences(stage, start, splits["train"], config) if stage.differences else splits["train"]
         model = begin(config, stage, copy.deepcopy(start), given, isolated, imported)
-        done = (folder / "stage.ckpt").exists()
+        done, resumed, began, outcome = (folder / "stage.ckpt").exists(), (folder / "last.ckpt").exists(), time.perf_counter(), ""
         wait_for_all()  # until each has looked
         if not done:
             console.print(
@@ -245,23 +252,25 @@ def _run(config, console, out, splits, isolated):
                     )
                 optimise(model, stage, learned, val, config, folder, config.seed + number)
             elif writing:
-                _solve(model, stage, given, config, console, isolated)
+                console.print(outcome := _solve(model, stage, given, config, isolated))
             if writing:
                 check_frozen(model, frozen, stage)
                 calibrate(model, stage, splits["val"], config)
                 lock.check(out)
+                folder.mkdir(exist_ok=True)
+                write_json(folder / "stage.json", {"seconds": time.perf_counter() - began, "resumed": resumed, "outcome": outcome})
                 save(model.state_dict(), folder / "stage.ckpt")
             wait_for_all()
         if done or not writing:
             load_stage(model, folder / "stage.ckpt")
-        if stage.fit == "gradient" and writing:
-            report.learning_curve(folder / "learning_curve.png", read_metrics(folder), list(stage.levels))
         models[stage.name] = model
         seen[stage.name] = (labelled & stage.levels.keys()).union(*(seen[other] for other in (name, *stage.teachers) if other))
         kept = {h for level in stage.levels for h in model.chain(level)}
         fresh[stage.name] = kept | (fresh[name] if stage.backbone_rate == 0 and name else set())
         validation[stage.name], _ = evaluate(only(model, fresh[stage.name]), splits["val"], config)
-        report.print_errors(console, f"validation set after stage {stage.name}", validation[stage.name])
+        tables.print_errors(console, f"validation set after stage {stage.name}", validation[stage.name])
+        if writing:
+            records.append(_record(stage, name or "new", folder, validation[stage.name]))
         if stage.backbone_rate > 0:
             moved[stage.name] = _moved(model, checkpoint, splits["train"], config, console, stage.name)
     chosen = best_of(_different(config.choose, models), validation, config, console)
@@ -271,15 +280,20 @@ def _run(config, console, out, splits, isolated):
             f"left out of the model file: {', '.join(left_out)} (the backbone has moved on since this head was trained, or none was)"
         )
 
-    tables, parity = {}, {}
+    errors, sizes = {}, {}
     for split in ("val", "test"):
         if len(splits[split]):
-            tables[split], parity[split] = evaluate(model, splits[split], config)
-    if "test" in tables:
-        report.print_errors(console, "test set", tables["test"])
+            errors[split], points = evaluate(model, splits[split], config)
+            sizes[split] = {
+                (level, _PER_ATOM.get(kind, kind)): float(np.abs(label).mean())
+                for (level, kind), (label, _) in points.items()
+                if len(label)
+            }
+    if "test" in errors:
+        tables.print_errors(console, "test set", errors["test"])
     if not writing:
-        return tables
-    report.write_errors(out / "errors.csv", tables)
+        return errors
+    tables.write_errors(out / "errors.csv", errors)
     provenance = {
         "mfmd": mfmd.__version__,
         "torch": torch.__version__,
@@ -287,7 +301,7 @@ def _run(config, console, out, splits, isolated):
         "config": config.model_dump(mode="json"),
         "files": files,
         "labels": counts,
-        "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in tables.items()},
+        "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in errors.items()},
     }
     if checkpoint:
         provenance["checkpoint"] = checkpoint.provenance | {"moved": moved}
@@ -301,10 +315,32 @@ def _run(config, console, out, splits, isolated):
         trained_on = domain.trained_on(model, learned, known, collation(config, []))
     export.write_model(out / "model.pt", model, elements, provenance, splits["val"], trained_on)
     console.print(f"model file: {out / 'model.pt'}")
-    for split, points in parity.items():
-        if points:
-            report.parity(out / f"parity_{split}.png", points, split)
-    return tables
+    report.write(out, config, plan.describe(config), splits, labels, records, errors, sizes, files, told)
+    console.print(f"report: {out / 'report.html'}")
+    return errors
+
+
+_PER_ATOM = {"energy": "energy_per_atom"}  # what the points of an energy are
+
+
+def _record(stage, start, folder, errors):
+    """What has become of a stage that is done, from the files of its folder."""
+    done = json.loads((folder / "stage.json").read_text()) if (folder / "stage.json").exists() else {}  # older runs have none
+    metrics = read_metrics(folder)
+    learns = f"the mean of {', '.join(stage.teachers)}" if stage.teachers else ", ".join(stage.levels)
+    frozen = ", backbone frozen" if stage.fit == "gradient" and stage.backbone_rate == 0 else ""
+    return report.Stage(
+        stage.name,
+        learns,
+        start,
+        stage.fit + frozen,
+        max((max(epochs) + 1 for epochs, _ in metrics.values()), default=None),
+        done.get("seconds"),
+        done.get("outcome", "") + (" The time is that since it was resumed." if done.get("resumed") else ""),
+        metrics,
+        stage.train.monitor,
+        errors,
+    )
 
 
 def _different(names, models):
@@ -343,18 +379,15 @@ def _moved(model, checkpoint, structures, config, console, name):
     return out
 
 
-def _solve(model, stage, structures, config, console, isolated):
-    """A stage whose fit is no gradient's, by one process."""
+def _solve(model, stage, structures, config, isolated):
+    """A stage whose fit is no gradient's, by one process; what came out, in words."""
     level = next(iter(stage.levels))
     fit_e0 = not energies.by_atoms(config, level, structures, isolated)
     if stage.fit == "closed form":
         found = fit.closed_form(model, level, structures, collation(config, [level]), stage.levels[level].forces_weight > 0, fit_e0)
-        console.print(
+        return (
             f"closed form from {found['structures']} energies and the forces of {found['forces']} structures: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
             f"{100 * found['loo_coverage']:.0f} % of these errors within their error bars"
         )
-    else:
-        found = fit.gauss_newton(model, level, structures, collation(config, [level]), fit_e0)
-        console.print(
-            f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
-        )
+    found = fit.gauss_newton(model, level, structures, collation(config, [level]), fit_e0)
+    return f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
