@@ -19,6 +19,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import openmm
 import openmm.app
@@ -30,6 +31,7 @@ from mfmd.hosts import openmm as host
 from mfmd.hosts.pdb import TOLD
 from mfmd.hosts.relax import minimize
 from mfmd.hosts.topology import Isotope, MDError, read_start, read_structure, topology_of
+from mfmd.reports import dynamics
 
 __all__ = ["MDError", "Settings", "minimize", "read_structure", "run", "topology_of"]
 
@@ -62,6 +64,32 @@ class _XTC(openmm.app.XTCReporter):
             wanted = 56 + 12 * atoms if atoms <= 9 else 92 + (int.from_bytes(head[88:92], "big") + 3) // 4 * 4
             if not head or os.path.getsize(self.path) != before + wanted:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+
+class _Watch(host.DomainReporter):
+    """Writes besides domain.csv, a line a look: step, time, grade and the error bar (eV); and into outside.xyz each structure that is farther outside than all before it."""
+
+    def begin(self, out):
+        """Go on with the files of a folder, where they are there."""
+        self.lines, self.frames, self.worst = out / "domain.csv", out / "outside.xyz", 0
+        if self.lines.exists():
+            self.worst = max((int(line.split(",")[2]) for line in self.lines.read_text().splitlines()[1:]), default=0)
+        elif self.engine.has_domain:
+            self.lines.write_text("step,time_ps,grade,error\n")
+
+    def report(self, simulation, state):
+        if not self.engine.has_domain:
+            return
+        step, time = simulation.currentStep, state.getTime().value_in_unit(unit.picosecond)
+        positions, cell, _, errors = self.look(state, f"step {step}")
+        bar = errors[self.engine.levels.index(self.head)]
+        with open(self.lines, "a") as file:
+            print(f"{step},{time:.6g},{self.grade},{'' if np.isnan(bar) else f'{bar:.6f}'}", file=file)
+        if self.grade > self.worst:
+            self.worst, info = self.grade, {"step": step, "outside": self.outside}
+            ase.io.write(
+                self.frames, ase.Atoms(self.numbers, positions, cell=cell, pbc=self.periodic, info=info), format="extxyz", append=True
+            )
 
 
 FORMATS = {"dcd": _DCD, "xtc": _XTC, "h5": _DCD}  # what is written along the way
@@ -135,7 +163,7 @@ def run(settings, progress=lambda step, steps, rate: None):
     dict: looks and far (how often this call looked whether the run is outside what the model was trained on, and it was), steps, ns_per_day (of this call; None if there was nothing left to do), temperature (K, mean), drift (meV/atom/ps, of the
     total energy; of production)
 
-    Files in `out`: trajectory.dcd (or .xtc; with format h5 also trajectory.h5, at the end) and topology.pdb, log.csv, heads.csv, md.png, checkpoint.npz, settings.json, final.pdb
+    Files in `out`: trajectory.dcd (or .xtc; with format h5 also trajectory.h5, at the end) and topology.pdb, log.csv, heads.csv, domain.csv (how far outside of training, a line a look), outside.xyz (the structures that were), report.html, checkpoint.npz, settings.json, final.pdb
 
     Raises
     ------
@@ -218,11 +246,12 @@ def _box(topology):
 
 def _run(settings, out, start, system, progress):
     topology = start.topology
-    watch = host.DomainReporter(LOOK, settings.model, topology, None, settings.precision, settings.threads, settings.head)
+    watch = _Watch(LOOK, settings.model, topology, None, settings.precision, settings.threads, settings.head)
     if not (out / "checkpoint.npz").exists():
         _begin(settings, out, start, system, watch)
     state = _load(out)
     _cut_back(out, json.loads(str(state["files"])))
+    watch.begin(out)
     before, after = settings.steps(settings.equilibrate), settings.steps(settings.time)
     reporters, began, first = None, time.perf_counter(), int(state["step"])
     while (step := int(state["step"])) < before + after:
@@ -251,9 +280,9 @@ def _run(settings, out, start, system, progress):
         "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - began) if made else None,
     }
     if (out / "log.csv").exists():
-        from mfmd import report
-
-        summary |= report.summarize_md(out / "log.csv", topology.getNumAtoms(), out / "md.png")
+        summary |= dynamics.summarize(out / "log.csv", topology.getNumAtoms())
+    if made or not (out / "report.html").exists():
+        dynamics.write(out, json.loads((out / "settings.json").read_text()), watch.numbers, summary, made)
     return summary
 
 
@@ -289,7 +318,7 @@ def _check_same(out, settings, made_of):
         if now["time"] < then["time"]:
             raise MDError(f"{out} holds a run of {then['time']} ps, longer than the {now['time']} ps asked for")
     elif not path.exists() and (
-        foreign := [name for name in (*GROWING, "trajectory.h5", "topology.pdb", "final.pdb", "md.png") if (out / name).exists()]
+        foreign := [name for name in (*GROWING, "trajectory.h5", "topology.pdb", "final.pdb", "report.html") if (out / name).exists()]
     ):
         raise MDError(f"{out} has a {foreign[0]} that is no run's of mfmd md; take another folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -368,7 +397,7 @@ def _reporters(settings, out, topology):
     return reporters
 
 
-GROWING = ("trajectory.dcd", "trajectory.xtc", "log.csv", "heads.csv")
+GROWING = ("trajectory.dcd", "trajectory.xtc", "log.csv", "heads.csv", "domain.csv", "outside.xyz")
 
 
 def _save(out, context):

@@ -228,7 +228,7 @@ def _words(values):
 
 class DomainReporter:
     """For Simulation.reporters: a warning (mfmd.Extrapolation) at the first structure that is far outside what the model was trained on,
-    and again at one that is twice as far. `looks` and `far` count them.
+    and again at one that is twice as far. `looks` and `far` count them; `grade` and `outside` are those of the last look (see Engine.compute).
 
     Parameters
     ----------
@@ -260,6 +260,7 @@ class DomainReporter:
             positions, self.numbers, cell, (self.periodic,) * 3, terms=terms, forces=False, error_bars=True, domain=True
         )
         self.looks, self.far = self.looks + 1, self.far + bool(out["grade"])
+        self.grade, self.outside = out["grade"], out["outside"]
         self.alarm.tell(out, self.head, out["term_errors"][0], f"{when}: ")
         return positions, cell, out["term_energies"][1:], out["term_errors"][1:]
 
