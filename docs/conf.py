@@ -19,14 +19,13 @@ root_doc = "index"
 
 myst_enable_extensions = ["colon_fence", "deflist", "substitution"]
 myst_heading_anchors = 3
-myst_links_external_new_tab = False
+myst_ref_domains = ["std", "py"]
 
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r".*")]  # types in docstrings are words, not references; links of the pages are checked all the same
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_mock_imports = []
 napoleon_numpy_docstring = True
 napoleon_google_docstring = False
 napoleon_use_rtype = False

@@ -66,7 +66,8 @@ def kind(field):
     if field["type"] == "array":
         return f"list of {kind(field['items'])}"
     if field["type"] == "object":
-        return f"by name: {kind(field['additionalProperties'])}"
+        values = field.get("additionalProperties") or next(iter(field["patternProperties"].values()))
+        return f"by name: {kind(values)}"
     bounds = [
         f"{sign} {field[key]:g}"
         for key, sign in (

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import ase.io
 import pytest
-from conftest import DATA, ROOT, write
+from conftest import DATA, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^( *)(`{3,}|:{3,})(.*)$")
 FILE = re.compile(r"(?:#|//|;) ([\w./-]+\.\w+)$")
 NOTE = re.compile(r"\*(Not run in the tests|Run by `make docs-test`): (.+)\.\*")
-SHOWN = ("text", "ini", "lammps", "cpp")  # files, output and excerpts
+SHOWN = ("text", "ini")  # files, output and excerpts
 RUN = ("python", "sh", "yaml")
 
 
@@ -70,7 +70,9 @@ def folder(trained, tmp_path, monkeypatch):
         shutil.copy(trained[0], tmp_path / name)
     frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] == "ethanol" and "energy_cctz" in a.info]
     ase.io.write(tmp_path / "mine.xyz", frames, format="extxyz")
-    ase.io.write(tmp_path / "test.xyz", [a for a in ase.io.read(DATA / "test.xyz", ":") if a.info["molecule"] == "ethanol"], format="extxyz")
+    ase.io.write(
+        tmp_path / "test.xyz", [a for a in ase.io.read(DATA / "test.xyz", ":") if a.info["molecule"] == "ethanol"], format="extxyz"
+    )
     shutil.copy(DATA / "atoms.json", tmp_path)
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("study"))
     monkeypatch.chdir(tmp_path)

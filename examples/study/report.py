@@ -1,4 +1,4 @@
-"""docs/study.md and its figures from examples/study/results.
+"""docs/study.md and its figures, and the picture of the front page, from examples/study/results.
 
 python examples/study/report.py
 """
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 RESULTS = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results"
@@ -80,6 +81,37 @@ def curves(path, level, kind, lines, label):
     figure.savefig(path, dpi=120)
 
 
+def front(path):
+    """The picture of the front page: what cheaper levels are worth, in forces at the highest. Grey that reads on white and on black."""
+    lines = [
+        ("single", "#c1666b", "coupled cluster alone", (9, 0)),
+        ("gradient", "#b58b2c", "xTB first, then by gradient", (9, 2)),
+        ("chain-newton", "#2a9d8f", "xTB, DFT, then Gauss-Newton", (9, 0)),
+    ]
+    grey = {
+        "text.color": "#808080",
+        "axes.labelcolor": "#808080",
+        "axes.edgecolor": "#808080",
+        "xtick.color": "#808080",
+        "ytick.color": "#808080",
+    }
+    with rc_context({**grey, "svg.fonttype": "none", "svg.hashsalt": "mfmd", "font.size": 11}):
+        figure = Figure(figsize=(7.6, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for name, color, title, offset in lines:
+            points = [(n, v) for n in ENERGIES if (v := values(f"{name}-{n}", "cctz", "forces"))]
+            x, y = [n for n, _ in points], [statistics.mean(v) for _, v in points]
+            axes.errorbar(x, y, [statistics.stdev(v) for _, v in points], color=color, marker="o", lw=2, capsize=3)
+            axes.annotate(f"{title}: {y[-1]:.0f}", (x[-1], y[-1]), offset, textcoords="offset points", color=color, va="center")
+        axes.set(xscale="log", yscale="log", xlim=(22, 1800), ylim=(14, 1400), xlabel="coupled-cluster energies learned, and no forces")
+        axes.set_ylabel("error of forces, meV/Å")
+        axes.set_xticks(ENERGIES, [str(n) for n in ENERGIES])
+        axes.set_yticks([20, 50, 100, 200, 500, 1000], ["20", "50", "100", "200", "500", "1000"])
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, transparent=True, metadata={"Date": None})
+
+
 STRATEGIES = [
     ("single", "cctz alone, from a new backbone"),
     ("readout", "gfn2 → cctz, read-out alone by gradient"),
@@ -99,6 +131,7 @@ def high_level():
     say("Energy MAE, meV:", "")
     table(["strategy", *map(str, ENERGIES)], [[title, *(cell(f"{s}-{n}", "cctz", "energy") for n in ENERGIES)] for s, title in STRATEGIES])
     say("![force errors](study_forces.png)", "")
+    front(DOCS / "front.svg")
     curves(DOCS / "study_forces.png", "cctz", "forces", STRATEGIES, "cctz force MAE, meV/Å")
     a, b = mean("chain-newton-100", "cctz", "forces"), mean("chain-gradient-370", "cctz", "forces")
     say(
