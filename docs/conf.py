@@ -12,7 +12,7 @@ author = "the authors of mfmd"
 release = version = mfmd.__version__
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxarg.ext", "config_keys"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxarg.ext", "config_keys", "docstrings"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 root_doc = "index"
@@ -24,12 +24,9 @@ myst_ref_domains = ["std", "py"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r".*")]  # types in docstrings are words, not references; links of the pages are checked all the same
 
+default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-napoleon_numpy_docstring = True
-napoleon_google_docstring = False
-napoleon_use_rtype = False
-napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = "mfmd"

@@ -64,10 +64,10 @@ def kind(field):
     if "$ref" in field:
         return "keys below"
     if field["type"] == "array":
-        return f"list of {kind(field['items'])}"
+        return {"path": "paths", "text": "names"}.get(of := kind(field["items"]), f"list: {of}")
     if field["type"] == "object":
         values = field.get("additionalProperties") or next(iter(field["patternProperties"].values()))
-        return f"by name: {kind(values)}"
+        return f"{kind(values)} by name"
     bounds = [
         f"{sign} {field[key]:g}"
         for key, sign in (
@@ -98,7 +98,7 @@ def described(schema, prefix=""):
     rows, deeper = [], []
     for name, field in schema.model_fields.items():
         key, inner, words = field.alias or name, below(field.annotation), words_of(schema, name)
-        if not words and not inner:
+        if not words:
             raise ValueError(f"{schema.__module__}.{schema.__name__}.{name} has no words: write a comment beside it")
         deeper += [(f"{prefix}{key}{between}.", other) for between, other in inner]
         rows.append((key, ", ".join(filter(None, [kind(properties[key]), default(field)])), words))
@@ -131,7 +131,7 @@ class ConfigKeys(SphinxDirective):
 
 def _sentence(words):
     """Words with a capital and a point."""
-    words = (words or "the keys stand below").replace("<", r"\<").replace("*", r"\*")
+    words = words.replace("<", r"\<").replace("*", r"\*")
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "…")) else ".")
 
 
