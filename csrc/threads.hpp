@@ -1,6 +1,7 @@
 // A small pool: parallel loops over atoms. Work is gathered, never scattered, so who does what changes no bit.
 #pragma once
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -89,6 +90,8 @@ class Pool {
       __builtin_ia32_pause();
 #endif
     }
+    // With mutex_ locked. std::condition_variable's own `wait` is of a libstdc++ newer than manylinux_2_34 has.
+    void wait(std::condition_variable& condition) { pthread_cond_wait(condition.native_handle(), mutex_.native_handle()); }
     void close() {
       if (gate_.fetch_and(~kOpen, std::memory_order_acq_rel) == kOpen) return;
       for (int spin = 0; spin < kSpins; ++spin) {
@@ -96,14 +99,14 @@ class Pool {
         pause();
       }
       std::unique_lock<std::mutex> lock(mutex_);
-      done_.wait(lock, [&] { return gate_.load(std::memory_order_acquire) == 0; });
+      while (gate_.load(std::memory_order_acquire) != 0) wait(done_);
     }
     void serve(int worker) {
       for (long seen = 0;;) {
         for (int spin = 0; spin < kSpins && round_.load(std::memory_order_acquire) == seen; ++spin) pause();
         if (round_.load(std::memory_order_acquire) == seen) {
           std::unique_lock<std::mutex> lock(mutex_);
-          wake_.wait(lock, [&] { return stop_ || round_.load() != seen; });
+          while (!stop_ && round_.load() == seen) wait(wake_);
           if (stop_) return;
         }
         seen = round_.load(std::memory_order_acquire);

@@ -29,22 +29,32 @@ class HostError(Error):
     """A host's compiled part is missing or does not fit what is installed; the message names the command that mends it."""
 
 
+def torch_library():
+    """Where the TorchScript host for the installed torch is, or would be; patch releases of torch, with CUDA or without, have one in common."""
+    import torch
+
+    return LIBRARY_DIR / f"libmfmd_torch-{'.'.join(torch.__version__.split('.')[:2])}.so"
+
+
 def load_torch_host():
-    """Load torch.classes.mfmd, once; the one function here that imports torch.
+    """Load torch.classes.mfmd, once.
 
     Raises
     ------
-    HostError : the library was built against another torch, or not at all.
+    HostError : the library was built against another torch or for another mfmd, or not at all.
     """
     import torch
 
-    library = LIBRARY_DIR / f"libmfmd_torch-{torch.__version__}.so"
+    library = torch_library()
     if not library.exists():
-        built = ", ".join(p.stem.removeprefix("libmfmd_torch-") for p in LIBRARY_DIR.glob("libmfmd_torch-*.so"))
+        built = " and ".join(sorted(p.stem.removeprefix("libmfmd_torch-") for p in LIBRARY_DIR.glob("libmfmd_torch-*.so")))
         have = f"was built against torch {built}" if built else "was not built"
         raise HostError(f"the TorchScript host {have}, and torch {torch.__version__} is installed; run `mfmd build-host torch`")
     if str(library) not in torch.classes.loaded_libraries:
-        torch.classes.load_library(str(library))
+        try:
+            torch.classes.load_library(str(library))
+        except OSError as error:
+            raise HostError(f"the TorchScript host does not load ({error}); run `mfmd build-host torch`") from None
 
 
 def load_model(source):

@@ -283,9 +283,9 @@ def test_build_host(tmp_path, model_file, monkeypatch, capsys):
     folder = tmp_path / "mfmd"
     folder.mkdir()
     shutil.copy(engine.LIBRARY_DIR / "libmfmd.so", folder)
-    (folder / "libmfmd_openmm-1.0.so").write_text("of another version")
+    (folder / "libmfmd_openmm-1.0.so").write_text("for another version")
     library = build.compile_host("openmm", engine.LIBRARY_DIR / "csrc", folder)
-    assert list(folder.glob("libmfmd_openmm*")) == [library]
+    assert sorted(folder.glob("libmfmd_openmm*")) == [folder / "libmfmd_openmm-1.0.so", library]
     run = python("import openmm, sys; print(openmm.Platform.loadPluginLibrary(sys.argv[1]))", library)
     assert run.returncode == 0, run.stderr
 

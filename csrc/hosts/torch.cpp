@@ -1,5 +1,6 @@
 // The TorchScript host: torch.classes.mfmd.Model, whose state is (format, sha256, the bytes of mfmd.safetensors).
 #include <ATen/Parallel.h>
+#include <dlfcn.h>
 #include <torch/custom_class.h>
 #include <torch/script.h>
 
@@ -9,11 +10,20 @@
 #include "../archive.hpp"
 #include "../mfmd.hpp"
 
-#if defined(MFMD_TORCH_CUDA)
-extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream);  // of libtorch_cuda: no CUDA header is needed here
-#endif
-
 namespace {
+
+// The stream that torch works on now. It is asked for by name, in torch's stable C interface (torch/csrc/inductor/aoti_torch/c/shim.h): what is
+// compiled here serves torch with CUDA and without, whatever its CUDA version.
+void* current_cuda_stream(int device) {
+  using Function = int32_t (*)(int32_t device, void** stream);
+  static const auto ask = [] {
+    void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Function>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  void* stream = nullptr;
+  TORCH_CHECK(ask && ask(device, &stream) == 0, "mfmd: torch does not say which CUDA stream is the current one");
+  return stream;
+}
 
 using State = std::tuple<int64_t, std::string, torch::Tensor>;
 
@@ -43,11 +53,7 @@ class Model final : public torch::CustomClassHolder {
     TORCH_CHECK(heads.size() == weights.size(), "mfmd: a weight for each head is needed");
     const torch::Tensor r = positions.detach().to(torch::kFloat64).contiguous(), c = cell.detach().to(positions.device(), torch::kFloat64).contiguous();
     const torch::Tensor z = on_host(numbers), p = pbc.to(torch::kCPU, torch::kBool).contiguous();
-#if defined(MFMD_TORCH_CUDA)
     if (positions.is_cuda()) return enqueue(r, z, c, p, heads, weights, single, positions.scalar_type());
-#else
-    TORCH_CHECK(positions.is_cpu(), "mfmd: the TorchScript host was built against a torch without CUDA; install one with it and run `mfmd build-host torch`");
-#endif
     mfmd::Structure s;
     s.atoms = static_cast<int>(r.size(0));
     s.positions = r.data_ptr<double>();
@@ -91,7 +97,6 @@ class Model final : public torch::CustomClassHolder {
     std::unique_ptr<mfmd::Workspace> workspace;
   };
 
-#if defined(MFMD_TORCH_CUDA)
   std::tuple<torch::Tensor, torch::Tensor, torch::Tensor> enqueue(const torch::Tensor& r, const torch::Tensor& z, const torch::Tensor& c, const torch::Tensor& p,
                                                                   const std::vector<int64_t>& heads, const std::vector<double>& weights, bool single, torch::ScalarType type) {
     const int cuda = r.device().index(), atoms = static_cast<int>(r.size(0));
@@ -103,7 +108,7 @@ class Model final : public torch::CustomClassHolder {
     s.positions = r.data_ptr<double>();
     s.cells = c.data_ptr<double>();
     for (int k = 0; k < 3; ++k) s.periodic[k] = p.data_ptr<bool>()[k];
-    TORCH_CHECK(aoti_torch_get_current_cuda_stream(cuda, &s.stream) == 0, "mfmd: torch does not say which CUDA stream is the current one");
+    s.stream = current_cuda_stream(cuda);
     mfmd::Request request;
     for (std::size_t k = 0; k < heads.size(); ++k) request.terms.push_back({static_cast<int>(heads[k]), weights[k]});
     request.virial = true;
@@ -123,7 +128,6 @@ class Model final : public torch::CustomClassHolder {
     TORCH_CHECK(wrong.empty(), "mfmd: ", wrong);
     return {energies.narrow(0, 1, terms), forces.to(type), virial.to(type)};
   }
-#endif
 
   // Atomic numbers on the CPU, copied there once as long as the tensor stays the same.
   torch::Tensor on_host(const torch::Tensor& numbers) {

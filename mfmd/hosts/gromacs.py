@@ -3,7 +3,7 @@
 import torch
 
 from mfmd import units
-from mfmd.engine import LIBRARY_DIR, load_model
+from mfmd.engine import load_model, torch_library
 from mfmd.training import export
 
 
@@ -20,7 +20,7 @@ def write_archive(path, model, head=None, precision="single"):
     model = load_model(model)
     chosen = model.level(head) if head is not None else len(model.levels) - 1
     module = _Module(export.torch_engine(model.bytes), chosen, precision == "single").eval()
-    export.write_archive(path, module, model.bytes, extension_libs=str(LIBRARY_DIR / f"libmfmd_torch-{torch.__version__}.so"))
+    export.write_archive(path, module, model.bytes, extension_libs=str(torch_library()))
 
 
 class _Module(torch.nn.Module):

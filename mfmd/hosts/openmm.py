@@ -169,8 +169,8 @@ def _check_elements(model, heads, numbers, chosen):
 
 
 def native_library():
-    """Where the native force's plugin for the installed OpenMM is, or would be."""
-    return LIBRARY_DIR / f"libmfmd_openmm-{openmm.version.short_version}.so"
+    """Where the native force's plugin for the installed OpenMM is, or would be: releases of one minor version have it in common."""
+    return LIBRARY_DIR / f"libmfmd_openmm-{'.'.join(openmm.version.short_version.split('.')[:2])}.so"
 
 
 def load_native():
@@ -178,14 +178,17 @@ def load_native():
 
     Raises
     ------
-    HostError : it was compiled for another OpenMM, or not at all
+    HostError : it was compiled for another OpenMM or mfmd, or not at all
     """
     library = native_library()
     if not library.exists():
         raise HostError(f"the native force was not compiled for openmm {openmm.version.short_version}; run `mfmd build-host openmm`")
     if str(library) in _loaded:
         return
-    openmm.Platform.loadPluginLibrary(str(library))
+    try:
+        openmm.Platform.loadPluginLibrary(str(library))
+    except openmm.OpenMMException as error:
+        raise HostError(f"the native force does not load ({error}); run `mfmd build-host openmm`") from None
     _loaded.add(str(library))
     if "CUDA" in (openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())):
         on_cuda = LIBRARY_DIR / f"libmfmd_openmm_cuda-{openmm.version.short_version}.so"
