@@ -7,7 +7,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from mfmd import Error, Note, __version__
+from mfmd import Error, Note, __version__, progress
 from mfmd.hosts.build import HOSTS
 
 COMMANDS = {  # of mfmd, and their modules in mfmd.commands
@@ -29,7 +29,8 @@ def _guard(action, goes_on=""):
     warnings.simplefilter("always", Note)
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        action()
+        with progress.told():
+            action()
     except (KeyboardInterrupt, SystemExit) as end:
         stop = end if isinstance(end, KeyboardInterrupt) else end.__context__  # Lightning makes an exit of it
         if not isinstance(stop, KeyboardInterrupt):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mfmd import units
+from mfmd import progress, units
 from mfmd.engine import Engine, load_model
 from mfmd.structures.record import KINDS, Structure
 
@@ -39,7 +39,7 @@ def comparisons(model, structures, by="molecule", precision="single"):
     Structures with an element a level was not trained on have no prediction of it: see `left_out`.
     """
     engine, elements = Engine(model, precision), _elements(model)
-    for s in structures:
+    for s in progress.over(structures, "predicting the labels", "structures"):
         for level, label in s.labels.items():
             if level not in elements or not np.isin(s.numbers, elements[level]).all():
                 continue

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.optimize import LBFGS
 
-from mfmd import Error, units
+from mfmd import Error, progress, units
 from mfmd.hosts.openmm import FORCE_UNIT
 
 LONGEST = 0.1  # Å, of an atom in a step
@@ -36,7 +36,9 @@ def minimize(context, fmax=0.05, steps=500):
     start = _positions(context)
     held.adjust_positions(None, start)
     try:
-        _Downhill(Atoms(["X"] * len(start), start, calculator=calculator, constraint=held), maxstep=LONGEST, logfile=None).run(fmax, steps)
+        atoms = Atoms(["X"] * len(start), start, calculator=calculator, constraint=held)
+        for _ in progress.over(_Downhill(atoms, maxstep=LONGEST, logfile=None).irun(fmax, steps), "minimising", "steps"):
+            pass
     finally:
         lowest = (start if calculator.best is None else calculator.best) / units.ANGSTROM_PER_NM
         lowest[~held.free] = held.still  # to the last bit

@@ -14,9 +14,8 @@ import warnings
 
 import ase.io
 import numpy as np
-from rich.progress import track
 
-from mfmd import Note, lock
+from mfmd import Note, lock, progress
 from mfmd.config import write_json
 from mfmd.labelling.checks import absurd, check_elements, check_periodicity, check_splits, check_structure, fingerprint
 from mfmd.labelling.journal import ISOLATED, Journal
@@ -58,9 +57,9 @@ def _run(config, retry, scheduler):
     journal = Journal(config.out / "labels.jsonl")
     _check_same(config, journal)
 
-    def computed(tasks, words):
+    def computed(tasks, words, unit):
         found = on_cluster(tasks, scheduler) if scheduler else in_parallel(tasks, config.workers)
-        return track(found, words, len(tasks))
+        return progress.over(found, words, unit, len(tasks))
 
     starts = structures = read_structures(config)
     _check_structures(config, starts)
@@ -72,7 +71,7 @@ def _run(config, retry, scheduler):
         missing = [(t[0], simulate, (config.sampling, *t)) for t in planned if t[0] not in sampled]
     if missing:
         versions = _check_methods(config, config.levels, starts, journal, computed)
-        for path, _, error in computed(missing, "sampling"):
+        for path, _, error in computed(missing, "sampling", "trajectories"):
             if error is not None:
                 raise LabelError(f"{path}: the trajectory failed ({error}); lower sampling.timestep or the temperature")
     if config.sampling is not None:
@@ -84,7 +83,7 @@ def _run(config, retry, scheduler):
     if tasks and not missing:
         versions = _check_methods(config, {name for (_, name), *_ in tasks}, starts, journal, computed)
     told = set()
-    for (key, name), found, error in computed(tasks, "labelling") if tasks else ():
+    for (key, name), found, error in computed(tasks, "labelling", "labels") if tasks else ():
         if found and found["versions"] != versions[name]:
             raise LabelError(f"levels.{name}: one worker has {found['versions']}, another {versions[name]}; give them the same packages")
         journal.add(key, name, found, error, prints.get(key))
@@ -178,7 +177,7 @@ def _check_methods(config, names, structures, journal, computed):
     versions = {}
     symbols = {s for a in structures for s in a.get_chemical_symbols()}
     tasks = [(name, recorded, (probe, config.levels[name], symbols, name, symbols)) for name in config.levels if name in names]
-    for name, made, error in computed(tasks, "trying"):
+    for name, made, error in computed(tasks, "trying the methods", "levels"):
         if error is not None:
             of_a_key = error.startswith("levels.")
             raise LabelError(error if of_a_key else f"levels.{name}.method: {config.levels[name].method} cannot be computed ({error})")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mfmd import Note, units
+from mfmd import Note, progress, units
 from mfmd.engine import neighbor_list
 from mfmd.structures.charge import Assumed
 from mfmd.structures.checks import check_distances, check_labels, check_structure, holds_gradients
@@ -56,7 +56,8 @@ def read_all(config, levels, folder=None):
         for structure, name in _labelled_files(config, levels, splits):
             if not atoms.takes(structure):
                 splits[name].append(structure)
-        splits = {name: merge(structures, levels) for name, structures in splits.items()}
+        with progress.task("comparing the structures"):
+            splits = {name: merge(structures, levels) for name, structures in splits.items()}
         if isinstance(config.train, dict) and len(config.train) > 1 and not any(len(s.labels) > 1 for s in splits["train"]):
             warnings.warn("data.train: the files of the levels have no structure in common (positions to 1e-4 Å)", Note, stacklevel=3)
     atoms.tell()
@@ -113,6 +114,7 @@ def fingerprints(config):
     """What the files of a config hold, wherever they lie: a list of split, level, path and sha256 of each."""
     files = [("atoms", None, config.atoms)] if config.atoms else []
     files += [(split, level, path) for split in SPLITS for path, level in config.files(split)]
+    files = progress.over(files, "fingerprints of the files", "files")
     return [{"split": split, "level": level, "path": str(path), "sha256": _sha256(Path(path))} for split, level, path in files]
 
 
@@ -165,7 +167,7 @@ def read_file(path, config, levels):
     if not Path(path).exists():
         raise DataError(f"{path}: no such file (data files are looked up from the folder the command runs in)")
     assumed, left_out, told = Assumed(), {}, False
-    for frame in registry.read(path, levels, config.format):
+    for frame in progress.over(registry.read(path, levels, config.format), f"reading {path}", "structures"):
         said, usual = frame.pop("units", {}), frame.pop("default_units", {})
         structure = Structure(**frame)
         for kind in _weighted_out(structure):

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from mfmd import progress
+
 
 def trained_on(model, structures, elements, collate, batch_size=32):
     """What the structures that a model has learned from have in them of some elements.
@@ -20,7 +22,7 @@ def trained_on(model, structures, elements, collate, batch_size=32):
     nearest, neighbors = np.full((size, size), np.inf), np.tile([np.inf, -np.inf], (size, 1))
     features = None
     model.eval()
-    for start in range(0, len(structures), batch_size):
+    for start in progress.over(range(0, len(structures), batch_size), "what the model was trained on", "batches"):
         batch = collate(structures[start : start + batch_size])
         i, j = batch.i.numpy(), batch.j.numpy()
         numbers = batch.numbers.numpy()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
-from mfmd import units
+from mfmd import progress, units
 from mfmd.config import ConfigError
 from mfmd.structures import reading
 from mfmd.structures.checks import deviations
@@ -163,6 +163,6 @@ def in_batches(energies, structures, config, batch_size=32):
     """What a function of a batches.Batch gives for structures, one behind the other; eV."""
     out = []
     with torch.no_grad():
-        for start in range(0, len(structures), batch_size):
+        for start in progress.over(range(0, len(structures), batch_size), "predicting energies", "batches"):
             out += energies(collation(config, [])(structures[start : start + batch_size])).double().tolist()
     return out

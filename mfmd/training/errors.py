@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from mfmd import progress
 from mfmd.structures.record import KINDS
 from mfmd.training.batches import collation
 from mfmd.training.processes import processes
@@ -52,7 +53,7 @@ def evaluate(model, structures, config, batch_size=32):
     """Errors of a model's levels on structures, and its predictions: (Errors.table(), {(level, kind): (label, prediction)})."""
     errors, points = Errors(), {}
     model.eval()
-    for start in range(0, len(structures), batch_size):
+    for start in progress.over(range(0, len(structures), batch_size), "predicting the labels", "batches"):
         batch = collation(config, model.levels)(structures[start : start + batch_size])
         predictions = model(batch, forces=list(batch.forces), stress=list(batch.stress))
         errors.update(predictions, batch)

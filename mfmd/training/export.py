@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from mfmd import Error, Note
+from mfmd import Error, Note, progress
 from mfmd.engine import Engine, HostError, load_model, load_torch_host
 from mfmd.training.model import SIZES, VARIANTS
 
@@ -45,7 +45,7 @@ def table_error(content, structures):
     table, exact = (Engine(content, precision="double", radial=radial) for radial in ("table", "exact"))
     elements = {level["name"]: level["elements"] for level in table.metadata["levels"]}
     worst = {"structures": len(structures), "energy": 0.0, "forces": 0.0}
-    for s in structures:
+    for s in progress.over(structures, "the error of the radial tables", "structures"):
         level = next((level for level in reversed(table.levels) if np.isin(s.numbers, elements[level]).all()), None)
         if level is None:
             continue

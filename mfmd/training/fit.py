@@ -20,7 +20,7 @@ import itertools
 import numpy as np
 import torch
 
-from mfmd import Error
+from mfmd import Error, progress
 from mfmd.structures import reading
 
 # Of weights that multiply features scaled to unit size, relative to the noise; of Gauss-Newton, relative to the kernel.
@@ -48,7 +48,7 @@ def design(model, structures, elements, collate, forces=False, batch_size=64):
     like = next(model.backbone.parameters())
     with torch.no_grad():
         alone = model.backbone(kinds, like.new_zeros(len(kinds), 3), none, none, like.new_zeros(0, 3))
-    for start in range(0, len(structures), batch_size):
+    for start in progress.over(range(0, len(structures), batch_size), "features of the structures", "batches"):
         batch = collate(structures[start : start + batch_size])
         with torch.set_grad_enabled(forces):
             positions = batch.positions.requires_grad_(forces)
@@ -102,7 +102,7 @@ def regress(a, y, variance, block, penalised):
             factors[start:stop] = np.diag(left)
         return theta, lower, errors, factors
 
-    scores = [np.mean(solve(penalty)[2] ** 2) for penalty in PENALTIES]
+    scores = [np.mean(solve(penalty)[2] ** 2) for penalty in progress.over(PENALTIES, "leaving structures out", "priors")]
     theta, lower, errors, factors = solve(PENALTIES[int(np.argmin(scores))])
     # A left-out error has the variance noise * factor; the noise is such that these fit on average.
     noise = float(np.mean(errors**2 / factors))
@@ -145,7 +145,7 @@ def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
     counts = phi.reshape(len(phi), len(elements), -1)[:, :, -1]
     sizes = counts.sum(axis=1)
     a, y, block, is_force = [], [], [], []
-    for k, s in enumerate(labelled):
+    for k, s in enumerate(progress.over(labelled, "what the head accounts for", "structures")):
         energy, force = _rest(model, parent, s, collate, k in slopes)
         a.append(phi[k][None])
         y.append([s.labels[level].energy - energy - counts[k] @ e0])
@@ -256,7 +256,7 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
     moved, penalty, steps = [torch.zeros_like(p, dtype=torch.float64) for p in start], 0.0, 0
     e0, left, _ = best(moved, penalty=1e-12)
     while steps < STEPS:
-        gradients = _gradients(model, labelled, level, collate, weights)
+        gradients = _gradients(model, labelled, level, collate, weights, f"Gauss-Newton step {steps + 1}, gradients")
         linear, kernel = left + counts @ e0, fit_e0 * E0_WIDTH**2 * counts @ counts.T
         for gradient, part, w in zip(gradients, moved, width, strict=True):
             linear = linear + (gradient.double() @ part.flatten()).numpy()
@@ -299,10 +299,10 @@ def _energies(model, structures, level, collate, batch_size=64):
     return torch.cat(parts).numpy()
 
 
-def _gradients(model, structures, level, collate, weights):
+def _gradients(model, structures, level, collate, weights, what):
     """For each of the weights the gradients of the structures' energies, (structures, size)."""
     out = [torch.empty(len(structures), p.numel(), dtype=p.dtype) for p in weights]
-    for k, s in enumerate(structures):
+    for k, s in enumerate(progress.over(structures, what, "structures")):
         energy = model(collate([s]))[level].network_energy.sum()
         for rows, gradient in zip(out, torch.autograd.grad(energy, weights), strict=True):
             rows[k] = gradient.flatten()

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from mfmd import Note
+from mfmd import Note, progress
 from mfmd.config import ConfigError
 from mfmd.structures import reading
 from mfmd.structures.record import KINDS
@@ -107,7 +107,7 @@ class Training(lightning.LightningModule):
                 loss = world * found[level].get(kind, (0.0 * total, 0))[0] / count
                 total = total + weight * loss
                 self.log(f"train/{level}.{kind}", loss, on_epoch=True, on_step=False, batch_size=structures, sync_dist=True)
-        self.log("train/loss", total, on_step=False, on_epoch=True, prog_bar=True, batch_size=structures, sync_dist=True)
+        self.log("train/loss", total, on_step=False, on_epoch=True, batch_size=structures, sync_dist=True)
         if world > 1 and not total.requires_grad:  # the others may have a label that counts
             total = total + 0.0 * next(p for p in self.parameters() if p.requires_grad).sum()
         return total if total.requires_grad else None  # a batch whose only labels have no weight
@@ -124,8 +124,7 @@ class Training(lightning.LightningModule):
     def on_validation_epoch_end(self):
         self.errors.gather()
         for (level, kind), row in self.errors.table().items():
-            shown = self.stage.train.monitor == f"{level}.{kind}"
-            self.log(f"val/{level}.{kind}", row["mae"], prog_bar=shown)
+            self.log(f"val/{level}.{kind}", row["mae"])
 
     def configure_optimizers(self):
         settings = self.stage.train
@@ -174,7 +173,7 @@ def optimise(model, stage, structures, val, config, folder, seed):
     average = WeightAveraging(use_buffers=False, avg_fn=_moving_average(settings.ema)) if settings.ema else None
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what devices there are, tips
     last = folder / "last.ckpt"
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), progress.task(f"stage {stage.name}", "epochs", settings.epochs) as waited:
         warnings.filterwarnings("ignore", message=".*(num_workers|does not have many workers|LeafSpec|litlogger|Checkpoint directory).*")
         trainer = lightning.Trainer(
             default_root_dir=folder,
@@ -191,8 +190,9 @@ def optimise(model, stage, structures, val, config, folder, seed):
             plugins=[AtomicCheckpoints()],
             logger=CSVLogger(folder, name="log", flush_logs_every_n_steps=1),  # a folder for each time the run is resumed
             log_every_n_steps=1,
-            callbacks=[c for c in (best, recent, patience, average, LearningRateMonitor("epoch"), RichProgressBar(leave=False)) if c],
+            callbacks=[c for c in (best, recent, patience, average, LearningRateMonitor("epoch"), Told(waited, monitor)) if c],
             enable_model_summary=False,
+            enable_progress_bar=False,
         )
         trainer.fit(
             Training(model, stage),
@@ -235,6 +235,23 @@ def sampling_weights(structures, levels):
         max((own.sampling for name, own in levels.items() if name in s.labels and learned(s.labels[name], own)), default=0.0)
         for s in structures
     ]
+
+
+class Told(Callback):
+    """Tells a progress.Task how far the epochs are, and of the validation error."""
+
+    def __init__(self, task, monitor):
+        self.task, self.monitor = task, monitor
+
+    def on_train_start(self, trainer, module):
+        self.task.first = trainer.current_epoch  # of a run that goes on
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, number):
+        self.task.reach(trainer.current_epoch + (number + 1) / trainer.num_training_batches)
+
+    def on_validation_end(self, trainer, module):
+        error = 1e3 * float(trainer.callback_metrics[self.monitor])
+        self.task.reach(self.task.done, f"validation MAE of {self.monitor.removeprefix('val/')} {error:.3g} meV (Å)")
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 import mfmd
-from mfmd import Note, lock
+from mfmd import Note, lock, progress
 from mfmd.config import ConfigError, write_json
 from mfmd.engine import load_model
 from mfmd.reports import page, tables
@@ -170,7 +170,8 @@ def _read(config, out, begun):
             (out / "data" / f"{name}.packed").unlink(missing_ok=True)
     splits, isolated = reading.read_all(config.data, config.levels, out / "data")
     given = energies.given_atoms(config, isolated)
-    checks.check_units(splits["train"], config.levels, given, config.data)
+    with progress.task("checking the units"):
+        checks.check_units(splits["train"], config.levels, given, config.data)
     for name in ("val", "test"):
         if not isinstance(getattr(config.data, name), float):  # a fraction is asked with the rest of its file
             with warnings.catch_warnings():

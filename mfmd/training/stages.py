@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from mfmd import Error, Note
+from mfmd import Error, Note, progress
 from mfmd.config import ConfigError
 from mfmd.structures import reading
 from mfmd.structures.record import DataError, Label
@@ -196,7 +196,7 @@ def taught(teachers, level, structures, config, imported=None, batch_size=32):
     known = set(energies.known_elements(structures, level, imported or {}))
     structures = [s for s in structures if known.issuperset(s.numbers.tolist())]
     out, collate = [], collation(config, [])
-    for start in range(0, len(structures), batch_size):
+    for start in progress.over(range(0, len(structures), batch_size), "what the teachers predict", "batches"):
         part = structures[start : start + batch_size]
         predictions = [model.eval()(collate(part), forces=[level])[level] for model in teachers]
         means = torch.stack([p.energy.detach() for p in predictions]).mean(0).tolist()
