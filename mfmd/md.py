@@ -25,7 +25,7 @@ import openmm
 import openmm.app
 import openmm.unit as unit
 
-from mfmd import Note, lock, units
+from mfmd import Note, lock, progress, units
 from mfmd.engine import load_model
 from mfmd.hosts import openmm as host
 from mfmd.hosts.pdb import TOLD
@@ -153,10 +153,12 @@ class Settings:
         return round(1e3 * picoseconds / self.timestep)
 
 
-def run(settings, progress=lambda step, steps, rate: None):
+def run(settings):
     """Make the run, or go on with it where its last checkpoint is.
 
-    progress : called with (step, steps, ns/day) now and then
+    Parameters
+    ----------
+    settings : Settings
 
     Returns
     -------
@@ -194,7 +196,7 @@ def run(settings, progress=lambda step, steps, rate: None):
     with lock.claim(out, "mfmd md"):
         _check_same(out, settings, made_of)
         try:
-            return _run(settings, out, start, system, progress)
+            return _run(settings, out, start, system)
         except openmm.OpenMMException as error:
             raise MDError(f"{error} (a checkpoint of {out}, if there is one, is as it was)") from None
         except OSError as error:  # a full disk
@@ -244,7 +246,7 @@ def _box(topology):
     return [] if box is None else np.array(box.value_in_unit(unit.nanometer))
 
 
-def _run(settings, out, start, system, progress):
+def _run(settings, out, start, system):
     topology = start.topology
     watch = _Watch(LOOK, settings.model, topology, None, settings.precision, settings.threads, settings.head)
     if not (out / "checkpoint.npz").exists():
@@ -254,21 +256,22 @@ def _run(settings, out, start, system, progress):
     watch.begin(out)
     before, after = settings.steps(settings.equilibrate), settings.steps(settings.time)
     reporters, began, first = None, time.perf_counter(), int(state["step"])
-    while (step := int(state["step"])) < before + after:
-        producing = step >= before
-        if producing and reporters is None:
-            reporters = _reporters(settings, out, topology)
-        todo = min(settings.steps(settings.checkpoint), (before + after if producing else before) - step)
-        simulation = _simulation(settings, topology, system, state, thermostat=not producing or settings.ensemble != "nve")
-        simulation.reporters = [watch, *(reporters if producing else [])]
-        every = settings.steps(settings.every)
-        for done in range(0, todo, every):
-            simulation.step(min(every, todo - done))
-            elapsed = time.perf_counter() - began
-            made = simulation.currentStep - first
-            progress(simulation.currentStep, before + after, 86400e-6 * settings.timestep * made / elapsed)
-        _save(out, simulation.context)
-        state = _load(out)
+    with progress.task("dynamics", "steps", before + after, first) as waited:
+        while (step := int(state["step"])) < before + after:
+            producing = step >= before
+            if producing and reporters is None:
+                reporters = _reporters(settings, out, topology)
+            todo = min(settings.steps(settings.checkpoint), (before + after if producing else before) - step)
+            simulation = _simulation(settings, topology, system, state, thermostat=not producing or settings.ensemble != "nve")
+            simulation.reporters = [watch, *(reporters if producing else [])]
+            every = settings.steps(settings.every)
+            for done in range(0, todo, every):
+                simulation.step(min(every, todo - done))
+                elapsed = time.perf_counter() - began
+                made = simulation.currentStep - first
+                waited.reach(simulation.currentStep, f"{86400e-6 * settings.timestep * made / elapsed:.3g} ns/day")
+            _save(out, simulation.context)
+            state = _load(out)
     made = before + after - first
     _write_pdb(out / "final.pdb", topology, state)
     if settings.format == "h5" and (out / "trajectory.dcd").exists():

@@ -4,8 +4,6 @@ from mfmd import Error
 
 
 def run(arguments):
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from mfmd import md
 
     options = vars(arguments)
@@ -17,14 +15,7 @@ def run(arguments):
         except ValueError:
             raise Error(f"--term is {' '.join(given)}; write head=weight, such as --term cctz=1 --term gfn2=-1") from None
     settings = md.Settings(**options)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps, {task.fields[rate]:.0f} ns/day"),
-    )
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        task = bar.add_task("mfmd md", total=None, rate=0.0)
-        summary = md.run(settings, lambda step, steps, rate: bar.update(task, completed=step, total=steps, rate=rate))
+    summary = md.run(settings)
     parts = [f"{summary['steps']} steps"]
     if summary["ns_per_day"]:
         parts.append(f"{summary['ns_per_day']:.0f} ns/day")
