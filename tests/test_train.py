@@ -48,8 +48,8 @@ def splits(config):
 def test_a_run_leaves_what_it_promises(config, tmp_path):
     tables = train(plan.load(config))
     out = tmp_path / "run"
-    in_stage = [f"multihead/{name}" for name in ("log/version_0/metrics.csv", "learning_curve.png", "best.ckpt", "last.ckpt", "stage.ckpt")]
-    for name in ["model.pt", "errors.csv", "parity_val.png", "plan.json", *in_stage]:
+    in_stage = [f"multihead/{name}" for name in ("log/version_0/metrics.csv", "stage.json", "best.ckpt", "last.ckpt", "stage.ckpt")]
+    for name in ["model.pt", "errors.csv", "report.html", "plan.json", *in_stage]:
         assert (out / name).stat().st_size > 0
     curve = loop.read_metrics(out / "multihead")["val/gfn2.forces"][1]
     assert min(curve) < 0.9 * curve[0]

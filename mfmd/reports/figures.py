@@ -87,7 +87,7 @@ def _dots(axes, x, y, color):
     axes.add_patch(PathPatch(path, fill=False, edgecolor=color, linewidth=2.6, capstyle="round", alpha=0.75))
 
 
-def lines(what, series, x, y, log=False, level=None):
+def lines(what, series, x, y, log=False, level=None, whole=False):
     """Lines of y against x.
 
     Parameters
@@ -95,7 +95,7 @@ def lines(what, series, x, y, log=False, level=None):
     what : the caption, to which is added what was thinned
     series : {name: (x, y)}
     x, y : what stands at the axes, with units
-    log : of the y axis
+    log : of the y axis; whole : x is a number of something
     level : a value at which a horizontal line is drawn, or None
     """
     longest = max(len(values) for _, values in series.values())
@@ -122,8 +122,10 @@ def lines(what, series, x, y, log=False, level=None):
             _plain(axes.yaxis)
         else:
             axes.ticklabel_format(useOffset=False)
+        if whole:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if len(series) > 1:
-            axes.legend()
+            axes.figure.legend(loc="outside upper left")
 
     return _draw(what, plot)
 

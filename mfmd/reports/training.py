@@ -38,7 +38,7 @@ def write(out, config, plan, splits, counts, stages, errors, sizes, files, told)
     splits : {name: structures}; counts : {name: what reading.count_labels gives}
     stages : Stage of each
     errors : {split: {(level, kind): {"count", "mae", "rmse"}}}, those of errors.csv
-    sizes : {split: {(level, kind): mean size of the labels}}, likewise in eV and Å; energies per atom beyond isolated atoms
+    sizes : {split: {(level, kind): mean size of the labels}}, likewise in eV and Å; energies per atom beyond the atomic reference energies
     files : reading.fingerprints of the data
     told : sentences of notes and warnings
     """
@@ -111,4 +111,4 @@ def _curve(stage):
             mark = " (monitored)" if what == stage.monitor else ""
             series[f"{level} {kind.replace('_', ' ')}, {tables.UNITS[kind]}{mark}"] = [k + 1 for k in epochs], [1e3 * v for v in values]
     what = f"Stage {stage.name}: mean absolute errors on the validation set, of the averaged weights; the weights with the lowest {stage.monitor} are kept."
-    return figures.lines(what, series, "epoch", "validation MAE", log=True)
+    return figures.lines(what, series, "epoch", "validation MAE", log=True, whole=True)
