@@ -57,12 +57,28 @@ def load_torch_host():
             raise HostError(f"the TorchScript host does not load ({error}); run `mfmd build-host torch`") from None
 
 
+def model_path(source):
+    """Path of a model file, of which "mfmd:chno" names one that comes along with mfmd, and ~ is the user's home.
+
+    Raises
+    ------
+    ModelFileError : none of this name comes along.
+    """
+    folder, name, path = Path(__file__).parent / "models", str(source).removeprefix("mfmd:"), Path(source).expanduser()
+    if name == str(source):
+        return path
+    known = sorted(file.stem for file in folder.glob("*.pt"))
+    if name not in known:
+        raise ModelFileError(f"{source}: no model of this name comes along; there are {', '.join(f'mfmd:{k}' for k in known)}")
+    return folder / f"{name}.pt"
+
+
 def load_model(source):
     """The weights of a model file, shared by any number of engines.
 
     Parameters
     ----------
-    source : path of a `model.pt`, the bytes of its `mfmd.safetensors` entry, or a model already loaded.
+    source : path of a `model.pt`, "mfmd:chno" (see `model_path`), the bytes of its `mfmd.safetensors` entry, or a model already loaded.
 
     Raises
     ------
@@ -72,11 +88,11 @@ def load_model(source):
         return source
     if isinstance(source, bytes):
         return _engine.Model.parse(source, "the embedded model")
-    return _engine.Model.load(os.path.expanduser(source))
+    return _engine.Model.load(str(model_path(source)))
 
 
 def neighbor_list(positions, cell, pbc, cutoff):
-    """All pairs with |D| < cutoff, D = R[j] - R[i] + S @ cell, full and symmetric, in (i, j, S) order.
+    """All pairs nearer than the cutoff, D = R[j] - R[i] + S @ cell, full and symmetric, in (i, j, S) order.
 
     Parameters
     ----------

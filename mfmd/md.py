@@ -26,7 +26,7 @@ import openmm.app
 import openmm.unit as unit
 
 from mfmd import Note, lock, progress, units
-from mfmd.engine import load_model
+from mfmd.engine import load_model, model_path
 from mfmd.hosts import openmm as host
 from mfmd.hosts.pdb import TOLD
 from mfmd.hosts.relax import minimize
@@ -296,7 +296,7 @@ def _check_same(out, settings, made_of):
     """The folder holds this run, or none; a run may be made longer."""
     now = {
         **dataclasses.asdict(settings),
-        "model": str(Path(settings.model).resolve()),
+        "model": str(model_path(settings.model).resolve()),
         "structure": str(Path(settings.structure).resolve()),
         "continue_from": settings.continue_from and str(Path(settings.continue_from).resolve()),
     }

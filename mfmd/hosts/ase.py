@@ -31,7 +31,7 @@ class Calculator(AseCalculator):
 
     Parameters
     ----------
-    model : path of a `model.pt`
+    model : path of a `model.pt`, or "mfmd:chno", which comes along (H, C, N and O; `mfmd info mfmd:chno` prints its card)
     head : level of theory; None for the highest the model has
     precision : "single", "double" or, on a CUDA device, "tf32" (see `mfmd.engine.Engine`); totals are double in all
     device : "cpu", "cuda" or "cuda:1"

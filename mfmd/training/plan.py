@@ -23,12 +23,12 @@ def _filled(stage, common):
 
 class Config(Section):
     out: HomePath  # folder of the run
-    seed: int = 0
+    seed: int = 0  # of new weights and of the order of structures
     resume: bool = False  # go on from the last checkpoint in `out`
-    data: Data
+    data: Data  # the files of labels
     levels: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Level]  # cheapest first
-    backbone: Backbone = Backbone.model_validate({})
-    train: Train = Train()
+    backbone: Backbone = Backbone.model_validate({})  # the network; or one of the sizes small, medium and large
+    train: Train = Train()  # of all stages that do not say otherwise
     heads_per_level: Annotated[int, Field(ge=1, le=8)] = 1  # of new heads; several are an ensemble, whose spread gives error bars
     strategy: Literal[tuple(STRATEGIES)] | None = None  # a name that stands for stages; by default multihead
     stages: list[Stage] = []  # or the stages themselves

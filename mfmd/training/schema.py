@@ -11,7 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 
 from mfmd import units
 from mfmd.config import HomePath, NotNegative, Positive, Section
-from mfmd.engine import ModelFileError, load_model
+from mfmd.engine import ModelFileError, load_model, model_path
 from mfmd.structures.formats.registry import NAMES
 
 Paths = list[HomePath]
@@ -37,19 +37,18 @@ class Level(Section):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    # Keys in the file; by default energy_<level>, forces_<level>, stress_<level>, virial_<level>, and of files by level energy, forces, …
-    energy: str = ""
-    forces: str = ""
-    stress: str = ""
-    virial: str = ""  # instead of stress: −stress · volume, in units of energy
+    energy: str = ""  # key of the total energies in the files; by default energy_<level>, and of files by level energy
+    forces: str = ""  # key of the forces; by default forces_<level>, and of files by level forces
+    stress: str = ""  # key of the stresses; by default stress_<level>, and of files by level stress
+    virial: str = ""  # key of virials, instead of stress: −stress · volume, in units of energy; by default likewise
     energy_unit: Annotated[str, _known(units.energy)] | None = None  # by default as the file says, else data.energy_unit
     forces_unit: Annotated[str, _known(units.force)] | None = None  # such as eV/Å; by default as the file says, else of energy and length
     stress_unit: Annotated[str, _known(units.stress)] | None = None  # such as GPa; likewise
     forces_sign: Literal["force", "gradient"] | None = None  # by default a key that names a gradient holds one
     unchecked: bool = False  # "I mean it": labels that the checks question are learned as they are
     energy_weight: NotNegative = 1.0  # of the energy term of the loss; 0 leaves the label out
-    forces_weight: NotNegative = 1.0
-    stress_weight: NotNegative = 1.0
+    forces_weight: NotNegative = 1.0  # of the forces term, likewise
+    stress_weight: NotNegative = 1.0  # of the stress term, likewise
     sampling: Positive = 1.0  # how often an epoch shows a structure with a label of this level (the largest of its levels)
     keep: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] | None = None  # training labels used: a share, or how many
     # Atomic reference energies: least squares over compositions, or those of isolated atoms, in data.atoms or among the structures; by default
@@ -60,11 +59,11 @@ class Level(Section):
 
 
 class Data(Section):
-    train: Paths | ByLevel
+    train: Paths | ByLevel  # files of labelled structures, or files by level
     val: Paths | ByLevel | Annotated[float, Field(gt=0, lt=1)] | None = (
         None  # files, or a fraction of train; by default 0.1, or by split_key
     )
-    test: Paths | ByLevel | Annotated[float, Field(gt=0, lt=1)] = []
+    test: Paths | ByLevel | Annotated[float, Field(gt=0, lt=1)] = []  # files, or a fraction of train; they choose nothing
     format: Literal[tuple(NAMES)] | None = None  # of the files; by default what their endings say
     split_key: str | None = None  # an info key that says train, val or test for the structures of `train`
     split_seed: int = 0  # of the fractions
@@ -95,10 +94,9 @@ SIZES = {  # docs/speed.md has the speed and the accuracy of each
 
 def header_of(path):
     """What the model file of `backbone.checkpoint` says of itself. ValueError, in one sentence, where it is none."""
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise ValueError(f"checkpoint: {path}: no such file")
     try:
+        if not model_path(path).exists():
+            raise ValueError(f"checkpoint: {path}: no such file")
         return json.loads(load_model(path).metadata)
     except ModelFileError as error:
         raise ValueError(f"checkpoint: {error}; of a file of another package `mfmd import {path} -o model.pt` makes a model file") from None
@@ -107,12 +105,12 @@ def header_of(path):
 class Backbone(Section):
     """What the levels share. `backbone: large` is short for `backbone: {size: large}`; a size sets what is not set beside it, a checkpoint all."""
 
-    size: Literal[tuple(SIZES)] = "medium"
-    channels: Annotated[int, Field(ge=16, le=256, multiple_of=16)]
-    layers: Annotated[int, Field(ge=0, le=8)]
+    size: Literal[tuple(SIZES)] = "medium"  # stands for channels and layers: 32 and 1, 64 and 1, or 128 and 2
+    channels: Annotated[int, Field(ge=16, le=256, multiple_of=16)]  # features of an atom; by default as size says
+    layers: Annotated[int, Field(ge=0, le=8)]  # of messages, each of which sees a cutoff further; by default as size says
     cutoff: Annotated[float, Field(gt=1, lt=20)] = 5.0  # Å
     rank: Annotated[int, Field(ge=0, le=2)] = 2  # highest tensor rank kept
-    radial_functions: Annotated[int, Field(ge=3, le=512)] = 32
+    radial_functions: Annotated[int, Field(ge=3, le=512)] = 32  # of the distance; at inference they are tables, whose number costs nothing
     zbl: Positive | None = None  # Å, at most `cutoff`: up to where nuclei repel each other (ZBL), beside what the network learns
     checkpoint: HomePath | None = None  # a model file that the first stage starts from; sizes are the file's
 
@@ -146,26 +144,26 @@ class Backbone(Section):
 
 
 class Train(Section):
-    epochs: Annotated[int, Field(ge=1)] = 100
+    epochs: Annotated[int, Field(ge=1)] = 100  # passes through the training structures, at most
     batch_size: Annotated[int, Field(ge=1)] = 32  # structures
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 2e-3  # at its highest
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the run in which the learning rate rises; it then falls as a cosine
-    weight_decay: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0  # of AdamW
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99  # decay of the averaged weights, which are validated and exported
     clip: Positive = 10.0  # norm of the gradient
     patience: Annotated[int, Field(ge=1)] = 100  # validations without an improvement of `monitor`
     validate_every: Annotated[int, Field(ge=1)] = 1  # epochs
     monitor: str = ""  # "<level>.<energy|forces|stress>" whose validation MAE decides; by default the last level's energy
-    precision: Literal["single", "double"] = "single"
+    precision: Literal["single", "double"] = "single"  # of the network; total energies and E0 are double in both
 
 
 class StageLevel(Section):
     """What a stage learns of a level; what is not set is as under `levels`."""
 
-    energy_weight: NotNegative | None = None
-    forces_weight: NotNegative | None = None
-    stress_weight: NotNegative | None = None
-    sampling: Positive | None = None
+    energy_weight: NotNegative | None = None  # of the energy term of the loss
+    forces_weight: NotNegative | None = None  # of the forces term
+    stress_weight: NotNegative | None = None  # of the stress term
+    sampling: Positive | None = None  # how often an epoch shows a structure with a label of this level
 
 
 LEARNED = {"gradient": ("energy", "forces", "stress"), "closed form": ("energy", "forces"), "gauss-newton": ("energy",)}  # labels of a fit
