@@ -18,8 +18,14 @@ import ase.io
 import pytest
 from conftest import DATA, ROOT
 
+from mfmd.config import load
+from mfmd.labelling import schema as label
+from mfmd.training import plan
+
+pytest.importorskip("openmm")
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^( *)(`{3,}|:{3,})(.*)$")
+FENCE = re.compile(r"^( *)(`{3,})(.*)$")
 FILE = re.compile(r"(?:#|//|;) ([\w./-]+\.\w+)$")
 NOTE = re.compile(r"\*(Not run in the tests|Run by `make docs-test`): (.+)\.\*")
 SHOWN = ("text", "ini")  # files, output and excerpts
@@ -46,7 +52,7 @@ def blocks_of(path):
     lines, found, k = path.read_text().splitlines(), [], 0
     while k < len(lines):
         fence = FENCE.match(lines[k])
-        if fence is None or fence[2].startswith(":") or fence[3].startswith("{"):
+        if fence is None:
             k += 1
             continue
         end = next(n for n in range(k + 1, len(lines)) if lines[n].strip() == fence[2])
@@ -54,7 +60,8 @@ def blocks_of(path):
         note = NOTE.fullmatch(beneath)
         why = note[2] if note and note[1].startswith("Not") else None
         code = "\n".join(line.removeprefix(fence[1]) for line in lines[k + 1 : end])
-        found.append(Block(path.name, k + 1, fence[3].strip(), code, why, bool(note) and why is None))
+        if not fence[3].startswith("{"):  # a directive of Sphinx
+            found.append(Block(path.name, k + 1, fence[3].strip(), code, why, bool(note) and why is None))
         k = end + 1
     return found
 
@@ -64,7 +71,7 @@ BLOCKS = [block for path in PAGES for block in blocks_of(path)]
 
 @pytest.fixture
 def folder(trained, tmp_path, monkeypatch):
-    """What a reader of a page has: a model, labels, a molecule."""
+    """What a reader of a page has: a model, labels, a folder that others have published, the examples."""
     for name in ("model.pt", "runs/demo/model.pt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(trained[0], tmp_path / name)
@@ -74,6 +81,7 @@ def folder(trained, tmp_path, monkeypatch):
         tmp_path / "test.xyz", [a for a in ase.io.read(DATA / "test.xyz", ":") if a.info["molecule"] == "ethanol"], format="extxyz"
     )
     shutil.copy(DATA / "atoms.json", tmp_path)
+    shutil.copytree(ROOT / "tests/foreign/matgl_v1_neighbours", tmp_path / "TensorNet-ANI-1x-Subset-PES")
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("study"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
@@ -88,7 +96,9 @@ def run(blocks):
         if file := FILE.match(block.code.partition("\n")[0]):
             Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
             Path(file[1]).write_text(block.code + "\n")
-        if block.language == "python":
+        if block.language == "yaml":
+            load(file[1], label.Config if "\nstructures:" in block.code else plan.Config)
+        elif block.language == "python":
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile("\n" * block.line + block.code, block.page, "exec"), names)
         elif block.language == "sh":
