@@ -45,14 +45,14 @@ class Method(Section):
 class Correction(Method):
     """A further calculation that counts in a level's energy."""
 
-    coefficient: float = 1.0
+    coefficient: float = 1.0  # what its energy and forces are multiplied by
 
 
 class Level(Method):
     """One level of theory."""
 
     corrections: list[Correction] = []  # added to it, such as MP2 in a large basis and, times -1, in a small one
-    forces: Literal["all", "test", "none"] = "all"
+    forces: Literal["all", "test", "none"] = "all"  # on which structures; the test structures alone, for instance
     keep: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] = (
         1.0  # labelled of train and val: a share, or how many; test is whole
     )
@@ -76,11 +76,11 @@ class Level(Method):
 class Sampling(Section):
     """Langevin dynamics from every structure, at every temperature; each split from a trajectory of its own."""
 
-    method: Annotated[Literal[XTB], BeforeValidator(_spelling)] = "GFN2-xTB"
+    method: Annotated[Literal[XTB], BeforeValidator(_spelling)] = "GFN2-xTB"  # whose surface the dynamics is on
     temperatures: Annotated[list[Positive], Field(min_length=1)] = [300.0, 500.0, 700.0]  # K
     train: Annotated[int, Field(ge=0)] = 20  # frames of a trajectory
-    val: Annotated[int, Field(ge=0)] = 2
-    test: Annotated[int, Field(ge=0)] = 5
+    val: Annotated[int, Field(ge=0)] = 2  # likewise
+    test: Annotated[int, Field(ge=0)] = 5  # likewise
     interval: Positive = 50.0  # fs between frames
     equilibration: NotNegative = 250.0  # fs before the first
     timestep: Positive = 0.5  # fs
@@ -94,14 +94,16 @@ class Sampling(Section):
 
 
 class Config(Section):
-    out: HomePath
-    seed: int = 0
+    out: HomePath  # folder of structures, labels and what they were made with
+    seed: int = 0  # of the dynamics, and of which structures `keep` keeps
     structures: Annotated[
         list[Annotated[str, AfterValidator(os.path.expanduser)]], Field(min_length=1)
     ]  # files that ASE reads, or names of molecules in ase.build.molecule
     sampling: Sampling | None = None  # without it the structures are labelled as they are
     levels: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Level]  # cheapest first
-    workers: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
+    workers: Annotated[
+        int, Field(ge=1, default_factory=lambda: os.cpu_count() or 1)
+    ]  # labels at a time, on a thread each; by default every core
 
     @field_validator("structures", mode="before")
     @classmethod
