@@ -3,6 +3,7 @@
 out/trajectories/*.xyz   sampled structures, one trajectory a file
 out/labels.jsonl         every label as soon as it is there, failed ones with their reason; where a killed run goes on
 out/{train,val,test}.xyz, out/atoms.json   what mfmd-train reads: energy_<level> and forces_<level>, eV and Å
+out/report.html         what was labelled, what failed, what it cost, how levels differ
 """
 
 import importlib
@@ -23,6 +24,8 @@ from mfmd.labelling.methods import isolated, label, probe, recorded
 from mfmd.labelling.sampling import read_structures, read_trajectory, simulate, trajectories
 from mfmd.labelling.schema import XTB, LabelError, Level
 from mfmd.labelling.workers import in_parallel, on_cluster
+from mfmd.reports import labelling as report
+from mfmd.reports import page
 from mfmd.structures.record import SPLITS
 
 
@@ -49,8 +52,12 @@ def run(config, retry=False, scheduler=None):
     for package, needed in (("tblite", config.sampling or set(methods) & set(XTB)), ("pyscf", set(methods) - set(XTB))):
         if needed:
             importlib.import_module(package)  # a package that is missing ends the run, not each label by itself
-    with lock.claim(config.out, "mfmd label"):
-        return _run(config, retry, scheduler)
+    with lock.claim(config.out, "mfmd label"), page.overheard() as told:
+        structures, journal = _run(config, retry, scheduler)
+        counts = write(config, structures, journal)
+        asked = {name: chosen(structures, name, level, config.seed) for name, level in config.levels.items()}
+        report.write(config, structures, asked, journal, told)
+        return counts
 
 
 def _run(config, retry, scheduler):
@@ -95,7 +102,7 @@ def _run(config, retry, scheduler):
                 warnings.warn(f"levels.{name}, {key}: {words}", stacklevel=2)
             told.add(kind)
     _sort_out(structures, prints, journal)
-    return write(config, structures, journal)
+    return structures, journal
 
 
 def _tasks(config, structures, prints, journal, retry):

@@ -176,8 +176,8 @@ def parity(what, label, prediction, unit):
     return _draw(what, plot, height=3.4)
 
 
-def histogram(what, values, x, y):
-    """How often which value was met. values : {name: values}; y : what is counted"""
+def histogram(what, values, x, y, powers=False):
+    """How often which value was met. values : {name: values}; y : what is counted; powers : the values are decimal logarithms of what x says"""
 
     def plot(axes):
         bins = np.histogram_bin_edges(
@@ -191,8 +191,13 @@ def histogram(what, values, x, y):
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.ticklabel_format(useOffset=False)
         axes.locator_params(axis="x", nbins=6)
+        if powers:
+            low, high = axes.get_xlim()
+            axes.set_xticks([np.log10(m * 10.0**k) for k in range(int(low) - 1, int(high) + 2) for m in (1, 3)])
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.1g}"))
+            axes.set_xlim(low, high)
         if len(values) > 1:
-            axes.legend()
+            axes.figure.legend(loc="outside upper left", ncols=4)
 
     return _draw(what, plot)
 

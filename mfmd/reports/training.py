@@ -57,8 +57,9 @@ def write(out, config, plan, splits, counts, stages, errors, sizes, files, told)
             "strategy": config.strategy or "own stages",
             "in the model file": ", ".join(model.levels),
         },
-        labels_head=["level", "label", *(f"{name} ({len(structures):,} structures)" for name, structures in splits.items())],
-        labels=[(level, kind, *(counts[name][level][kind] for name in splits)) for level in config.levels for kind in KINDS],
+        labels_head=["level", "label", *splits],
+        labels=[("any", "structures", *map(len, splits.values()))]
+        + [(level, kind, *(counts[name][level][kind] for name in splits)) for level in config.levels for kind in KINDS],
         stages_head=["stage", "learns", "begins with", "how", "epochs", "time"],
         stages=[
             (
