@@ -16,7 +16,7 @@ from pathlib import Path
 
 import ase.io
 import pytest
-from conftest import DATA, ROOT
+from conftest import DATA, ROOT, ethanol
 
 from mfmd.config import load
 from mfmd.labelling import schema as label
@@ -71,7 +71,7 @@ BLOCKS = [block for path in PAGES for block in blocks_of(path)]
 
 @pytest.fixture
 def folder(trained, tmp_path, monkeypatch):
-    """What a reader of a page has: a model, labels, a folder that others have published, the examples."""
+    """What a reader of a page has: a model, labels, a molecule, a folder that others have published, the examples."""
     for name in ("model.pt", "runs/demo/model.pt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(trained[0], tmp_path / name)
@@ -80,6 +80,7 @@ def folder(trained, tmp_path, monkeypatch):
     ase.io.write(
         tmp_path / "test.xyz", [a for a in ase.io.read(DATA / "test.xyz", ":") if a.info["molecule"] == "ethanol"], format="extxyz"
     )
+    ase.io.write(tmp_path / "molecule.xyz", ethanol())
     shutil.copy(DATA / "atoms.json", tmp_path)
     shutil.copytree(ROOT / "tests/foreign/matgl_v1_neighbours", tmp_path / "TensorNet-ANI-1x-Subset-PES")
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("study"))
@@ -107,10 +108,11 @@ def run(blocks):
 
 
 def test_every_block_is_known():
-    """So that none is left out for being called something else; a config is a whole file, which the blocks beneath it read."""
+    """So that none is left out for being called something else; a config is a whole file, which the blocks beneath it read. None is wider than a page."""
     for block in BLOCKS:
         assert block.language in RUN + SHOWN, f"{block}: {block.language or 'no language'}"
         assert block.language != "yaml" or block.left_out or FILE.match(block.code.partition("\n")[0]), f"{block}: which file is it?"
+        assert block.language not in ("python", "sh") or max(map(len, block.code.splitlines())) <= 92, f"{block}: too wide"
 
 
 def of(path, **what):

@@ -138,7 +138,7 @@ def high_level():
         f"A hundred energies by Gauss-Newton ({a:.0f} meV/Å) come near to all 370 by gradient ({b:.0f} meV/Å): among the weights that fit "
         "few energies, those nearest to where they start keep the forces best, and following a gradient does not find them.",
         "",
-        "From a model that others have trained at the level dft, in the place of gfn2 and with the same labels or without any of dft: [foundation.md](foundation.md).",
+        "From a model that others have trained at the level dft, in the place of gfn2 and with the same labels or without any of dft: [what it is worth](foundation.md).",
         "",
     )
 
