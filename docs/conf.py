@@ -12,14 +12,13 @@ author = "the authors of mfmd"
 release = version = mfmd.__version__
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxarg.ext", "config_keys", "docstrings"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "config_keys", "command_help", "docstrings"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 root_doc = "index"
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-myst_ref_domains = ["std", "py"]
 
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r".*")]  # types in docstrings are words, not references; links of the pages are checked all the same

@@ -115,6 +115,19 @@ def test_every_block_is_known():
         assert block.language not in ("python", "sh") or max(map(len, block.code.splitlines())) <= 92, f"{block}: too wide"
 
 
+def test_readme_leads_to_pages():
+    """Links of the pages among themselves are checked where they are built, `make docs`."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text())
+    assert len(targets) > 10
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def test_every_example_is_shown():
+    shown = re.findall(r"\.\./examples/(\w+)\.py", (ROOT / "docs/examples.md").read_text())
+    assert sorted(shown) == sorted(p.stem for p in (ROOT / "examples").glob("[0-9]*_*.py"))
+
+
 def of(path, **what):
     return [b for b in BLOCKS if b.page == path.name and all(getattr(b, key) == value for key, value in what.items())]
 
