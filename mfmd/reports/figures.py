@@ -57,7 +57,7 @@ def _svg(canvas):
     text = file.getvalue()
     text = text[text.index("<svg ") :]
     used = set(re.findall(r"#([\w-]+)[\")]", text))
-    text = re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", text)
+    text = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", text)
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(?<= )(d|x|y|points|transform)="[^"]*"', lambda part: re.sub(r"\d+\.\d{3,}", _rounded, part[0]), text)
     text = re.sub(r"\s*\n\s*", "\n", text)
