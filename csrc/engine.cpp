@@ -26,19 +26,27 @@ namespace avx2 { template <class T> const Stages<T>& table(); }
 namespace avx512 { template <class T> const Stages<T>& table(); }
 #endif
 
-// The best the machine has, or a lesser one that MFMD_SIMD names.
-template <class T> const Stages<T>& stages() {
+std::string instruction_set() {
   const char* wanted = std::getenv("MFMD_SIMD");
   const std::string name = wanted ? wanted : "";
 #if defined(MFMD_X86)
   const bool has512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512bw");
   const bool has2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has512 && (name.empty() || name == "avx512")) return avx512::table<T>();
-  if (has2 && (name.empty() || name == "avx2")) return avx2::table<T>();
+  if (has512 && (name.empty() || name == "avx512")) return "avx512";
+  if (has2 && (name.empty() || name == "avx2")) return "avx2";
 #endif
-  if (name.empty() || name == "generic") return generic::table<T>();
+  if (name.empty() || name == "generic") return "generic";
   throw InputError("MFMD_SIMD is " + name + ", which this machine does not have (or which is none of generic, avx2, avx512)");
+}
+
+template <class T> const Stages<T>& stages() {
+  const std::string chosen = instruction_set();
+#if defined(MFMD_X86)
+  if (chosen == "avx512") return avx512::table<T>();
+  if (chosen == "avx2") return avx2::table<T>();
+#endif
+  return generic::table<T>();
 }
 template const Stages<float>& stages<float>();
 template const Stages<double>& stages<double>();
@@ -375,7 +383,10 @@ const std::vector<Result>& Workspace::evaluate(const std::vector<Structure>& str
 bool Workspace::enqueue(const DeviceStructures& structures, const Request& request, const DeviceResults& results) {
   return data_->enqueue(structures, request, results);
 }
-#if !defined(MFMD_CUDA)
+#if defined(MFMD_CUDA)
+bool has_cuda() { return true; }
+#else
+bool has_cuda() { return false; }
 int cuda_devices() { return 0; }
 #endif
 std::int64_t Workspace::rebuilds() const { return data_->rebuilds(); }

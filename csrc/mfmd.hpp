@@ -187,6 +187,8 @@ class Workspace {
 std::string symbol(int atomic_number);
 int grade(double by);     // of Outside: 0 within, and one more each time that it is twice as far, or of a worse kind
 int cuda_devices();  // that this build of the engine can use; 0 without CUDA
+bool has_cuda();     // whether this build has the CUDA engine
+std::string instruction_set();  // of the kernels on the CPU: avx512, avx2 or generic; the best the machine has, or a lesser one that MFMD_SIMD names
 
 // All pairs with |D| < cutoff, D = R[j] - R[i] + S @ cell, in (i, j, S) order; full and symmetric.
 struct NeighborList {

@@ -195,6 +195,8 @@ PYBIND11_MODULE(_engine, m) {
   bind_training(training);
   m.attr("closest") = mfmd::kFirstKnot;
   m.def("cuda_devices", &mfmd::cuda_devices);
+  m.def("has_cuda", &mfmd::has_cuda);
+  m.def("instruction_set", &mfmd::instruction_set);
   m.def("neighbor_list", [](const Doubles& positions, const Doubles& cell, const std::vector<bool>& pbc, double cutoff) {
     const Ints numbers(positions.ndim() ? positions.shape(0) : 0);
     const mfmd::NeighborList list = mfmd::neighbor_list(structure(positions, numbers, cell, pbc), cutoff);

@@ -1,5 +1,7 @@
 """mfmd build-host: a host compiled anew."""
 
+from mfmd import progress
+
 
 def run(arguments):
     import subprocess
@@ -9,7 +11,8 @@ def run(arguments):
 
     sources = LIBRARY_DIR / "csrc"
     try:
-        print(build.compile_host(arguments.host, sources, LIBRARY_DIR))
+        with progress.task(f"compiling {arguments.host}"):
+            library = build.compile_host(arguments.host, sources, LIBRARY_DIR)
     except ImportError as error:
         raise HostError(f"{arguments.host} is not installed here ({error}), and its host is compiled against it") from None
     except FileNotFoundError as error:
@@ -20,3 +23,5 @@ def run(arguments):
         raise HostError(
             f"{sources}/hosts/{arguments.host}.cpp does not compile against what is installed; the compiler's words are above"
         ) from None
+    print(library)
+    return {"host": arguments.host, "library": str(library)}

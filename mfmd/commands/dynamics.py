@@ -1,13 +1,13 @@
 """mfmd md: molecular dynamics in OpenMM."""
 
 from mfmd import Error
+from mfmd.commands import results
 
 
 def run(arguments):
     from mfmd import md
 
-    options = vars(arguments)
-    del options["command"]
+    options = {key: value for key, value in vars(arguments).items() if key not in ("command", "quiet", "json")}
     if given := options.pop("term", None):
         terms = [term.partition("=")[::2] for term in given]
         try:
@@ -26,3 +26,4 @@ def run(arguments):
     if summary["far"]:
         parts.append(f"far outside of training at {summary['far']} of {summary['looks']} looks")
     print(f"{settings.out}: {', '.join(parts)}")
+    return {"out": settings.out, **summary, "files": results.files(settings.out)}

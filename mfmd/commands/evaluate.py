@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from mfmd import Error
+from mfmd.commands import results
 
 
 def run(arguments):
@@ -15,10 +16,11 @@ def run(arguments):
     if out.exists() and not out.is_dir():
         raise Error(f"--output: {out} is a file; name a folder, into which report.html goes")
     with page.overheard() as told:
-        _run(arguments, out, told)
+        return _run(arguments, out, told)
 
 
 def _run(arguments, out, told):
+    from ase.data import chemical_symbols
     from rich.console import Console
 
     from mfmd import evaluation
@@ -64,11 +66,8 @@ def _run(arguments, out, told):
         for kind, key in own.items():
             if not any(name in s.labels and s.labels[name].count(kind) for s in structures):
                 raise DataError(f"--{kind}-key {name}={key}: no structure in {', '.join(arguments.files)} has this key")
-    left_out = [
-        f"left out of {name}: {', '.join(_why(elements, number) for elements, number in sorted(left.items()))}"
-        for name, left in evaluation.left_out(model, structures, levels).items()
-        if left
-    ]
+    lacking = {name: sorted(left.items()) for name, left in evaluation.left_out(model, structures, levels).items() if left}
+    left_out = [f"left out of {name}: {', '.join(_why(elements, number) for elements, number in left)}" for name, left in lacking.items()]
     for sentence in left_out:
         print(sentence)
     found = list(evaluation.comparisons(model, structures, arguments.by, arguments.precision))
@@ -86,7 +85,8 @@ def _run(arguments, out, told):
         if not 1 / 3 < ratio < 3:
             what, unit = {"energy": "energies"}.get(kind, kind), config.data.energy_unit or "eV, or as the files say"
             warnings.warn(f"{what} of level {level} are {ratio:.3g} times the model's; --energy-unit is {unit}", stacklevel=1)
-    tables.print_evaluation(Console(), evaluation.errors(points), {k: evaluation.calibration(*v) for k, v in bars.items()})
+    errors, bars = evaluation.errors(points), {level: evaluation.calibration(*pair) for level, pair in bars.items()}
+    tables.print_evaluation(Console(), errors, bars)
     asked = {
         "model": str(arguments.model),
         "files": ", ".join(map(str, arguments.files)),
@@ -100,6 +100,18 @@ def _run(arguments, out, told):
     out.mkdir(parents=True, exist_ok=True)
     comparison.write(out / "report.html", asked, model, found, left_out, told)
     print(f"report: {out / 'report.html'}")
+    return {
+        "model": str(arguments.model),
+        "files": [str(path) for path in arguments.files],
+        "errors": results.rows(dict(tables.ordered(errors)), "level", "group", "label"),
+        "error_bars": bars,
+        "left_out": [
+            {"level": name, "elements": [chemical_symbols[z] for z in elements], "structures": number}
+            for name, left in lacking.items()
+            for elements, number in left
+        ],
+        "report": str(out / "report.html"),
+    }
 
 
 def _as_options(sentence):

@@ -7,16 +7,14 @@ def run(arguments):
     from mfmd.engine import load_model, model_path
 
     model, path = load_model(arguments.model), model_path(arguments.model)
-    if arguments.json:
-        print(json.dumps(json.loads(model.metadata), indent=1, ensure_ascii=False))
-        return
-    describe(path, model)
+    header = describe(path, model)
     if str(arguments.model).startswith("mfmd:"):
         print(f"\n{path.with_suffix('.md').read_text()}", end="")
+    return header
 
 
 def describe(path, model):
-    """Print what a model file holds; model : of engine.load_model."""
+    """Print what a model file holds, whose header is returned; model : of engine.load_model."""
     from ase.data import chemical_symbols
 
     header = json.loads(model.metadata)
@@ -51,6 +49,7 @@ def describe(path, model):
     if origin := made.get("imported"):
         _origin(origin)
     print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
+    return header
 
 
 def _beginning(begun):
