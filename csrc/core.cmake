@@ -1,4 +1,5 @@
 # The core: no torch, no Python. The kernels are compiled once per instruction set and chosen at run time.
+find_package(Threads REQUIRED)
 set(kernels csrc/kernels/radial.cpp csrc/kernels/embedding.cpp csrc/kernels/mixing.cpp csrc/kernels/message.cpp
     csrc/kernels/product.cpp csrc/kernels/readout.cpp csrc/kernels/simd.cpp csrc/kernels/training.cpp)
 function(add_kernels isa bytes)
