@@ -251,7 +251,15 @@ def test_drawn_structures():
     assert atoms == svg.count('class="atom"') == 8 and svg.count('class="bond"') == 7
     box = next(b for b in ase.io.read(DATA / "test.xyz", ":") if b.pbc.all())
     svg, atoms = drawing.draw(box.numbers, box.positions, box.cell.array, box.pbc)
-    assert svg.count('class="cell"') == (12 if atoms == len(box) else 0)
+    assert svg.count('class="cell"') == 12 and svg.count('class="bond"') == 2 * atoms / 3  # molecules are whole, wherever they have gone
+    moved = box.positions + np.random.default_rng(0).integers(-2, 3, (atoms // 3, 1, 3)).repeat(3, axis=1).reshape(-1, 3) @ box.cell.array
+    assert drawing.draw(box.numbers, moved, box.cell.array, box.pbc)[0] == svg
+    large = box.repeat(3)
+    svg, atoms = drawing.draw(large.numbers, large.positions, large.cell.array, large.pbc, marked=0)
+    inside = large.get_distances(0, range(len(large)), mic=True)
+    assert atoms == drawing.MOST_ATOMS and 'class="cell"' not in svg
+    drawn = {int(k) for k in re.findall(r"<title>\w+ (\d+)</title>", svg)}
+    assert drawn == set(np.argsort(inside)[:atoms].tolist())
 
 
 def test_what_is_overheard_is_shown_all_the_same():

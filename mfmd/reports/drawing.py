@@ -4,7 +4,10 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 from ase.data.colors import jmol_colors
+from ase.geometry import complete_cell, wrap_positions
 from markupsafe import Markup
+
+from mfmd.engine import neighbor_list
 
 MOST_ATOMS = 150  # that are drawn, those nearest to the marked atom or to the middle
 REACH = 15.0  # Å from there; what has flown farther would leave nothing to be seen
@@ -21,6 +24,9 @@ def draw(numbers, positions, cell=None, pbc=(False, False, False), marked=None):
     marked : index of an atom that gets a ring, or None
     """
     numbers, positions = np.asarray(numbers), np.asarray(positions, float)
+    if np.any(pbc):
+        around = marked if len(numbers) > MOST_ATOMS else None
+        positions = _in_cell(numbers, positions, np.asarray(cell, float), pbc, around)
     middle = np.median(positions, axis=0) if marked is None else positions[marked]
     away = np.linalg.norm(positions - middle, axis=1)
     near = np.argsort(away, kind="stable")[:MOST_ATOMS]
@@ -55,6 +61,34 @@ def draw(numbers, positions, cell=None, pbc=(False, False, False), marked=None):
         shapes.append((point[2] + 1e-3, ring + atom))
     parts += [markup for _, markup in sorted(shapes, key=lambda shape: shape[0])]
     return Markup(f'<svg role="img" viewBox="0 0 {WIDTH:g} {HEIGHT:g}">{"".join(parts)}</svg>'), len(chosen)
+
+
+def _in_cell(numbers, positions, cell, pbc, around):
+    """Positions in the cell, or in one around an atom, of molecules as a whole; of bonds without end atom by atom."""
+    centre = 0.5 if around is None else np.linalg.solve(complete_cell(cell).T, positions[around])
+    radii = covalent_radii[numbers]
+    i, j, shift, vectors = neighbor_list(positions, cell, pbc, 2 * BOND * radii.max())
+    bonded = np.linalg.norm(vectors, axis=1) < BOND * (radii[i] + radii[j])
+    partners = [[] for _ in numbers]
+    for a, b, s in zip(i[bonded], j[bonded], shift[bonded], strict=True):
+        partners[a].append((b, s))
+    image, placed = {}, positions.copy()
+    for first in range(len(numbers)):
+        if first in image:
+            continue
+        image[first], molecule, endless = np.zeros(3, int), [first], False
+        for a in molecule:  # which grows
+            for b, s in partners[a]:
+                if b not in image:
+                    image[b] = image[a] + s
+                    molecule.append(b)
+                endless |= bool(np.any(image[b] != image[a] + s))
+        if endless:
+            placed[molecule] = wrap_positions(positions[molecule], cell, pbc, centre)
+            continue
+        whole = positions[molecule] + np.array([image[a] for a in molecule]) @ cell
+        placed[molecule] = whole + wrap_positions(whole.mean(0)[None], cell, pbc, centre) - whole.mean(0)
+    return placed
 
 
 def _principal(positions):

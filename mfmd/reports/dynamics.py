@@ -1,6 +1,7 @@
 """The page of `mfmd md`, from the files of a run."""
 
 import csv
+import re
 from pathlib import Path
 
 import ase.io
@@ -78,8 +79,8 @@ def write(out, settings, numbers, summary, made):
     )
 
 
-def _drawn(atoms, words):
-    svg, shown = drawing.draw(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+def _drawn(atoms, words, marked=None):
+    svg, shown = drawing.draw(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, marked)
     part = f" Drawn are {shown} of {len(atoms)} atoms." if shown < len(atoms) else ""
     return figures.Figure(svg, f"{words}.{part}")
 
@@ -136,7 +137,11 @@ def _outside(path):
     if not path.exists():
         return []
     frames = ase.io.read(path, ":", format="extxyz")[-MOST_DRAWN:]
-    return [_drawn(a, f"Step {a.info['step']}: {a.info['outside'].partition(': ')[2]}") for a in frames]
+    drawn = []
+    for a in frames:
+        what = a.info["outside"].partition(": ")[2]
+        drawn.append(_drawn(a, f"Step {a.info['step']}: {what}", int(re.match(r"atom (\d+) ", what)[1])))
+    return drawn
 
 
 def _heads(path, atoms):

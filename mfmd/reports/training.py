@@ -88,8 +88,11 @@ def write(out, config, plan, splits, counts, stages, errors, sizes, files, told)
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
         seeds={"seed": config.seed, "data.split_seed": config.data.split_seed},
         sha256=model.sha256,
-        files_head=["split", "level", "file", "sha256"],
-        files=[(f["split"], f["level"] or "all", f["path"], f"{f['sha256'][:16]}…") for f in files],
+        files_head=["split", "level", "file", "structures of the split", "sha256"],
+        files=[
+            (f["split"], f["level"] or "all", f["path"], len(splits[f["split"]]) if f["split"] in splits else "", f"{f['sha256'][:16]}…")
+            for f in files
+        ],
         told=told,
     )
 
