@@ -11,6 +11,12 @@ from mfmd import cli, evaluation
 from mfmd.engine import Engine
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Where reports go."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_errors_per_level_group_and_label(tmp_path, monkeypatch, capsys):
     """Labels off by known amounts have known errors, by molecule and together."""
     path = write(random_model(), tmp_path / "model.pt")
@@ -140,6 +146,16 @@ def test_keys_of_the_labels(model_file, tmp_path, monkeypatch, capsys, options, 
     assert found.keys() == {(level, kind) for level in levels for kind in ("energy", "forces")}
     for (_, kind), (count, mae) in found.items():
         assert (count, mae) == (3, pytest.approx(10.0, abs=0.02)) if kind == "energy" else (36, pytest.approx(20.0, abs=0.02))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_and_its_folder(model_file, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "a.xyz"
+    labelled(file, Engine(model_file), {"high": ("energy_high", "forces_high")})
+    assert "report: mfmd-eval/report.html" in evaluate(monkeypatch, capsys, model_file, file)
+    written = (tmp_path / "mfmd-eval" / "report.html").read_text()
+    assert "note: " in written and str(file) in written and "left out of low: 3 structures without a label" in written
+    assert "a.xyz is a file; name a folder" in evaluate(monkeypatch, capsys, model_file, file, "-o", file)
 
 
 @pytest.mark.filterwarnings("ignore")
