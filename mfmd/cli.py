@@ -38,7 +38,8 @@ def _guard(arguments, command, goes_on=""):
     warnings.simplefilter("always", Note)
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        with contextlib.nullcontext() if arguments.quiet else progress.told(), _unsaid(arguments.quiet or arguments.json):
+        silent = arguments.quiet or int(os.environ.get("RANK", 0)) > 0  # of the processes of torchrun the first speaks
+        with contextlib.nullcontext() if silent else progress.told(), _unsaid(arguments.quiet or arguments.json):
             result = import_module(f"mfmd.commands.{command}").run(arguments)
         if arguments.json and result is not None:
             print(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False))
