@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from mfmd import Note, progress
 from mfmd.config import ConfigError
+from mfmd.reports.tables import UNITS
 from mfmd.structures import reading
 from mfmd.structures.record import KINDS
 from mfmd.training.batches import Batches, Sampler, collation
@@ -250,8 +251,8 @@ class Told(Callback):
         self.task.reach(trainer.current_epoch + (number + 1) / trainer.num_training_batches)
 
     def on_validation_end(self, trainer, module):
-        error = 1e3 * float(trainer.callback_metrics[self.monitor])
-        self.task.reach(self.task.done, f"validation MAE of {self.monitor.removeprefix('val/')} {error:.3g} meV (Å)")
+        label, error = self.monitor.removeprefix("val/"), 1e3 * float(trainer.callback_metrics[self.monitor])
+        self.task.reach(self.task.done, f"validation MAE of {label} {error:.3g} {UNITS[label.rpartition('.')[2]]}")
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
