@@ -1,11 +1,12 @@
 """mfmd md: molecular dynamics in OpenMM."""
 
-from mfmd import Error
+from mfmd import Error, progress
 from mfmd.commands import results
 
 
 def run(arguments):
-    from mfmd import md
+    with progress.task("loading OpenMM"):
+        from mfmd import md
 
     options = {key: value for key, value in vars(arguments).items() if key not in ("command", "quiet", "json")}
     if given := options.pop("term", None):

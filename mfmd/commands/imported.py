@@ -7,9 +7,10 @@ from mfmd.commands import info
 
 
 def run(arguments):
-    from mfmd import foreign
-    from mfmd.engine import load_model
-    from mfmd.training import export
+    with progress.task("loading torch"):
+        from mfmd import foreign
+        from mfmd.engine import load_model
+        from mfmd.training import export
 
     elements = None if arguments.elements is None else arguments.elements.replace(",", " ").split()
     if os.path.isdir(arguments.output):
