@@ -69,25 +69,30 @@ def blocks_of(path):
 BLOCKS = [block for path in PAGES for block in blocks_of(path)]
 
 
-@pytest.fixture
-def folder(trained, tmp_path, monkeypatch):
+@pytest.fixture(scope="session")
+def reader(trained, tmp_path_factory):
     """What a reader of a page has: a model, labels, a molecule, a folder that others have published, the examples."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "runs/demo").mkdir(parents=True)
     for name in ("model.pt", "runs/demo/model.pt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(trained[0], tmp_path / name)
+        shutil.copy(trained[0], folder / name)
     frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] == "ethanol" and "energy_cctz" in a.info]
-    ase.io.write(tmp_path / "mine.xyz", frames, format="extxyz")
-    ase.io.write(
-        tmp_path / "test.xyz", [a for a in ase.io.read(DATA / "test.xyz", ":") if a.info["molecule"] == "ethanol"], format="extxyz"
-    )
-    ase.io.write(tmp_path / "molecule.xyz", ethanol())
-    shutil.copy(DATA / "atoms.json", tmp_path)
-    shutil.copytree(ROOT / "tests/foreign/matgl_v1_neighbours", tmp_path / "TensorNet-ANI-1x-Subset-PES")
-    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("study"))
+    ase.io.write(folder / "mine.xyz", frames, format="extxyz")
+    ase.io.write(folder / "test.xyz", [a for a in ase.io.read(DATA / "test.xyz", ":") if a.info["molecule"] == "ethanol"], format="extxyz")
+    ase.io.write(folder / "molecule.xyz", ethanol())
+    shutil.copy(DATA / "atoms.json", folder)
+    shutil.copytree(ROOT / "tests/foreign/matgl_v1_neighbours", folder / "TensorNet-ANI-1x-Subset-PES")
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("study", "data"))
+    return folder
+
+
+@pytest.fixture
+def folder(reader, tmp_path, monkeypatch):
+    """A copy of it, and the commands."""
+    shutil.copytree(reader, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
 
 
 def run(blocks):
