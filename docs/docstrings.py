@@ -1,13 +1,16 @@
 """Docstrings as this project writes them, for autodoc: sections under dashes, in them entries `name : words`, whose words go on further in."""
 
+import dataclasses
 import re
+
+from config_keys import comments
 
 ENTRY = re.compile(r"^(\w[\w ,.]*?) : (.*)$")
 UNDERLINE = re.compile(r"^-{3,}$")
 
 
 def as_rst(app, what, name, obj, options, lines):
-    """Rewrites the lines of a docstring in place: headings as rubrics, entries as definitions."""
+    """Rewrites the lines of a docstring in place: headings as rubrics, entries as definitions; of a dataclass also the words beside its fields."""
     out, section = [], False
     for k, line in enumerate(lines):
         if UNDERLINE.match(line):
@@ -21,6 +24,10 @@ def as_rst(app, what, name, obj, options, lines):
             out.append(f"    {_plain(line.strip())}")
         else:
             out += ["", _plain(line)] if section and out and out[-1].startswith("    ") else [_plain(line)]
+    if dataclasses.is_dataclass(obj):
+        out += ["", ".. rubric:: Fields", ""]
+        for field, words in comments(obj).items():
+            out += [f"``{field}``", f"    {_plain(words)}", ""] if words else []
     lines[:] = out
 
 
