@@ -73,7 +73,7 @@ def write(out, config, plan, splits, counts, stages, errors, sizes, files, told)
             for s in stages
         ],
         outcomes=[f"{s.name}: {s.outcome}" for s in stages if s.outcome],
-        curves=[_curve(s) for s in stages if s.metrics],
+        curves=[_curve(s) for s in stages if any(name.startswith("val/") for name in s.metrics)],
         errors_head=["split", "level", "label", "count", "MAE", "RMSE", "labels' own size", "unit"],
         errors=list(_errors(errors, sizes)),
         stage_errors=[
@@ -106,12 +106,12 @@ def _errors(errors, sizes):
 
 
 def _curve(stage):
-    """Validation errors of a stage against the epoch, energies in meV and forces in meV/Å on one logarithmic axis; the loss beside it."""
+    """Validation errors of a stage against the epoch, each kind in its unit on one logarithmic axis; the monitored one among them."""
     series = {}
     for name, (epochs, values) in stage.metrics.items():
-        set_, _, what = name.partition("/")
+        split, _, what = name.partition("/")
         level, _, kind = what.partition(".")
-        if set_ == "val" and kind in ("energy_per_atom", "forces", "stress"):
+        if split == "val" and (what == stage.monitor or kind != "energy"):
             mark = " (monitored)" if what == stage.monitor else ""
             series[f"{level} {kind.replace('_', ' ')}, {tables.UNITS[kind]}{mark}"] = [k + 1 for k in epochs], [1e3 * v for v in values]
     what = f"Stage {stage.name}: mean absolute errors on the validation set, of the averaged weights; the weights with the lowest {stage.monitor} are kept."
