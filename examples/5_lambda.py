@@ -1,6 +1,6 @@
 """How much free energy lies between two levels of theory: one simulation per λ, thermodynamic integration and MBAR.
 
-python examples/5_lambda.py runs/demo/model.pt [--short] [--heads gfn2 cctz]
+python examples/5_lambda.py [model.pt] [--short] [--heads gfn2 cctz]
 
 E(λ) = (1 − λ) E_first + λ E_second. dE/dλ = E_second − E_first comes with every step, so that each window knows its energy at all others.
 """
@@ -17,7 +17,7 @@ import mfmd
 from mfmd import md
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("model")
+parser.add_argument("model", nargs="?", default="mfmd:chno")
 parser.add_argument("--heads", nargs=2, default=["gfn2", "cctz"])
 parser.add_argument("--short", action="store_true")
 arguments = parser.parse_args()
