@@ -171,7 +171,7 @@ def _say(result):
     if "fails" in found:
         print(f"engine: does not load: {_mended(found)}")
     else:
-        cuda = f"{found['cuda']['devices']} devices" if found["cuda"]["compiled"] else "not compiled in"
+        cuda = f"compiled in, {found['cuda']['devices']} devices here" if found["cuda"]["compiled"] else "not compiled in"
         print(f"engine: loads; instruction set {found['instruction_set']}, {found['threads']} threads, CUDA: {cuda}")
     names = {host.__name__: name for host, (name, _) in HOSTS.items()}
     for host, answer in result["hosts"].items():
