@@ -27,7 +27,7 @@ for openmm in "$@"; do
   quietly bin/python -m pip install --quiet --disable-pip-version-check "$OLDPWD/$wheel" "openmm==$openmm"
   quietly bin/python -c "import ase.build; ase.build.molecule('CH3CH2OH').write('ethanol.xyz')"
   begin=$SECONDS
-  quietly timeout 60 env -i PATH="$PWD/bin" mfmd md "$OLDPWD/tests/frozen/format1-heads.pt" ethanol.xyz -o "openmm-$openmm" --time 1 --host native
+  quietly timeout 60 env -i PATH="$PWD/bin" mfmd md mfmd:chno ethanol.xyz -o "openmm-$openmm" --time 1 --host native
   echo "openmm $openmm: mfmd md, 1 ps of ethanol in $((SECONDS - begin)) s"
 done
 if bin/python -c "import torch" 2> /dev/null; then

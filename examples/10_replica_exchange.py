@@ -12,7 +12,7 @@ import random
 import ase.build
 import numpy as np
 import openmm
-import pymbar
+import pymbar.timeseries
 from openmm import app, unit
 
 import mfmd
@@ -51,7 +51,10 @@ def report(sampler):
 sampler.reporters.append(report)
 sampler.simulate(iterations)
 
-places, energies = np.array(places)[iterations // 10 :], np.array(energies)[iterations // 10 :]
+places, energies = (
+    np.array(places)[iterations // 10 :],
+    np.array(energies)[iterations // 10 :],
+)  # (iterations, replicas), (iterations, replicas, states)
 moved = (np.diff(places, axis=0) != 0).mean()
 trips = sum(np.count_nonzero(np.diff(ends[ends % (len(states) - 1) == 0])) for ends in places.T)
 print(
@@ -59,6 +62,8 @@ print(
 )
 
 kt = (unit.MOLAR_GAS_CONSTANT_R * 300 * unit.kelvin).value_in_unit(unit.kilojoules_per_mole)
+apart = int(np.ceil(pymbar.timeseries.statistical_inefficiency_multiple(list((energies[:, :, -1] - energies[:, :, 0]).T))))
+places, energies = places[::apart], energies[::apart]  # iterations that know nothing of each other
 order = np.argsort(places.ravel(), kind="stable")  # samples by the state they were drawn in
 reduced = energies.reshape(-1, len(states))[order].T / kt
 gap = (reduced[-1] - reduced[0]).mean()  # the constant between two levels of theory, which no simulation is needed for
