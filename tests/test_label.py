@@ -389,6 +389,16 @@ def raising(error):
     raise error
 
 
+def test_a_script_whose_lines_its_workers_run_too(tmp_path):
+    """No structure is blamed where the processes die before they have anything to compute."""
+    script = tmp_path / "unguarded.py"
+    script.write_text("from mfmd.labelling import workers\nprint(list(workers.in_parallel([(0, abs, (1,))], 1)))\n")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert run.returncode == 1 and "LabelError: the processes that are to compute die as they start" in run.stderr
+    script.write_text(script.read_text().replace("print", 'if __name__ == "__main__":\n    print'))
+    assert subprocess.run([sys.executable, script], capture_output=True, text=True).stdout == "[(0, 1, None)]\n"
+
+
 def test_a_full_disk_fails_no_label(tmp_path):
     """Files may have 4 kB here: the labels that fit are kept, whole and none marked as failed, and the same command makes up the others."""
     frames = [shipped("water") for _ in range(12)]

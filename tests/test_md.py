@@ -475,6 +475,7 @@ def test_an_interrupted_command_says_how_to_go_on(trained, start, tmp_path, stop
     run = interruptible(command(trained, start, tmp_path / "run", time=1000), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         while not (tmp_path / "run" / "log.csv").exists():
+            assert run.poll() is None, run.stderr.read()
             time.sleep(0.05)
         time.sleep(0.5)
         run.send_signal(stop)

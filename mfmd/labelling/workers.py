@@ -57,10 +57,23 @@ def _one_thread():
                 os.environ[name] = value
 
 
+def _see_that_workers_start(context):
+    """LabelError where a process that has nothing to compute dies as well: no structure is to blame."""
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool:
+            raise LabelError(
+                "the processes that are to compute die as they start (their own words are above); each runs the lines of the script that started them: "
+                'in a script, call this below `if __name__ == "__main__":`'
+            ) from None
+
+
 def in_parallel(tasks, workers):
     """Yield (key, result, error) of tasks (key, function, arguments) as they end; one whose process dies is an error of its own.
 
-    A worker computes on one thread; a run has as many workers as it has cores. Where the caller stops in between, what is under way is given up."""
+    A worker computes on one thread; a run has as many workers as it has cores. Where the caller stops in between, what is under way is given up.
+    LabelError: see `_guarded` and `_see_that_workers_start`."""
     tasks, suspects, others = list(tasks), [], set(multiprocessing.active_children())
     for batch, size in ((tasks, workers), (suspects, 1)):
         while batch:
@@ -83,6 +96,7 @@ def in_parallel(tasks, workers):
                         process.terminate()
                     raise
                 except BrokenProcessPool:  # which of the tasks under way it was shows when they run one at a time
+                    _see_that_workers_start(context)
                     batch.extend(queue)
                     if batch is tasks:
                         suspects.extend(waiting.values())
