@@ -87,7 +87,7 @@ def default(field):
     """What holds where nothing is written; "" where the words say it."""
     if field.is_required():
         return "required"
-    if field.default in (None, "", []) or isinstance(field.default, BaseModel):
+    if field.default_factory or field.default in (None, "", []) or isinstance(field.default, BaseModel):
         return ""
     return f"default `{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
@@ -101,7 +101,8 @@ def described(schema, prefix=""):
         if not words:
             raise ValueError(f"{schema.__module__}.{schema.__name__}.{name} has no words: write a comment beside it")
         deeper += [(f"{prefix}{key}{between}.", other) for between, other in inner]
-        rows.append((key, ", ".join(filter(None, [kind(properties[key]), default(field)])), words))
+        held = "" if "by default" in words else default(field)
+        rows.append((key, ", ".join(filter(None, [kind(properties[key]), held])), words))
     yield prefix.rstrip("."), schema, rows
     for keys, other in deeper:
         yield from described(other, keys)

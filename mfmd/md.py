@@ -319,7 +319,7 @@ def _check_same(out, settings, made_of):
                 f"{out} holds a run with {key} {then.get(key)}, and now it is {now[key]}; take another folder, or remove this one"
             )
         if now["time"] < then["time"]:
-            raise MDError(f"{out} holds a run of {then['time']} ps, longer than the {now['time']} ps asked for")
+            raise MDError(f"{out} holds a run of {then['time']} ps, longer than the {now['time']} ps asked for; take another folder")
     elif not path.exists() and (
         foreign := [name for name in (*GROWING, "trajectory.h5", "topology.pdb", "final.pdb", "report.html") if (out / name).exists()]
     ):

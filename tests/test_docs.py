@@ -1,7 +1,7 @@
 """The pages: every block of code in README.md and docs/ runs as it stands there, or the page says beneath it why it does not.
 
-A block whose first line is a comment with a file's name is that file. Beneath a block may stand "*Not run in the tests: why.*", or
-"*Run by `make docs-test`: why.*" for what takes longer than a test should.
+A block whose first line is a comment with a file's name is that file. Beneath a block may stand "<!-- Not run in the tests: why. -->", or
+"<!-- Run by `make docs-test`: why. -->" for what takes longer than a test should.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ pytest.importorskip("openmm")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^( *)(`{3,})(.*)$")
 FILE = re.compile(r"(?:#|//|;) ([\w./-]+\.\w+)$")
-NOTE = re.compile(r"\*(Not run in the tests|Run by `make docs-test`): (.+)\.\*")
+NOTE = re.compile(r" *<!-- (Not run in the tests|Run by `make docs-test`): (.+)\. -->")
 SHOWN = ("text", "ini")  # files, output and excerpts
 RUN = ("python", "sh", "yaml")
 

@@ -132,7 +132,7 @@ def test_a_frozen_backbone_keeps_the_level_bit_for_bit(load, trained, tmp_path, 
 def test_a_stage_that_only_harms_is_undone(load, trained, tmp_path):
     """A level of the file, learned at a rate that spoils it, stays the file's, and that is said."""
     c = load("strategy=single", "train.learning_rate=0.05", levels="{gfn2: {from: gfn2}}")
-    with pytest.warns(Note, match="stage gfn2 keeps what it began with: the validation error of gfn2.energy was"):
+    with pytest.warns(UserWarning, match="stage gfn2 keeps what it began with: the validation error of gfn2.energy was"):
         train(c)
     before, after = tensors(trained[0]), tensors(tmp_path / "run" / "model.pt")
     assert all(torch.equal(before[key], value) for key, value in after.items() if key.startswith("backbone."))

@@ -85,7 +85,8 @@ def lammps():
     script = "region box block 0 9 0 9 0 9\ncreate_box 1 box\npair_style mfmd\n"
     done = subprocess.run([program, "-log", "none"], input=script, capture_output=True, text=True)
     if done.returncode:
-        raise ImportError((done.stdout + done.stderr).strip().splitlines()[-1])
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise ImportError(next((line for line in said if line.startswith("ERROR")), said[-1]))
     return f"pair_style mfmd, in lmp of {version}"
 
 

@@ -1,5 +1,7 @@
 """mfmd md: molecular dynamics in OpenMM."""
 
+from pathlib import Path
+
 from mfmd import Error, progress
 from mfmd.commands import results
 
@@ -26,5 +28,5 @@ def run(arguments):
         parts.append(f"drift of the total energy {summary['drift']:+.4f} meV/atom/ps")
     if summary["far"]:
         parts.append(f"far outside of training at {summary['far']} of {summary['looks']} looks")
-    print(f"{settings.out}: {', '.join(parts)}")
+    print(f"{settings.out}: {', '.join(parts)}\nreport: {Path(settings.out) / 'report.html'}")
     return {"out": settings.out, **summary, "files": results.files(settings.out)}

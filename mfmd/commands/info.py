@@ -48,7 +48,7 @@ def describe(path, model):
         _beginning(begun)
     if origin := made.get("imported"):
         _origin(origin)
-    print(f"made: {made.get('date', 'unknown')} by mfmd {made.get('mfmd', '?')}")
+    print(f"made: {made['date']} by mfmd {made['mfmd']}" if "date" in made else f"made by mfmd {made.get('mfmd', '?')}")
     return header
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import datetime
 import functools
 import hashlib
 import math
@@ -244,7 +243,6 @@ def provenance(package, source, files, **said):
         said["licence"] = next((line.strip() for line in lines if line.strip()), licence.name)
     return {
         "mfmd": __version__,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "imported": {
             "from": package,
             "source": source.resolve().name,

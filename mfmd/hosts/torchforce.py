@@ -142,4 +142,5 @@ def script(e):
                 forces = torch.zeros(positions.shape, dtype=forces.dtype, device=positions.device).index_copy(0, self.chosen, forces)
             return energy, forces.to(positions.dtype)
 
-    return torch.jit.script(OpenMMModule().eval())
+    with export.calls_torch_jit():
+        return torch.jit.script(OpenMMModule().eval())

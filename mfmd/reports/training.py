@@ -93,7 +93,8 @@ def write(out, config, plan, splits, counts, stages, errors, sizes, files, told)
             (f["split"], f["level"] or "all", f["path"], len(splits[f["split"]]) if f["split"] in splits else "", f"{f['sha256'][:16]}…")
             for f in files
         ],
-        told=told,
+        warned=[sentence for sentence in told if sentence.startswith("warning: ")],
+        told=[sentence for sentence in told if not sentence.startswith("warning: ")],
     )
 
 

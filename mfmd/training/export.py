@@ -167,11 +167,18 @@ def _whole(path):
     os.replace(partial, path)
 
 
+@contextlib.contextmanager
+def calls_torch_jit():
+    """That torch.jit is deprecated, torch says to those who call it, and that is us."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):  # before torch 2.14, and since
+            warnings.filterwarnings("ignore", message=r"`torch\.jit", category=category)
+        yield
+
+
 def write_archive(path, module, content, **entries):
     """A module as TorchScript archive with the weights and more entries beside it; the file appears whole or not at all."""
-    with _whole(path) as partial, warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):  # before torch 2.14 and since: it is torch's to say to those who call it
-            warnings.filterwarnings("ignore", message=r"`torch\.jit", category=category)
+    with _whole(path) as partial, calls_torch_jit():
         torch.jit.save(torch.jit.script(module), str(partial), _extra_files={ENTRY: content, **entries})
 
 

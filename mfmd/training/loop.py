@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from mfmd import Note, progress
+from mfmd import progress
 from mfmd.config import ConfigError
 from mfmd.reports.tables import UNITS
 from mfmd.structures import reading
@@ -146,7 +146,7 @@ class Training(lightning.LightningModule):
 
 
 def optimise(model, stage, structures, val, config, folder, seed):
-    """Train a model through a stage; afterwards it has the weights with the best validation error. Where it began better by a tenth, a Note says so, and a
+    """Train a model through a stage; afterwards it has the weights with the best validation error. Where it began better by a tenth, a warning says so, and a
     stage of one level keeps what it began with. Resumes where folder/last.ckpt is.
 
     seed : of the order of structures
@@ -209,8 +209,7 @@ def optimise(model, stage, structures, val, config, folder, seed):
         one = len(stage.levels) == 1
         warnings.warn(
             f"stage {stage.name} {'keeps what it began with' if one else 'ends worse than it began'}: the validation error of {settings.monitor} was {1e3 * before:.3g} meV (Å) before the first epoch "
-            f"and no better than {1e3 * after:.3g} afterwards; lower train.learning_rate, or train for more epochs",
-            Note,
+            f"and no better than {1e3 * after:.3g} afterwards; lower train.learning_rate, or train for more steps: more epochs, or batches of fewer than {settings.batch_size} structures",
             stacklevel=4,
         )
         if one:
