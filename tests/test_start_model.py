@@ -130,10 +130,11 @@ def test_a_frozen_backbone_keeps_the_level_bit_for_bit(load, trained, tmp_path, 
 
 
 def test_a_stage_that_only_harms_is_undone(load, trained, tmp_path):
-    """A level of the file, learned at a rate that spoils it, stays the file's, and that is said."""
-    c = load("strategy=single", "train.learning_rate=0.05", levels="{gfn2: {from: gfn2}}")
+    """Levels that are learned at a rate which spoils them stay what they were, and that is said; the backbone has not moved, so that all are in the file."""
+    c = load("strategy=finetune", "train.learning_rate=0.3", levels="{gfn2: {from: gfn2}, cctz: {}}")
     with pytest.warns(UserWarning, match="stage gfn2 keeps what it began with: the validation error of gfn2.energy was"):
         train(c)
+    assert load_model(tmp_path / "run" / "model.pt").levels == ["gfn2", "cctz"]
     before, after = tensors(trained[0]), tensors(tmp_path / "run" / "model.pt")
     assert all(torch.equal(before[key], value) for key, value in after.items() if key.startswith("backbone."))
 

@@ -13,6 +13,13 @@ from mfmd.reports import drawing, figures, page
 
 MOST_DRAWN = 6  # of the structures far outside what the model was trained on
 
+UNITS = dict.fromkeys(("time", "equilibrate", "every", "checkpoint"), "ps") | {
+    "timestep": "fs",
+    "temperature": "K",
+    "pressure": "bar",
+    "friction": "1/ps",
+}
+
 
 def read_log(path):
     """{column without its unit: values} of a CSV file of a run; NaN where a line has nothing."""
@@ -67,7 +74,7 @@ def write(out, settings, numbers, summary, made):
         "dynamics.html",
         title=f"Molecular dynamics of {drawing.formula(numbers)}",
         settings=settings,
-        rows=[(key, str(value)) for key, value in settings.items() if value is not None],
+        rows=[(key, f"{value} {UNITS.get(key, '')}".strip()) for key, value in settings.items() if value is not None],
         facts=facts,
         state=[_drawn(Atoms(numbers, last[0], cell=last[1], pbc=periodic), "The last structure")],
         course=_course(log, settings, len(numbers)) if len(log["Time"]) else [],

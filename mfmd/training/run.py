@@ -267,7 +267,7 @@ def _run(config, console, out, splits, isolated, told):
         models[stage.name] = model
         seen[stage.name] = (labelled & stage.levels.keys()).union(*(seen[other] for other in (name, *stage.teachers) if other))
         kept = {h for level in stage.levels for h in model.chain(level)}
-        fresh[stage.name] = kept | (fresh[name] if stage.backbone_rate == 0 and name else set())
+        fresh[stage.name] = kept | (fresh[name] if name and _stayed(model.backbone, start.backbone) else set())
         validation[stage.name], _ = evaluate(only(model, fresh[stage.name]), splits["val"], config)
         tables.print_errors(console, f"validation set after stage {stage.name}", validation[stage.name])
         if writing:
@@ -342,6 +342,12 @@ def _record(stage, start, folder, errors):
         stage.train.monitor,
         errors,
     )
+
+
+def _stayed(backbone, before):
+    """Whether it was frozen, or is what it began with since training only harmed it."""
+    then = before.state_dict()
+    return all(torch.equal(value, then[key]) for key, value in backbone.state_dict().items())
 
 
 def _different(names, models):
