@@ -162,7 +162,7 @@ def run(settings):
 
     Returns
     -------
-    dict: looks and far (how often this call looked whether the run is outside what the model was trained on, and it was), steps, ns_per_day (of this call; None if there was nothing left to do), temperature (K, mean), drift (meV/atom/ps, of the
+    dict: looks and far (how often it was looked along the run whether it is outside what the model was trained on, and it was), steps, ns_per_day (of this call; None if there was nothing left to do), temperature (K, mean), drift (meV/atom/ps, of the
     total energy; of production)
 
     Files in `out`: trajectory.dcd (or .xtc; with format h5 also trajectory.h5, at the end) and topology.pdb, log.csv, heads.csv, domain.csv (how far outside of training, a line a look), outside.xyz (the structures that were), report.html, checkpoint.npz, settings.json, final.pdb
@@ -276,9 +276,10 @@ def _run(settings, out, start, system):
     _write_pdb(out / "final.pdb", topology, state)
     if settings.format == "h5" and (out / "trajectory.dcd").exists():
         _write_hdf5(out, topology, settings)
+    looks, far = dynamics.looks(out)
     summary = {
-        "looks": watch.looks,
-        "far": watch.far,
+        "looks": looks,
+        "far": far,
         "steps": before + after,
         "ns_per_day": 86400e-6 * settings.timestep * made / (time.perf_counter() - began) if made else None,
     }

@@ -29,6 +29,14 @@ def read_log(path):
     return dict(zip(names, np.array(rows).reshape(-1, len(names)).T, strict=True))
 
 
+def looks(out):
+    """How often a run was looked at, start aside, and at how many of these looks it was far outside what the model was trained on."""
+    if not (Path(out) / "domain.csv").exists():
+        return 0, 0
+    grade = read_log(Path(out) / "domain.csv")["grade"]
+    return len(grade), int((grade > 0).sum())
+
+
 def summarize(log, atoms):
     """What a log of `mfmd md` comes to.
 
@@ -78,8 +86,8 @@ def write(out, settings, numbers, summary, made):
         facts=facts,
         state=[_drawn(Atoms(numbers, last[0], cell=last[1], pbc=periodic), "The last structure")],
         course=_course(log, settings, len(numbers)) if len(log["Time"]) else [],
-        looks=0 if watched is None else len(watched["step"]),
-        far=0 if watched is None else int((watched["grade"] > 0).sum()),
+        looks=summary["looks"],
+        far=summary["far"],
         watch=_watch(watched) if watched and len(watched["step"]) else [],
         outside=_outside(out / "outside.xyz"),
         heads=_heads(out / "heads.csv", len(numbers)),
