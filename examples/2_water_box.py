@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from mfmd import md
+from mfmd import md, progress
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("model")
@@ -42,12 +42,9 @@ box.write(out / "box.xyz", format="extxyz")
 times = {"equilibrate": 0.005, "time": 0.05, "every": 0.005, "checkpoint": 0.05} if arguments.short else {
     "equilibrate": 2.0, "time": 20.0, "every": 0.05, "checkpoint": 1.0
 }  # fmt: skip
-md.run(
-    md.Settings(
-        arguments.model, str(out / "box.xyz"), str(out / arguments.head), ensemble="npt", head=arguments.head, friction=5.0, **times
-    ),
-    lambda step, steps, rate: print(f"\r{step}/{steps} steps, {rate:.2f} ns/day", end=""),
-)
+folder = str(out / arguments.head)
+with progress.told():
+    md.run(md.Settings(arguments.model, str(out / "box.xyz"), folder, ensemble="npt", head=arguments.head, friction=5.0, **times))
 
 trajectory = mdtraj.load(out / arguments.head / "trajectory.dcd", top=out / arguments.head / "topology.pdb")
 density = n * 18.015 / 0.602214 / (1e3 * trajectory.unitcell_volumes)  # g/cm³, from nm³

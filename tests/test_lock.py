@@ -111,19 +111,21 @@ def test_a_folder_that_was_removed_is_no_more_the_runs(tmp_path, again):
             lock.check(folder)
 
 
-def test_mfmd_md_ends_where_its_folder_was_removed(tmp_path, model_file):
+def test_mfmd_md_ends_where_its_folder_was_removed(tmp_path, model_file, monkeypatch):
     import shutil
 
-    from mfmd import md
+    from mfmd import md, progress
 
     ase.build.molecule("H2O").write(tmp_path / "water.xyz")
 
-    def remove(step, steps, rate):
+    def remove(task, step, words=None):
         if (tmp_path / "run").exists() and step > 3:
             shutil.rmtree(tmp_path / "run")
 
+    monkeypatch.setattr(progress.Task, "reach", remove)
+
     with pytest.raises(mfmd.Error, match="was removed or replaced while this run used it"):
-        md.run(md.Settings(str(model_file), str(tmp_path / "water.xyz"), str(tmp_path / "run"), time=0.01, every=0.001, checkpoint=0.005, minimize=False, threads=1), remove)  # fmt: skip
+        md.run(md.Settings(str(model_file), str(tmp_path / "water.xyz"), str(tmp_path / "run"), time=0.01, every=0.001, checkpoint=0.005, minimize=False, threads=1))  # fmt: skip
     assert not (tmp_path / "run").exists()
 
 
