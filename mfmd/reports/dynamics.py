@@ -65,7 +65,7 @@ def write(out, settings, numbers, summary, made):
     """
     out = Path(out)
     log = read_log(out / "log.csv") if (out / "log.csv").exists() else {"Time": []}
-    facts = {"ensemble": settings["ensemble"].upper(), "atoms": len(numbers), "steps": summary["steps"], "frames logged": len(log["Time"])}
+    facts = {"ensemble": settings["ensemble"].upper(), "atoms": len(numbers), "steps": summary["steps"]}
     if summary["ns_per_day"]:
         whole = "" if made == summary["steps"] else f", last {made:,} steps"
         facts[f"ns/day{whole}"] = f"{summary['ns_per_day']:,.3g}"
