@@ -122,9 +122,8 @@ def main():
             print(f"mfmd: {compile_host(name, arguments.sources, arguments.folder, arguments.flags).name}")
         except ImportError as error:
             print(f"mfmd: the host {name} is not built ({error}); `mfmd build-host {name}` builds it when it is installed")
-        except (
-            subprocess.CalledProcessError
-        ) as error:  # another release's interface, perhaps: what does without this host is installed all the same
+        except subprocess.CalledProcessError as error:
+            # Another release's interface, perhaps: what does without this host is installed all the same.
             print(
                 f"mfmd: the host {name} is not built (the compiler ends with {error.returncode}, see above); `mfmd build-host {name}` tries again"
             )
