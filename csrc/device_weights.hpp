@@ -17,7 +17,11 @@ namespace cuda {
 // the device that is not the next one's.
 template <class T> class DeviceWeights {
  public:
-  DeviceWeights(const Weights<T>& host, bool tf32, cudaStream_t stream) {
+  DeviceWeights(const Weights<T>& host, bool tf32, cudaStream_t stream) { take(host, tf32, stream); }
+  const Weights<T>& get() const { return weights_; }
+
+  // Others, in their place.
+  void take(const Weights<T>& host, bool tf32, cudaStream_t stream) {
     std::size_t bytes = 0;
     place(host, [&](const void*, std::size_t size) -> void* { bytes += aligned(size); return nullptr; });
     memory_.resize(bytes);
@@ -31,7 +35,6 @@ template <class T> class DeviceWeights {
     check(cudaStreamSynchronize(stream), "a copy of the weights");
     weights_.tf32 = tf32;
   }
-  const Weights<T>& get() const { return weights_; }
 
  private:
   static std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -52,7 +55,7 @@ template <class T> class DeviceWeights {
     const std::size_t F = static_cast<std::size_t>(w.F), slots = static_cast<std::size_t>(w.slots), table = F * w.knots * 3 * w.R;
     w.basis = {};  // the device has tables alone
     w.embedding_radial = {};
-    of(w.charge, slots), of(w.first, slots * F), of(w.second, slots * F), of(w.self_embedding, slots * F), of(w.embedding_table, table);
+    of(w.charge, slots), of(w.factor, slots), of(w.first, slots * F), of(w.second, slots * F), of(w.self_embedding, slots * F), of(w.embedding_table, table);
     norm(w.embedding_norm, w.F), norm(w.readout_norm, w.R * w.F);
     dense(w.gate[0]), dense(w.gate[1]), dense(w.readout);
     for (int part = 0; part < w.R; ++part) dense(w.embedding_mix[part]);

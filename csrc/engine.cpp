@@ -14,6 +14,7 @@
 #include "kernels/stages.hpp"
 #include "kernels/tensor.hpp"
 #include "packing.hpp"
+#include "states.hpp"
 #include "tables.hpp"
 #include "threads.hpp"
 #include "workspace.hpp"
@@ -111,9 +112,9 @@ template <class T> class Store {
 template <class T> class Evaluation final : public Workspace::Data {
  public:
   Evaluation(std::shared_ptr<const Model> model, const Options& options)
-      : model_(std::move(model)), w_(model_->weights<T>()), pool_(options.threads), list_(w_.cutoff, options.skin), tables_(options.tables) {}
+      : model_(std::move(model)), states_(model_->states()), w_(&model_->weights<T>(states_)), pool_(options.threads), list_(w_->cutoff, options.skin), tables_(options.tables) {}
   std::int64_t rebuilds() const override { return list_.rebuilds(); }
-  std::size_t ghost_width() const override { return static_cast<std::size_t>(w_.C * w_.F) * sizeof(T); }
+  std::size_t ghost_width() const override { return static_cast<std::size_t>(w_->C * w_->F) * sizeof(T); }
   const std::map<std::string, double>& stage_times() const override { return times_; }
 
   const std::vector<Result>& evaluate(const Structure* structures, int count, const Request& request) override {
@@ -128,7 +129,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     a_ = store_->take();
     const Loan loan{*this};
     while (a_->scratch.size() < static_cast<std::size_t>(pool_.threads())) a_->scratch.emplace_back();
-    for (int k = 0; k < pool_.threads(); ++k) a_->scratch[static_cast<std::size_t>(k)].resize(scratch_size(w_));
+    for (int k = 0; k < pool_.threads(); ++k) a_->scratch[static_cast<std::size_t>(k)].resize(scratch_size(*w_));
     for (int k = 0; k < count; ++k) evaluate(structures[k], request, results_[static_cast<std::size_t>(k)]);
     return results_;
   }
@@ -138,7 +139,9 @@ template <class T> class Evaluation final : public Workspace::Data {
   void evaluate(const Structure& s, const Request& request, Result& result) {
     if (s.atoms < 0 || s.ghosts < 0) throw InputError("a structure cannot have fewer than no atoms");
     if (s.ghosts > 0 && (!s.pairs || !s.fill_ghosts)) throw InputError("ghost atoms need the host's pairs and fill_ghosts");
+    check_fragments(s.states.size(), s.fragment, s.atoms + s.ghosts);
     check_elements(*model_, heads_, s);
+    check_states(*model_, heads_, s, request.allow_unseen_state);
     timed("neighbors", [&] {
       list_.update(s, kFirstKnot, pool_);
       find_slots(s);
@@ -146,7 +149,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     });
     const bool domain = request.domain && model_->domain();
     run(s, request.forces || request.virial || request.atom_virials, request.error_bars || domain);
-    if (w_.repulsion > 0.0) timed("repulsion", [&] { repel(request.forces || request.virial || request.atom_virials); });
+    if (w_->repulsion > 0.0) timed("repulsion", [&] { repel(request.forces || request.virial || request.atom_virials); });
     if (domain) timed("domain", [&] { find_excess(s); });
     timed("collect", [&] { collect(s, request, result); });
   }
@@ -159,10 +162,16 @@ template <class T> class Evaluation final : public Workspace::Data {
 
   void find_slots(const Structure& s) {
     const auto& elements = model_->elements();
-    std::vector<int> slot_of(119, -1);
+    std::vector<int> slot_of(119, -1), first;  // of an element; of a fragment, where the rows of its state begin
     for (std::size_t k = 0; k < elements.size(); ++k) slot_of[static_cast<std::size_t>(elements[k])] = static_cast<int>(k);
+    for (const State& state : s.states) first.push_back(place_of(states_, state) * static_cast<int>(elements.size()));
+    if (first.empty()) first.push_back(0);
+    if (states_.size() * elements.size() > static_cast<std::size_t>(w_->slots)) w_ = &model_->weights<T>(states_);
     a_->slot.resize(list_.order().size());
-    for (std::size_t row = 0; row < a_->slot.size(); ++row) a_->slot[row] = slot_of[static_cast<std::size_t>(s.numbers[list_.order()[row]])];
+    for (std::size_t row = 0; row < a_->slot.size(); ++row) {
+      const int atom = list_.order()[row];
+      a_->slot[row] = first[s.fragment ? static_cast<std::size_t>(s.fragment[atom]) : 0] + slot_of[static_cast<std::size_t>(s.numbers[atom])];
+    }
   }
 
   void round_pairs() {
@@ -172,7 +181,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     T* basis = a_->basis.resize(kMaxComponents * pairs);
     a_->knot.resize(tables_ ? pairs : 0);
     T* hermite_of = a_->hermite.resize(tables_ ? kHermite * pairs : 0);
-    const double per_log = (w_.knots - 1) / std::log(w_.cutoff / kFirstKnot);
+    const double per_log = (w_->knots - 1) / std::log(w_->cutoff / kFirstKnot);
     pool_.loop(static_cast<int>(pairs), 1024, [&](int begin, int end, int) {
       for (std::size_t p = static_cast<std::size_t>(begin); p < static_cast<std::size_t>(end); ++p) {
         const double r = list_.distances()[p];
@@ -183,7 +192,7 @@ template <class T> class Evaluation final : public Workspace::Data {
         tensor::symmetric(u + 3 * p, basis + kMaxComponents * p + 4);
         if (!tables_) continue;
         const double t = per_log * std::log(r / kFirstKnot);
-        a_->knot[p] = std::min(w_.knots - 2, static_cast<int>(t));
+        a_->knot[p] = std::min(w_->knots - 2, static_cast<int>(t));
         double value[6], slope[6];
         hermite(t - a_->knot[p], value, slope);
         for (std::size_t k = 0; k < 6; ++k) {
@@ -201,7 +210,7 @@ template <class T> class Evaluation final : public Workspace::Data {
       for (int row = begin; row < end; ++row) {
         const int first = list_.first()[static_cast<std::size_t>(row)], count = list_.first()[static_cast<std::size_t>(row) + 1] - first;
         a_->excess[static_cast<std::size_t>(row)] = excess(*model_->domain(), a_->slot[static_cast<std::size_t>(row)], count, list_.neighbors().data() + first,
-                                                        list_.distances().data() + first, a_->slot.data(), list_.order().data(), a_->features.get() + static_cast<std::size_t>(row * w_.F), id);
+                                                        list_.distances().data() + first, a_->slot.data(), list_.order().data(), a_->features.get() + static_cast<std::size_t>(row * w_->F), id);
       }
     });
   }
@@ -209,20 +218,20 @@ template <class T> class Evaluation final : public Workspace::Data {
   // The stages, forward then backward; with_features: those of the last layer are kept.
   void run(const Structure& s, bool reverse, bool with_features) {
     const Stages<T>& k = stages<T>();
-    const int n = s.atoms, L = w_.n_layers;
-    const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_.C * w_.F);
+    const int n = s.atoms, L = w_->n_layers;
+    const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_->C * w_->F);
     const Pairs<T> pairs{list_.first().data(), list_.half().data(), list_.neighbors().data(),          a_->distance.get(),
                          a_->direction.get(),     a_->basis.get(),        tables_ ? a_->knot.data() : nullptr, a_->hermite.get()};
     const int* slot = a_->slot.data();
 
-    T *raw = a_->raw.resize(size), *mixed = a_->mixed.resize(size), *kept = a_->kept.resize(static_cast<std::size_t>(n) * kept_gates(w_));
+    T *raw = a_->raw.resize(size), *mixed = a_->mixed.resize(size), *kept = a_->kept.resize(static_cast<std::size_t>(n) * kept_gates(*w_));
     const auto sized = [&](std::vector<Buffer<T>>& buffers, int count) {
       std::vector<T*> rows;
       while (buffers.size() < static_cast<std::size_t>(count)) buffers.emplace_back();
       for (int l = 0; l < count; ++l) rows.push_back(buffers[static_cast<std::size_t>(l)].resize(size));
       return rows;
     };
-    const std::vector<T*> x = sized(a_->x, L + 1), y = sized(a_->y, L), m = sized(a_->m, L), dx = sized(a_->dx, L), sums = sized(a_->sums, w_.own_message ? L : 0);
+    const std::vector<T*> x = sized(a_->x, L + 1), y = sized(a_->y, L), m = sized(a_->m, L), dx = sized(a_->dx, L), sums = sized(a_->sums, w_->own_message ? L : 0);
     a_->head_energies.assign(seeds_.size() * static_cast<std::size_t>(n), 0.0);
     for (std::size_t q = 0; q < seeds_.size(); ++q) seeds_[q].energies = a_->head_energies.data() + q * static_cast<std::size_t>(n);
 
@@ -235,72 +244,72 @@ template <class T> class Evaluation final : public Workspace::Data {
     const auto over_atoms = [&](const char* name, auto&& stage) { in_pieces(name, kGrain, stage); };
     const auto over_pairs = [&](const char* name, auto&& stage) { in_pieces(name, gather_grain, stage); };
     const auto fill = [&](T* rows, int width) { if (s.fill_ghosts) s.fill_ghosts(rows, static_cast<std::size_t>(width) * sizeof(T)); };
-    const int whole = w_.C * w_.F, parts = w_.R * w_.F;
+    const int whole = w_->C * w_->F, parts = w_->R * w_->F;
 
     // What an atom goes through between two gathers is done in one pass, while its rows are at hand.
     T *ax = reverse ? a_->ax.resize(size) : nullptr, *am = reverse ? a_->am.resize(size) : nullptr, *ay = reverse ? a_->ay.resize(size) : nullptr;
-    T *araw = am, *asums = reverse && w_.own_message ? a_->asums.resize(size) : nullptr;
-    T* features = with_features ? a_->features.resize(static_cast<std::size_t>(n * w_.F)) : nullptr;
+    T *araw = am, *asums = reverse && w_->own_message ? a_->asums.resize(size) : nullptr;
+    T* features = with_features ? a_->features.resize(static_cast<std::size_t>(n * w_->F)) : nullptr;
     if (reverse) a_->slope.assign(list_.neighbors().size(), 0.0), a_->turn.assign(3 * list_.neighbors().size(), 0.0);
     const auto leave = [&](int l, int b, int e, T* t) {  // layer l backwards, up to its messages
-      if (l >= 0) k.product_reverse(w_, l, y[l], m[l], dx[l], ax, am, ay, w_.own_message ? sums[l] : nullptr, asums, b, e, t);
-      else k.embedding_mix_reverse(w_, raw, mixed, kept, ax, araw, b, e, t);
+      if (l >= 0) k.product_reverse(*w_, l, slot, y[l], m[l], dx[l], ax, am, ay, w_->own_message ? sums[l] : nullptr, asums, b, e, t);
+      else k.embedding_mix_reverse(*w_, raw, mixed, kept, ax, araw, b, e, t);
     };
     const auto enter = [&](int l, int b, int e, T* t) {  // layer l up to its messages
-      if (l < L) k.mixing(w_, l, x[l], y[l], b, e, t);
-      else k.readout(w_, slot, x[l], seeds_.data(), static_cast<int>(seeds_.size()), ax, features, b, e, t);
+      if (l < L) k.mixing(*w_, l, x[l], y[l], b, e, t);
+      else k.readout(*w_, slot, x[l], seeds_.data(), static_cast<int>(seeds_.size()), ax, features, b, e, t);
       if (l == L && reverse) leave(L - 1, b, e, t);
     };
 
-    over_pairs("embedding_gather", [&](int b, int e, T* t) { k.embedding_gather(w_, pairs, slot, raw, b, e, t); });
+    over_pairs("embedding_gather", [&](int b, int e, T* t) { k.embedding_gather(*w_, pairs, slot, raw, b, e, t); });
     over_atoms("embedding_mix", [&](int b, int e, T* t) {
-      k.embedding_mix(w_, raw, x[0], mixed, kept, b, e, t);
+      k.embedding_mix(*w_, raw, x[0], mixed, kept, b, e, t);
       enter(0, b, e, t);
     });
     for (int l = 0; l < L; ++l) {
-      if (!w_.own_message) fill(y[l], whole);
+      if (!w_->own_message) fill(y[l], whole);
       over_pairs("message", [&](int b, int e, T* t) {
-        if (w_.own_message) k.own_message(w_, l, pairs, y[l], m[l], sums[l], b, e, t);
-        else k.message(w_, l, pairs, y[l], m[l], b, e, t);
+        if (w_->own_message) k.own_message(*w_, l, pairs, y[l], m[l], sums[l], b, e, t);
+        else k.message(*w_, l, pairs, y[l], m[l], b, e, t);
       });
       over_atoms("product", [&](int b, int e, T* t) {
-        k.product(w_, l, x[l], y[l], m[l], dx[l], x[l + 1], b, e, t);
+        k.product(*w_, l, slot, x[l], y[l], m[l], dx[l], x[l + 1], b, e, t);
         enter(l + 1, b, e, t);
       });
     }
     if (!reverse) return;
     for (int l = L; l--;) {
-      if (w_.own_message) fill(asums, parts);
+      if (w_->own_message) fill(asums, parts);
       else fill(am, whole);
       over_pairs("message_reverse", [&](int b, int e, T* t) {
-        if (w_.own_message) k.own_message_reverse(w_, l, pairs, asums, a_->slope.data(), b, e, t);
-        else k.message_reverse(w_, l, pairs, y[l], am, ay, a_->slope.data(), b, e, t);
+        if (w_->own_message) k.own_message_reverse(*w_, l, pairs, asums, a_->slope.data(), b, e, t);
+        else k.message_reverse(*w_, l, pairs, y[l], am, ay, a_->slope.data(), b, e, t);
       });
       over_atoms("mixing_reverse", [&](int b, int e, T* t) {
-        k.mixing_reverse(w_, l, x[l], ay, ax, b, e, t);
+        k.mixing_reverse(*w_, l, x[l], ay, ax, b, e, t);
         leave(l - 1, b, e, t);
       });
     }
     fill(araw, whole);
-    over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(w_, pairs, slot, araw, a_->slope.data(), a_->turn.data(), b, e, t); });
+    over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(*w_, pairs, slot, araw, a_->slope.data(), a_->turn.data(), b, e, t); });
   }
 
   // The nuclei's repulsion: half of a pair's to the energy of each of its atoms, for every head that has it, and its slope.
   void repel(bool reverse) {
     double weight = 0.0;
     for (const Seed<T>& seed : seeds_)
-      if (w_.heads[seed.head].repels) weight += static_cast<double>(seed.weight);
+      if (w_->heads[seed.head].repels) weight += static_cast<double>(seed.weight);
     for (std::size_t row = 0; row + 1 < list_.first().size(); ++row) {
       double energy = 0.0;
       for (int p = list_.first()[row]; p < list_.first()[row + 1]; ++p) {
         const std::size_t pair = static_cast<std::size_t>(p);
-        if (list_.distances()[pair] >= w_.repulsion) continue;
+        if (list_.distances()[pair] >= w_->repulsion) continue;
         double slope = 0.0;
-        energy += 0.5 * repulsion(w_.charge[a_->slot[row]], w_.charge[a_->slot[static_cast<std::size_t>(list_.neighbors()[pair])]], list_.distances()[pair], w_.repulsion, &slope);
+        energy += 0.5 * repulsion(w_->charge[a_->slot[row]], w_->charge[a_->slot[static_cast<std::size_t>(list_.neighbors()[pair])]], list_.distances()[pair], w_->repulsion, &slope);
         if (reverse && p >= list_.half()[row]) a_->slope[pair] += weight * slope;
       }
       for (const Seed<T>& seed : seeds_)
-        if (w_.heads[seed.head].repels) seed.energies[row] += energy;
+        if (w_->heads[seed.head].repels) seed.energies[row] += energy;
     }
   }
 
@@ -314,9 +323,9 @@ template <class T> class Evaluation final : public Workspace::Data {
       for (std::size_t i = 0; i < n; ++i) sum += seed.energies[list_.row_of()[i]];
       head_sums.push_back(sum);
     }
-    add_up(*model_, heads_, head_sums.data(), !s.pairs, result);
-    if (request.atom_energies) add_up_atoms(*model_, heads_, a_->head_energies.data(), list_.row_of().data(), s.atoms, s.atoms, result);
-    if (request.error_bars) add_errors(*model_, heads_, s, a_->features.get(), list_.row_of().data(), w_.F, result);
+    add_up(*model_, heads_, s, head_sums.data(), result);
+    if (request.atom_energies) add_up_atoms(*model_, heads_, s, a_->head_energies.data(), list_.row_of().data(), s.atoms, result);
+    if (request.error_bars) add_errors(*model_, heads_, s, a_->features.get(), list_.row_of().data(), w_->F, result);
     if (request.domain && model_->domain()) result.outside = outside(*model_, s, a_->excess, list_.row_of().data(), 0);
     if (request.forces || request.virial || request.atom_virials) {
       result.forces.assign(3 * n, 0.0);
@@ -346,7 +355,8 @@ template <class T> class Evaluation final : public Workspace::Data {
   }
 
   const std::shared_ptr<const Model> model_;
-  const Weights<T>& w_;
+  std::vector<State> states_;  // that it has rows for: the model's, and those it has met since
+  const Weights<T>* w_;
   Pool pool_;
   SkinList list_;
   const bool tables_;

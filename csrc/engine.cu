@@ -11,6 +11,7 @@
 #include "heads.hpp"
 #include "kernels/device.hpp"
 #include "kernels/neighbors.hpp"
+#include "states.hpp"
 #include "tables.hpp"
 #include "workspace.hpp"
 
@@ -50,8 +51,8 @@ int rounded(double room) { return (static_cast<int>(room) + 7) / 8 * 8; }
 template <class T> class Evaluation final : public Workspace::Data {
  public:
   Evaluation(std::shared_ptr<const Model> model, const Options& options)
-      : model_(std::move(model)), options_(options), weights_(model_->template weights<T>(), options.precision == Precision::tf32, own_.stream), w_(weights_.get()) {
-    const Weights<T>& host = model_->template weights<T>();
+      : model_(std::move(model)), options_(options), weights_(model_->template weights<T>(model_->states()), options.precision == Precision::tf32, own_.stream), states_(model_->states()), w_(weights_.get()) {
+    const Weights<T>& host = model_->template weights<T>(states_);
     for (int h = 0; h < host.n_heads; ++h) room_ = std::max(room_, room_of(host.heads[h]));
     const auto layers = static_cast<std::size_t>(w_.n_layers);
     x_ = std::vector<DeviceMemory<T>>(layers + 1);
@@ -74,15 +75,16 @@ template <class T> class Evaluation final : public Workspace::Data {
     std::vector<int> numbers, begin = {0}, periodic;
     for (int k = 0; k < count; ++k) {
       const Structure& s = structures[k];
-      if (s.atoms < 0) throw InputError("a structure cannot have fewer than no atoms");
       if (s.pairs || s.ghosts) throw InputError("on a CUDA device the engine makes the neighbour list itself; give a structure without the host's pairs and ghosts");
-      check_elements(*model_, heads_, s);
+      check_structure(s, request);
       numbers.insert(numbers.end(), s.numbers, s.numbers + s.atoms);
       begin.push_back(static_cast<int>(numbers.size()));
       periodic.push_back(s.periodic[0] | s.periodic[1] << 1 | s.periodic[2] << 2);
     }
     refuse_recorded();
-    describe(numbers, begin, periodic);
+    const std::vector<int> slots = slots_of(structures, count);
+    give_rows();
+    describe(numbers, begin, periodic, slots, constants_of(structures, count));
     if (domain(request)) give_domain();
     if (atoms_ > 0)
       for (bool room = false; !room;) {
@@ -121,23 +123,30 @@ template <class T> class Evaluation final : public Workspace::Data {
     Request wanted = request;
     wanted.forces = results.forces, wanted.virial = results.virials;
     std::vector<int> begin = {0};
+    std::vector<Structure> structures;
     for (int k = 0; k < s.systems; ++k) {
-      if (s.atoms[k] < 0) throw InputError("a structure cannot have fewer than no atoms");
+      Structure one;
+      one.atoms = s.atoms[k];
+      one.numbers = s.numbers + begin.back();
+      if (s.states) one.states = s.states[k];
+      if (s.fragment) one.fragment = s.fragment + begin.back();
+      check_structure(one, request);
+      structures.push_back(one);
       begin.push_back(begin.back() + s.atoms[k]);
     }
     const std::vector<int> periodic(static_cast<std::size_t>(s.systems), s.periodic[0] | s.periodic[1] << 1 | s.periodic[2] << 2);
-    Structure all;
-    all.atoms = begin.back();
-    all.numbers = s.numbers;
-    if (all.atoms == 0) throw InputError("there are no atoms on the device");
-    check_elements(*model_, heads_, all);
-    const std::vector<int> numbers(s.numbers, s.numbers + all.atoms);
-    const bool known = numbers == numbers_ && begin == begin_ && periodic == periodic_;
+    if (begin.back() == 0) throw InputError("there are no atoms on the device");
+    const std::vector<int> numbers(s.numbers, s.numbers + begin.back());
+    const std::size_t rows = states_.size();
+    const std::vector<int> slots = slots_of(structures.data(), s.systems);
+    const std::vector<double> constants = constants_of(structures.data(), s.systems);
+    const bool known = rows == states_.size() && numbers == numbers_ && begin == begin_ && periodic == periodic_ && slots == slots_ && constants == constants_;
     if (!free && !(known && settled_ && listed_ && rows_ == sizes() && (!reverse(wanted) || reverse_rows_ == sizes()) && seeds_given_ == seeds_wanted()))
       throw InputError("before a CUDA graph is recorded, evaluate the same structures, with the same weights of heads, once without it: how much room they need is not known yet");
     if (free) {
       if (known) learn();
-      describe(numbers, begin, periodic);
+      give_rows();
+      describe(numbers, begin, periodic, slots, constants);
     }
     Delivery delivery{};
     delivery.energies = results.energies, delivery.to_forces = results.forces, delivery.virials = results.virials;
@@ -152,7 +161,7 @@ template <class T> class Evaluation final : public Workspace::Data {
       if (s.cells) copy(part<double>(given_.get(), cells_at()), s.cells, 9 * systems(), cudaMemcpyDeviceToDevice, stream);
       if (free) step(wanted, false, stream);
       else record(wanted, false, stream);
-      delivery.combination = part<double>(given_.get(), combination_at()), delivery.sums = sums(), delivery.forces = result_.get();
+      delivery.combination = part<double>(given_.get(), combination_at()), delivery.constants = delivery.combination + (heads_.terms.size() + 1) * heads_.used.size(), delivery.sums = sums(), delivery.forces = result_.get();
       deliver(list(), delivery, stream);
       recorded_ = !free;
       room = settled_;
@@ -176,8 +185,46 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (recorded_) throw InputError("this engine belongs to the CUDA graph it was recorded in; use another one for further evaluations");
   }
 
-  // Sizes, elements and periodicity of the structures that follow.
-  void describe(const std::vector<int>& numbers, const std::vector<int>& begin, const std::vector<int>& periodic) {
+  void check_structure(const Structure& s, const Request& request) const {
+    if (s.atoms < 0) throw InputError("a structure cannot have fewer than no atoms");
+    check_fragments(s.states.size(), s.fragment, s.atoms);
+    check_elements(*model_, heads_, s);
+    check_states(*model_, heads_, s, request.allow_unseen_state);
+  }
+  // Of every atom; the states are among states_ then.
+  std::vector<int> slots_of(const Structure* structures, int count) {
+    const auto& elements = model_->elements();
+    std::vector<int> out;
+    for (int k = 0; k < count; ++k) {
+      const Structure& s = structures[k];
+      for (const State& state : s.states) place_of(states_, state);
+      for (int i = 0; i < s.atoms; ++i)
+        out.push_back(place_of(states_, state_of_atom(s, i)) * static_cast<int>(elements.size()) + static_cast<int>(std::lower_bound(elements.begin(), elements.end(), s.numbers[i]) - elements.begin()));
+    }
+    return out;
+  }
+  // [terms + 1][systems], eV that the weighted sum and each term have whatever the positions.
+  std::vector<double> constants_of(const Structure* structures, int count) const {
+    std::vector<double> out(static_cast<std::size_t>(count), 0.0);
+    for (const Term& term : heads_.terms)
+      for (int k = 0; k < count; ++k) {
+        out.push_back(constant_of(*model_, term.head, structures[k]));
+        out[static_cast<std::size_t>(k)] += term.weight * out.back();
+      }
+    return out;
+  }
+  // The weights again where there are states that they have no rows for.
+  void give_rows() {
+    const Weights<T>& host = model_->template weights<T>(states_);
+    if (host.slots == w_.slots) return;
+    own_.wait();
+    weights_.take(host, w_.tf32, own_.stream);
+    ++generation_;
+  }
+
+  // Sizes, elements, states and periodicity of the structures that follow.
+  void describe(const std::vector<int>& numbers, const std::vector<int>& begin, const std::vector<int>& periodic, const std::vector<int>& slots, const std::vector<double>& constants) {
+    constants_ = constants;
     const int systems = static_cast<int>(periodic.size());
     const double reach = w_.cutoff + options_.skin;
     int room = rounded(kDensity * 4.0 / 3.0 * 3.14159265358979323846 * reach * reach * reach), largest = 0;
@@ -185,22 +232,21 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (std::count(periodic.begin(), periodic.end(), 0) == systems) room = std::min(room, rounded(largest));
     reach_capacity_ = std::max(reach_capacity_, room);
     capacity_ = std::max(capacity_, rounded(std::min(1.0, 1.2 * std::pow(w_.cutoff / reach, 3)) * room));
-    if (numbers == numbers_ && begin == begin_ && periodic == periodic_) return;
+    if (numbers == numbers_ && begin == begin_ && periodic == periodic_ && slots == slots_) return;
     settled_ = listed_ = false;
     seeds_given_.clear(), numbers_.clear(), begin_.clear();  // until all is done
     atoms_ = begin.back();
     bins_ = systems == 1 && atoms_ > kOneBin ? atoms_ + kMoreBins : 0;
-    const auto& elements = model_->elements();
     std::vector<int> shape;  // begin, periodic, kind, system: one behind the other
     shape.insert(shape.end(), begin.begin(), begin.end());
     shape.insert(shape.end(), periodic.begin(), periodic.end());
-    for (const int z : numbers) shape.push_back(static_cast<int>(std::lower_bound(elements.begin(), elements.end(), z) - elements.begin()));
+    shape.insert(shape.end(), slots.begin(), slots.end());
     for (int k = 0; k < systems; ++k) shape.insert(shape.end(), static_cast<std::size_t>(begin[static_cast<std::size_t>(k) + 1] - begin[static_cast<std::size_t>(k)]), k);
     own_.wait();
     renew(shape_, shape.size());
     check(cudaMemcpyAsync(shape_.get(), shape.data(), shape.size() * sizeof(int), cudaMemcpyHostToDevice, own_.stream), "a copy of the elements");
     check(cudaStreamSynchronize(own_.stream), "a copy of the elements");
-    numbers_ = numbers, begin_ = begin, periodic_ = periodic;
+    numbers_ = numbers, begin_ = begin, periodic_ = periodic, slots_ = slots;
   }
   std::size_t systems() const { return periodic_.size(); }
 
@@ -252,20 +298,14 @@ template <class T> class Evaluation final : public Workspace::Data {
   template <class U> static U* part(unsigned char* block, std::size_t offset) { return reinterpret_cast<U*>(block + offset); }
   std::size_t cells_at() const { return 3 * static_cast<std::size_t>(atoms_) * sizeof(double); }
   std::size_t combination_at() const { return cells_at() + 9 * systems() * sizeof(double); }
-  std::size_t seeds_at() const { return combination_at() + (heads_.used.size() + 1) * (heads_.terms.size() + 1) * sizeof(double); }
+  std::size_t seeds_at() const { return combination_at() + (heads_.used.size() + systems()) * (heads_.terms.size() + 1) * sizeof(double); }
 
-  // [terms + 1][used heads + 1]: the weighted sum, then each term; its constant stands last.
+  // [terms + 1][used heads]: the weighted sum, then each term; behind them constants_of.
   std::vector<double> combination() const {
     std::vector<double> out, terms = mfmd::combination(*model_, heads_);
-    double constant = 0.0;
     for (const Heads::Used& used : heads_.used) out.push_back(used.weight);
-    for (const Term& term : heads_.terms) constant += term.weight * model_->constant(term.head);
-    out.push_back(constant);
-    for (std::size_t t = 0; t < heads_.terms.size(); ++t) {
-      const auto row = terms.begin() + static_cast<std::ptrdiff_t>(t * heads_.used.size());
-      out.insert(out.end(), row, row + static_cast<std::ptrdiff_t>(heads_.used.size()));
-      out.push_back(model_->constant(heads_.terms[t].head));
-    }
+    out.insert(out.end(), terms.begin(), terms.end());
+    out.insert(out.end(), constants_.begin(), constants_.end());
     return out;
   }
   // The same, and which heads they are.
@@ -381,11 +421,11 @@ template <class T> class Evaluation final : public Workspace::Data {
     for (int l = 0; l < L; ++l) {
       if (w_.own_message) own_message(w_, l, pairs, rows(y_, l), rows(m_, l), rows(sums_, l), n, stream);
       else message(w_, l, pairs, rows(y_, l), rows(m_, l), n, stream);
-      product(w_, l, rows(x_, l), rows(y_, l), rows(m_, l), rows(dx_, l), rows(x_, l + 1), l + 1 < L ? rows(y_, l + 1) : nullptr, n, stream);
+      product(w_, l, slot, rows(x_, l), rows(y_, l), rows(m_, l), rows(dx_, l), rows(x_, l + 1), l + 1 < L ? rows(y_, l + 1) : nullptr, n, stream);
     }
     const auto leaving = [&](int l) {
-      if (l < 0) return Leaving<T>{l, nullptr, nullptr, nullptr, am, nullptr, raw, mixed, kept, nullptr, nullptr};
-      return Leaving<T>{l, rows(y_, l), rows(m_, l), rows(dx_, l), am, ay, nullptr, nullptr, nullptr, w_.own_message ? rows(sums_, l) : nullptr, asums_.get()};
+      if (l < 0) return Leaving<T>{l, nullptr, nullptr, nullptr, am, nullptr, raw, mixed, kept, nullptr, nullptr, slot};
+      return Leaving<T>{l, rows(y_, l), rows(m_, l), rows(dx_, l), am, ay, nullptr, nullptr, nullptr, w_.own_message ? rows(sums_, l) : nullptr, asums_.get(), slot};
     };
     readout(w_, slot, rows(x_, L), seeds, heads, room_, ax, request.error_bars || domain(request) ? features_.get() : nullptr, leaving(L - 1), n, stream);
     if (domain(request)) find_excess(list, domain_, features_.get(), excess_.get(), stream);
@@ -443,7 +483,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     const auto sum_of = [&](std::size_t q) { return atoms_ > 0 ? sums[q * systems()] : 0.0; };
     std::vector<double> head_sums;
     for (std::size_t q = 0; q < heads_.used.size(); ++q) head_sums.push_back(sum_of(q));
-    add_up(*model_, heads_, head_sums.data(), true, result);
+    add_up(*model_, heads_, s, head_sums.data(), result);
     if (reverse(request)) {
       if (n) result.forces.assign(result_host_.get() + 3 * first, result_host_.get() + 3 * (first + n));
       for (std::size_t k = 0; k < 9; ++k) result.virial[k] = sum_of(heads_.used.size() + k);
@@ -455,7 +495,7 @@ template <class T> class Evaluation final : public Workspace::Data {
       return;
     }
     const std::vector<int> row_of = fetch(row_of_.get() + first, n);
-    if (request.atom_energies) add_up_atoms(*model_, heads_, fetch(energies_.get(), heads_.used.size() * all).data(), row_of.data(), atoms_, s.atoms, result);
+    if (request.atom_energies) add_up_atoms(*model_, heads_, s, fetch(energies_.get(), heads_.used.size() * all).data(), row_of.data(), atoms_, result);
     if (request.error_bars) add_errors(*model_, heads_, s, fetch(features_.get(), all * static_cast<std::size_t>(w_.F)).data(), row_of.data(), w_.F, result);
     if (domain(request)) result.outside = outside(*model_, s, fetch(excess_.get(), all), row_of.data(), begin);
   }
@@ -463,12 +503,14 @@ template <class T> class Evaluation final : public Workspace::Data {
   const std::shared_ptr<const Model> model_;
   const Options options_;
   Stream own_;
-  const DeviceWeights<T> weights_;
+  DeviceWeights<T> weights_;
+  std::vector<State> states_;  // that there are rows for: the model's, and those that were met since
   const Weights<T>& w_;
   int room_ = 0;
 
   Heads heads_;
-  std::vector<int> numbers_, begin_, periodic_;  // of the structures before, one behind the other
+  std::vector<int> numbers_, begin_, periodic_, slots_;  // of the structures before, one behind the other
+  std::vector<double> constants_;  // of the structures now
   int atoms_ = 0, bins_ = 0, reach_capacity_ = 0, capacity_ = 0;
   std::vector<std::int64_t> rows_, reverse_rows_;  // sizes that there is room for, and for the reverse pass
   std::vector<double> seeds_given_;  // what the device has of weights and combinations

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "states.hpp"
+
 namespace mfmd {
 
 namespace {
@@ -93,6 +95,36 @@ void check_elements(const Model& model, const Heads& heads, const Structure& s) 
   }
 }
 
+void check_states(const Model& model, const Heads& heads, const Structure& s, bool allow_unseen) {
+  if (allow_unseen) return;
+  const auto alone = [&](std::size_t fragment) {  // a neutral atom by itself is what E0 is of
+    if (s.pairs) return false;
+    int atoms = s.fragment ? 0 : s.atoms;
+    for (int i = 0; i < s.atoms && s.fragment; ++i) atoms += s.fragment[i] == static_cast<int>(fragment);
+    return atoms <= 1;
+  };
+  for (std::size_t k = 0; k < std::max<std::size_t>(s.states.size(), 1); ++k) {
+    const State state = s.states.empty() ? State() : s.states[k];
+    for (const Heads::Used& used : heads.used) {
+      const Level& level = model.levels()[static_cast<std::size_t>(used.head)];
+      const bool seen = level.states.empty() ? state.charge == 0 && state.multiplicity <= 2 : std::find(level.states.begin(), level.states.end(), state) != level.states.end();
+      if (seen || (state == State() && alone(k))) continue;
+      std::string known;
+      for (const State& one : level.states) known += (known.empty() ? "" : "; ") + told(one);
+      if (known.empty()) known = "neutral structures of the lowest multiplicity";
+      throw InputError((s.states.size() > 1 ? "fragment " + std::to_string(k) + " has " : "it has ") + told(state) + ", and head " + level.name + " was trained on " + known +
+                       " only; allow_unseen_state evaluates it all the same");
+    }
+  }
+}
+
+double constant_of(const Model& model, int level, const Structure& s) {
+  if (s.pairs) return 0.0;
+  double sum = model.constant(level);
+  for (const State& state : s.states) sum += model.of_state(level, state);
+  return sum;
+}
+
 std::vector<double> combination(const Model& model, const Heads& heads) {
   std::vector<double> out(heads.terms.size() * heads.used.size(), 0.0);
   for (std::size_t t = 0; t < heads.terms.size(); ++t)
@@ -100,19 +132,25 @@ std::vector<double> combination(const Model& model, const Heads& heads) {
   return out;
 }
 
-void add_up(const Model& model, const Heads& heads, const double* head_sums, bool whole, Result& result) {
+void add_up(const Model& model, const Heads& heads, const Structure& s, const double* head_sums, Result& result) {
   result.energy = 0.0;
   result.term_energies.assign(heads.terms.size(), 0.0);
   for (std::size_t t = 0; t < heads.terms.size(); ++t) {
-    result.term_energies[t] = whole ? model.constant(heads.terms[t].head) : 0.0;
+    result.term_energies[t] = constant_of(model, heads.terms[t].head, s);
     chain(model, heads.terms[t].head, [&](std::size_t h) { result.term_energies[t] += head_sums[heads.place[h]]; });
     result.energy += heads.terms[t].weight * result.term_energies[t];
   }
   if (!std::isfinite(result.energy)) throw InputError("the energy is not finite; the structure is far outside what the model was trained on");
 }
 
-void add_up_atoms(const Model& model, const Heads& heads, const double* energies, const int* row_of, int rows, int atoms, Result& result) {
-  result.atom_energies.assign(static_cast<std::size_t>(atoms), 0.0);
+void add_up_atoms(const Model& model, const Heads& heads, const Structure& s, const double* energies, const int* row_of, int rows, Result& result) {
+  result.atom_energies.assign(static_cast<std::size_t>(s.atoms), 0.0);
+  std::vector<double> share(s.pairs ? 0 : s.states.size(), 0.0);  // of an atom of each fragment
+  std::vector<int> atoms(share.size(), 0);
+  for (int i = 0; i < s.atoms && !share.empty(); ++i) ++atoms[s.fragment ? static_cast<std::size_t>(s.fragment[i]) : 0];
+  for (std::size_t k = 0; k < share.size(); ++k)
+    for (const Term& term : heads.terms) share[k] += term.weight * model.of_state(term.head, s.states[k]) / atoms[k];
+  for (int i = 0; i < s.atoms && !share.empty(); ++i) result.atom_energies[static_cast<std::size_t>(i)] = share[s.fragment ? static_cast<std::size_t>(s.fragment[i]) : 0];
   for (const Term& term : heads.terms)
     chain(model, term.head, [&](std::size_t h) {
       const double* of_head = energies + static_cast<std::size_t>(heads.place[h]) * static_cast<std::size_t>(rows);

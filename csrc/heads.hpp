@@ -20,13 +20,16 @@ struct Heads {
 Heads heads_of(const Model& model, const std::vector<Term>& terms);
 // InputError for an atom of an element that one of the heads was not trained on.
 void check_elements(const Model& model, const Heads& heads, const Structure& structure);
+// InputError for a state that one of the heads was not trained on, unless it may be.
+void check_states(const Model& model, const Heads& heads, const Structure& structure, bool allow_unseen);
+// eV that a level's energy has in it whatever the positions: of a structure, and of its fragments; none of one whose host may have it in parts.
+double constant_of(const Model& model, int level, const Structure& structure);
 // Which used heads each term is the sum of: [terms][used], 0 or 1.
 std::vector<double> combination(const Model& model, const Heads& heads);
-// Energies of the terms and their sum, from the sum over atoms of each used head; of a whole structure, with the levels' constants. InputError for one
-// that is not finite.
-void add_up(const Model& model, const Heads& heads, const double* head_sums, bool whole, Result& result);
-// Energies of atoms, from energies[used head][rows] of the rows of atoms.
-void add_up_atoms(const Model& model, const Heads& heads, const double* energies, const int* row_of, int rows, int atoms, Result& result);
+// Energies of the terms and their sum, from the sum over atoms of each used head and constant_of. InputError for one that is not finite.
+void add_up(const Model& model, const Heads& heads, const Structure& structure, const double* head_sums, Result& result);
+// Energies of atoms, from energies[used head][rows] of the rows of atoms; what a fragment has by its state is shared evenly among its atoms.
+void add_up_atoms(const Model& model, const Heads& heads, const Structure& structure, const double* energies, const int* row_of, int rows, Result& result);
 // Standard deviations of the terms' energies, NaN for heads without error bars, from the last features, [rows][F]: see ErrorBars.
 template <class T> void add_errors(const Model& model, const Heads& heads, const Structure& structure, const T* features, const int* row_of, int F, Result& result);
 // InputError for a force that is not finite.

@@ -22,6 +22,22 @@ struct InputError : Error {  // the structure, the head or an option cannot be e
   using Error::Error;
 };
 
+// Of a structure, or of a fragment of it: all its atoms belong to it.
+struct State {
+  int charge = 0;        // elementary charges
+  int multiplicity = 1;  // 2S + 1
+};
+inline bool operator==(const State& a, const State& b) { return a.charge == b.charge && a.multiplicity == b.multiplicity; }
+inline bool operator!=(const State& a, const State& b) { return !(a == b); }
+// The state in which atoms are evaluated. Multiplicity 0: nothing is said of it; then it is the lowest that these electrons can have, or 1 where the structure is
+// periodic, since how many electrons a cell has is a matter of its size. A neutral atom by itself has the state (0, 1), whatever its multiplicity: its
+// energy is what E0 stands for. InputError for a multiplicity that so many electrons cannot have.
+State state_of(const int* numbers, int atoms, int charge, int multiplicity, bool periodic);
+// The same of fragments, whose charges and multiplicities are said; fragment: [atoms], which of them an atom belongs to, or null: there is one.
+// InputError, too, for an atom that belongs to none, and a fragment without atoms.
+std::vector<State> states_of(const int* numbers, int atoms, const std::vector<State>& said, const int* fragment, bool periodic);
+std::string told(const State& state);  // "charge +1, multiplicity 2"
+
 struct Level {
   std::string name;
   std::string kind;           // "mlp", "linear" or "gated"
@@ -29,6 +45,8 @@ struct Level {
   bool error_bars = false;    // its energies come with a standard deviation
   int relative_to = -1;       // index of the level this head is a difference to (delta_of), or -1
   std::vector<int> elements;  // atomic numbers it was trained on
+  std::vector<State> states;  // likewise; none where the file does not say: neutral ones, in the lowest multiplicity
+  double of_states[3] = {};   // eV a fragment, times what state_terms gives; of this head alone
 };
 
 // Where the standard deviation of a level's energy comes from.
@@ -60,14 +78,17 @@ class Model {
   const std::vector<Level>& levels() const;
   int level(const std::string& name) const;  // index; InputError naming the levels there are
   const std::vector<int>& elements() const;  // atomic numbers known to any level, ascending; a position in it is a slot
+  const std::vector<State>& states() const;  // known to any level, (0, 1) first
   double cutoff() const;                     // Å
   double constant(int level) const;          // eV that the level's energy has in it whatever the structure
+  double of_state(int level, const State& state) const;  // eV that it has in it for a fragment of this state
   const ErrorBars& error_bars(int level) const;  // of a level that has them
   const Domain* domain() const;              // null where the file does not say
   const std::string& metadata() const;       // JSON text
   const std::string& bytes() const;          // the safetensors file itself
   const std::string& sha256() const;         // of bytes(), hexadecimal
-  template <class T> const Weights<T>& weights() const;
+  // With rows of elements for each of the states, which begin with states(); kept as long as the model is.
+  template <class T> const Weights<T>& weights(const std::vector<State>& states) const;
 
  private:
   Model();
@@ -75,8 +96,8 @@ class Model {
   std::unique_ptr<Data> data_;
 };
 
-template <> const Weights<float>& Model::weights<float>() const;
-template <> const Weights<double>& Model::weights<double>() const;
+template <> const Weights<float>& Model::weights<float>(const std::vector<State>& states) const;
+template <> const Weights<double>& Model::weights<double>(const std::vector<State>& states) const;
 
 // A host with a neighbour list of its own (LAMMPS) gives it in rows: neighbours of atom i are
 // j[first[i]] ... j[first[i + 1] - 1], indices into atoms and ghosts; at least every pair within the cutoff, both ways.
@@ -93,8 +114,10 @@ struct Structure {
   const std::int64_t* ids = nullptr;  // [atoms + ghosts], what Outside calls them; null: by their places
   const double* cell = nullptr;       // [3][3], Å; read only in periodic directions
   bool periodic[3] = {false, false, false};
+  std::vector<State> states;          // of the fragments, as state_of gives them; none: the one there is has (0, 1)
+  const int* fragment = nullptr;      // [atoms + ghosts], which of them an atom belongs to; null: the first
 
-  // Set only by a host that owns the periodic images itself, and may have the structure in parts: then Model::constant is in no energy.
+  // Set only by a host that owns the periodic images itself, and may have the structure in parts: then neither Model::constant nor of_state is in any energy.
   int ghosts = 0;                     // copies of atoms, behind the atoms
   const HostPairs* pairs = nullptr;   // then cell and periodic are not read
   // Copies the rows of the owners into the rows of the ghosts: rows is [atoms + ghosts][width bytes]. Called equally often, whatever
@@ -115,6 +138,7 @@ struct Request {
   bool atom_virials = false;   // as virial
   bool error_bars = false;
   bool domain = false;         // whether the structure is far outside what the model was trained on
+  bool allow_unseen_state = false;  // a state that a head was not trained in is evaluated all the same
 };
 
 struct Outside {
@@ -142,6 +166,8 @@ struct DeviceStructures {
   const double* positions = nullptr;  // [all atoms][3], device, Å, wrapped or not
   const double* cells = nullptr;      // [systems][3][3], device, Å; may be null where nothing is periodic
   bool periodic[3] = {false, false, false};
+  const std::vector<State>* states = nullptr;  // [systems], host: of the fragments of each, as in Structure; null: all are (0, 1)
+  const int* fragment = nullptr;      // [all atoms], host: which of its system's; null: the first
   void* stream = nullptr;             // cudaStream_t in whose order everything happens
 };
 struct DeviceResults {

@@ -13,13 +13,14 @@
 #include "kernels/stages.hpp"
 #include "kernels/tensor.hpp"
 #include "packing.hpp"
+#include "states.hpp"
 #include "tables.hpp"
 
 namespace mfmd {
 
 namespace {
 
-constexpr int kFormat = 2;  // of the model file; a file with a higher number is refused
+constexpr int kFormat = 3;  // of the model file; a file with a higher number is refused
 
 using Values = std::vector<double>;
 
@@ -29,6 +30,8 @@ template <class T> struct Packed {
   std::vector<LayerWeights<T>> layers;
   std::vector<HeadWeights<T>> heads;
   std::vector<std::vector<double>> e0;
+  std::vector<double> nuclei;
+  std::vector<T> factors;
   std::vector<Buffer<T>> blocks;
 
   const T* keep(const Values& v) {
@@ -60,27 +63,42 @@ template <class T> struct Packed {
   Dense<T> dense(const Values& w, const Values* b, int in, int out) { return dense(w, b, in, out, in, out); }
 };
 
+// [[charge, multiplicity], …] of a header.
+std::vector<State> states_of(const Json& list, const std::string& where) {
+  std::vector<State> out;
+  for (const Json& pair : list.array) {
+    for (const Json& value : pair.array)
+      if (value.kind != Json::number_ || value.number != std::floor(value.number) || std::abs(value.number) > 10000) throw ModelFileError(where + " lists a state whose charge or multiplicity is no whole number");
+    if (pair.array.size() != 2 || pair.array[1].number < 1) throw ModelFileError(where + " lists a state that is not a charge and a multiplicity");
+    out.push_back({static_cast<int>(pair.array[0].number), static_cast<int>(pair.array[1].number)});
+  }
+  if (out.empty()) throw ModelFileError(where + " lists no state that it was trained on");
+  return out;
+}
+
 }  // namespace
 
 struct Model::Data {
   std::string origin, bytes, hash, metadata;
   std::vector<Level> levels;
-  std::vector<int> elements;  // slot -> atomic number
+  std::vector<int> elements;
+  std::vector<State> states;  // the slot of an element in a state is place of the state · elements + place of the element
   double cutoff = 0.0;
   int F = 0, K = 0, rank = 0, layers = 0;
   std::map<std::string, Tensor> tensors;
   RadialBasis::Kind kind = RadialBasis::expnorm;
   bool self_pair = true, own_message = false, readout_silu = true;
   double repulsion = 0.0;       // cutoff of the nuclei's, Å; 0: there is none
-  std::vector<double> charge;   // of the nuclei, slot by slot
+  double charge_factor = 0.0;
+  bool state_embedding = false;
   std::vector<std::vector<int>> hidden;  // per head, widths of hidden layers; none of a linear one
   std::vector<ErrorBars> error_bars;
   std::optional<TrainedOn> domain;
   int knots = 128;              // of the tables; 576 KiB a layer at 128 channels
   std::vector<Values> tables;   // of the embedding and of each layer
-  mutable std::once_flag once_single, once_double;
-  mutable Packed<float> packed_single;
-  mutable Packed<double> packed_double;
+  mutable std::mutex packing;
+  mutable std::vector<std::pair<std::vector<State>, std::unique_ptr<Packed<float>>>> packed_single;
+  mutable std::vector<std::pair<std::vector<State>, std::unique_ptr<Packed<double>>>> packed_double;
 
   bool reading = true;                  // the file
   mutable std::set<std::string> asked;  // tensors, while it is read
@@ -104,7 +122,17 @@ struct Model::Data {
     return {kind, K, cutoff, tensor("backbone.radial.means", {K}).data(), tensor("backbone.radial.betas", {K}).data()};
   }
   void tabulate();
-  template <class T> void pack(Packed<T>& p) const;
+  template <class T> void pack(const std::vector<State>& states, Packed<T>& p) const;
+  // Of a list of states, packed when it is first asked for.
+  template <class T> const Weights<T>& packed(std::vector<std::pair<std::vector<State>, std::unique_ptr<Packed<T>>>>& known, const std::vector<State>& states) const {
+    const std::lock_guard<std::mutex> lock(packing);
+    for (const auto& [of, one] : known)
+      if (of == states) return one->weights;
+    auto one = std::make_unique<Packed<T>>();
+    pack(states, *one);
+    known.emplace_back(states, std::move(one));
+    return known.back().second->weights;
+  }
 };
 
 // As many knots as the functions need: 128 for the usual basis, more for a finer one or a longer cutoff.
@@ -133,12 +161,23 @@ void Model::Data::tabulate() {
   }
 }
 
-template <class T> void Model::Data::pack(Packed<T>& p) const {
+template <class T> void Model::Data::pack(const std::vector<State>& states, Packed<T>& p) const {
   Weights<T>& w = p.weights;
-  const int R = rank + 1, RF = R * F, slots = static_cast<int>(elements.size());
+  const int R = rank + 1, RF = R * F, slots = static_cast<int>(states.size() * elements.size());
+  // Calls body(terms of the state, atomic number) for every slot.
+  const auto each_slot = [&](const auto& body) {
+    for (const State& state : states)
+      for (const int z : elements) body(state, z);
+  };
   w.F = F, w.K = K, w.rank = rank, w.R = R, w.C = R * R, w.slots = slots, w.cutoff = cutoff, w.knots = knots;
   w.basis = basis();
-  w.own_message = own_message, w.readout_silu = readout_silu, w.repulsion = repulsion, w.charge = charge.data();
+  w.own_message = own_message, w.readout_silu = readout_silu, w.repulsion = repulsion;
+  each_slot([&](const State& state, int z) {
+    p.nuclei.push_back(z);
+    if (charge_factor != 0.0) p.factors.push_back(static_cast<T>(1.0 + charge_factor * state.charge));
+  });
+  w.charge = p.nuclei.data();
+  w.factor = charge_factor != 0.0 ? p.factors.data() : nullptr;
 
   const std::string e = "backbone.embedding.";
   const Values& table = tensor(e + "elements.weight", {119, F});
@@ -158,18 +197,26 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
     return y;
   };
   const Values radial_zero = affine(rad_w, rad_b, at_zero);
+  const Values* of_states = state_embedding ? &tensor(e + "states", {3, 119, F}) : nullptr;
   Values first, second, self;
-  for (Values* values : {&first, &second, &self}) values->reserve(elements.size() * static_cast<std::size_t>(F));
-  for (const int z : elements) {
-    const double* row = table.data() + static_cast<std::size_t>(z) * F;
-    for (std::size_t f = 0; f < static_cast<std::size_t>(F); ++f) {
-      double own = pair_b[f], other = 0.0;
-      const double* weight = pair_w.data() + 2 * f * F;
-      for (int k = 0; k < F; ++k) own += weight[k] * row[k], other += weight[F + k] * row[k];
-      first.push_back(own), second.push_back(other);
-      self.push_back(self_pair ? tensor::kSqrt3 * (own + other) * radial_zero[f] : 0.0);
+  for (Values* values : {&first, &second, &self}) values->reserve(static_cast<std::size_t>(slots) * static_cast<std::size_t>(F));
+  each_slot([&](const State& state, int z) {
+    const std::size_t width = static_cast<std::size_t>(F);
+    const double* row = table.data() + static_cast<std::size_t>(z) * width;
+    Values added(width, 0.0);  // to the element's row by its state, whose self pair is there in every backbone
+    for (std::size_t k = 0; of_states && k < 3; ++k)
+      for (std::size_t f = 0; f < width; ++f) added[f] += state_terms(state).value[k] * (*of_states)[(k * 119 + static_cast<std::size_t>(z)) * width + f];
+    for (std::size_t f = 0; f < width; ++f) {
+      double own = pair_b[f], other = 0.0, more_own = 0.0, more_other = 0.0;
+      const double* weight = pair_w.data() + 2 * f * width;
+      for (std::size_t k = 0; k < width; ++k) {
+        own += weight[k] * row[k], other += weight[width + k] * row[k];
+        more_own += weight[k] * added[k], more_other += weight[width + k] * added[k];
+      }
+      first.push_back(own + more_own), second.push_back(other + more_other);
+      self.push_back(tensor::kSqrt3 * ((self_pair ? own + other : 0.0) + more_own + more_other) * radial_zero[f]);
     }
-  }
+  });
   w.first = p.keep(first), w.second = p.keep(second);
   w.self_embedding = p.keep(self);
   w.embedding_radial = p.dense(rad_w, &rad_b, K, RF);
@@ -216,7 +263,7 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
     if (levels[h].kind == "linear") {
       const Values& all = tensor(name + "weight", {119, F});
       Values own;
-      for (const int z : elements) own.insert(own.end(), all.begin() + static_cast<long>(z) * F, all.begin() + (static_cast<long>(z) + 1) * F);
+      each_slot([&](const State&, int z) { own.insert(own.end(), all.begin() + static_cast<long>(z) * F, all.begin() + (static_cast<long>(z) + 1) * F); });
       head.linear = p.keep(own);
     } else {
       // Names of the layers, the last one's behind those of the hidden ones.
@@ -244,7 +291,7 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
     head.scale = tensor(name + "scale", {})[0];
     const Values& e0 = tensor(name + "e0", {119});
     p.e0.emplace_back();
-    for (const int z : elements) p.e0.back().push_back(e0[static_cast<std::size_t>(z)]);
+    each_slot([&](const State&, int z) { p.e0.back().push_back(e0[static_cast<std::size_t>(z)]); });
     p.heads.push_back(head);
   }
   for (std::size_t h = 0; h < levels.size(); ++h) p.heads[h].e0 = p.e0[h].data();
@@ -255,14 +302,8 @@ template <class T> void Model::Data::pack(Packed<T>& p) const {
 Model::Model() : data_(new Data) {}
 Model::~Model() = default;
 
-template <> const Weights<float>& Model::weights<float>() const {
-  std::call_once(data_->once_single, [&] { data_->pack(data_->packed_single); });
-  return data_->packed_single.weights;
-}
-template <> const Weights<double>& Model::weights<double>() const {
-  std::call_once(data_->once_double, [&] { data_->pack(data_->packed_double); });
-  return data_->packed_double.weights;
-}
+template <> const Weights<float>& Model::weights<float>(const std::vector<State>& states) const { return data_->packed(data_->packed_single, states); }
+template <> const Weights<double>& Model::weights<double>(const std::vector<State>& states) const { return data_->packed(data_->packed_double, states); }
 
 std::shared_ptr<const Model> Model::load(const std::string& path) { return parse(read_entry(path, "/extra/mfmd.safetensors"), path); }
 
@@ -293,13 +334,13 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
                          std::to_string(kFormat) + "; install a newer mfmd");
   if (format < 1) throw ModelFileError(origin + ": model format " + std::to_string(format) + " never existed");
   const Json& size = json.get("backbone", Json::object_, origin);
-  const auto known_alone = [&](const Json& of, const std::string& where, std::set<std::string> first, const std::set<std::string>& second) {
+  const auto known_alone = [&](const Json& of, const std::string& where, std::set<std::string> first, const std::set<std::string>& second, const std::set<std::string>& third) {
     for (const auto& [key, value] : of.object) {
-      if (first.count(key) || (format > 1 && second.count(key))) continue;
+      if (first.count(key) || (format > 1 && second.count(key)) || (format > 2 && third.count(key))) continue;
       throw ModelFileError(origin + ": " + where + " has a `" + key + "`, which this mfmd does not know in model format " + std::to_string(format) + "; install a newer one");
     }
   };
-  known_alone(size, "`backbone`", {"kind", "channels", "layers", "cutoff", "rank", "radial_functions"}, {"radial_basis", "self_pair", "message", "readout_activation", "charge_factor", "zbl"});
+  known_alone(size, "`backbone`", {"kind", "channels", "layers", "cutoff", "rank", "radial_functions"}, {"radial_basis", "self_pair", "message", "readout_activation", "charge_factor", "zbl"}, {"state_embedding"});
   if (const std::string& kind = size.get("kind", Json::string_, origin).string; kind != "tensornet")
     throw ModelFileError(origin + ": its backbone is a " + kind + ", which this mfmd does not know; install a newer one");
   const Json& units = json.get("units", Json::object_, origin);
@@ -324,14 +365,16 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   d.own_message = one_of("message", "neighbours", "own");
   d.self_pair = said("self_pair", true);
   d.readout_silu = said("readout_activation", true);
-  number("charge_factor");  // times a charge, which is zero of every structure so far
+  d.charge_factor = number("charge_factor");
+  d.state_embedding = said("state_embedding", false);
   d.repulsion = number("zbl");
   if (!(d.repulsion >= 0.0) || d.repulsion > d.cutoff)
     throw ModelFileError(origin + ": `zbl` is " + std::to_string(d.repulsion) + " Å, and it can be no more than the cutoff, " + std::to_string(d.cutoff) + " Å");
+  d.states = {State()};
   for (const Json& entry : json.get("levels", Json::array_, origin).array) {
     Level level;
     level.name = entry.get("name", Json::string_, origin).string;
-    known_alone(entry, "level " + level.name, {"name", "kind", "hidden", "members", "delta_of", "elements", "e0"}, {"constant"});
+    known_alone(entry, "level " + level.name, {"name", "kind", "hidden", "members", "delta_of", "elements", "e0"}, {"constant"}, {"states", "of_states"});
     for (const Level& before : d.levels)
       if (before.name == level.name) throw ModelFileError(origin + ": it has two levels of the name " + level.name);
     level.kind = entry.get("kind", Json::string_, origin).string;
@@ -363,6 +406,14 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
     std::sort(level.elements.begin(), level.elements.end());
     if (level.elements.empty() || std::adjacent_find(level.elements.begin(), level.elements.end()) != level.elements.end())
       throw ModelFileError(origin + ": level " + level.name + " lists no element, or one twice");
+    if (entry.object.count("states")) level.states = states_of(entry.get("states", Json::array_, origin), origin + ": level " + level.name);
+    if (entry.object.count("of_states")) {
+      const auto& values = entry.get("of_states", Json::array_, origin).array;
+      for (const Json& value : values)
+        if (values.size() != 3 || value.kind != Json::number_ || !std::isfinite(value.number)) throw ModelFileError(origin + ": level " + level.name + " has `of_states` that are not three energies");
+      for (std::size_t k = 0; k < values.size(); ++k) level.of_states[k] = values[k].number;
+    }
+    for (const State& state : level.states) place_of(d.states, state);
     const std::string head = "heads." + level.name + ".";
     level.error_bars = level.kind == "linear" && d.tensors.count(head + "factor");
     d.error_bars.emplace_back();
@@ -388,7 +439,6 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   if (d.levels.empty()) throw ModelFileError(origin + ": the model has no level");
   std::sort(d.elements.begin(), d.elements.end());
   d.elements.erase(std::unique(d.elements.begin(), d.elements.end()), d.elements.end());
-  d.charge.assign(d.elements.begin(), d.elements.end());
   if (json.object.count("domain")) {
     const int slots = static_cast<int>(d.elements.size());
     d.domain = trained_on(d.tensor("domain.nearest", {slots, slots}), d.tensor("domain.neighbors", {slots, 2}), d.tensor("domain.features", {slots, 2, d.F}), slots, d.F, d.cutoff, origin);
@@ -396,7 +446,7 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   d.bytes = std::move(bytes);
   d.hash = hash;
   d.tabulate();
-  model->weights<double>();  // finds every tensor now, not in the middle of a run
+  model->weights<double>(d.states);  // finds every tensor now, not in the middle of a run
   d.reading = false;
   for (const auto& [name, tensor] : d.tensors)
     if (name.rfind("backbone.", 0) == 0 && !d.asked.count(name)) throw ModelFileError(origin + ": tensor " + name + " has no place in what its header describes");
@@ -419,6 +469,14 @@ const std::string& Model::metadata() const { return data_->metadata; }
 const std::string& Model::bytes() const { return data_->bytes; }
 const std::string& Model::sha256() const { return data_->hash; }
 const std::vector<int>& Model::elements() const { return data_->elements; }
+const std::vector<State>& Model::states() const { return data_->states; }
+double Model::of_state(int level, const State& state) const {
+  double sum = 0.0;
+  const StateTerms terms = state_terms(state);
+  for (int h = level; h >= 0; h = levels()[static_cast<std::size_t>(h)].relative_to)
+    for (std::size_t k = 0; k < 3; ++k) sum += terms.value[k] * levels()[static_cast<std::size_t>(h)].of_states[k];
+  return sum;
+}
 
 int Model::level(const std::string& name) const {
   std::string known;

@@ -23,6 +23,7 @@ LIBRARY_DIR = Path(_engine.__file__).parent
 PRECISIONS = ("single", "double", "tf32")
 training_maps = _engine.training  # functions on addresses, for training/maps.py
 CLOSEST = _engine.closest  # Å; atoms nearer to each other are refused
+states_of = _engine.states_of  # (numbers, [(charge, multiplicity)], fragment of each atom or (), periodic) -> the states that are evaluated
 
 
 class HostError(Error):
@@ -143,6 +144,7 @@ class Engine:
     threads : at most this many; None for every core of the process. Results do not depend on it.
     radial : "table" (quintic Hermite, errs by some 1e-7 in the forces) or "exact" (slow, the reference)
     skin : Å, by how much the neighbour list reaches beyond the cutoff
+    allow_unseen_state : whether charges and multiplicities that a head was not trained on are evaluated all the same
 
     Raises
     ------
@@ -152,7 +154,7 @@ class Engine:
     One engine serves one caller at a time; engines of the same model share its weights.
     """
 
-    def __init__(self, model, precision="single", device="cpu", threads=None, radial="table", skin=1.0):
+    def __init__(self, model, precision="single", device="cpu", threads=None, radial="table", skin=1.0, allow_unseen_state=False):
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
         kind, _, number = str(device).partition(":")
@@ -168,20 +170,30 @@ class Engine:
             radial,
             skin,
         )
+        self.allow_unseen_state = bool(allow_unseen_state)
         self._workspace = _engine.Workspace(
             self.model, precision, self.threads, radial == "table", skin, int(number or 0) if kind == "cuda" else -1
         )
 
     def __reduce__(self):
-        return Engine, (self.model.bytes, self.precision, self.device, self.threads, self.radial, self.skin)
+        return Engine, (self.model.bytes, *self._options())
 
     def __deepcopy__(self, memo):
-        return Engine(self.model, self.precision, self.device, self.threads, self.radial, self.skin)
+        return Engine(self.model, *self._options())
+
+    def _options(self):
+        return self.precision, self.device, self.threads, self.radial, self.skin, self.allow_unseen_state
 
     @property
     def levels(self):
         """Names of the levels of theory, cheapest first."""
         return self.model.levels
+
+    @property
+    def states(self):
+        """{level: [(charge, multiplicity), …]} that each was trained on; a level is missing of which the file does not say it: neutral structures of
+        the lowest multiplicity."""
+        return self.model.states
 
     @property
     def with_error_bars(self):
@@ -213,6 +225,9 @@ class Engine:
         pbc=(False, False, False),
         *,
         terms,
+        charge=0,
+        multiplicity=None,
+        fragments=None,
         forces=True,
         virial=False,
         atom_energies=False,
@@ -228,6 +243,10 @@ class Engine:
         cell : (3, 3) Å, vectors as rows; may be None without periodic directions
         pbc : three booleans
         terms : (head name, weight) pairs; a weight of zero asks for a head's energy only
+        charge : of the structure, elementary charges
+        multiplicity : 2S + 1; None for the lowest that the electrons can have (of a periodic structure 1)
+        fragments : instead of these (atoms, charge, multiplicity) of each part, all atoms being of one of them: parts beyond each other's reach
+            then have the energies that they have by themselves
 
         Returns
         -------
@@ -239,19 +258,25 @@ class Engine:
 
         Raises
         ------
-        InputError : unknown head, untrained element, overlapping atoms, flat cell, non-finite input or result
+        InputError : unknown head, untrained element, a state that a head was not trained on, a multiplicity that the electrons cannot have, fragments
+            that share an atom or lack one, overlapping atoms, flat cell, non-finite input or result
         """
+        if fragments is not None and (charge, multiplicity) != (0, None):
+            raise InputError("fragments say the charges and multiplicities; leave out charge and multiplicity")
         return self.compute_batch(
             [(positions, numbers, cell, pbc)],
-            terms=terms, forces=forces, virial=virial, atom_energies=atom_energies, error_bars=error_bars, domain=domain,
+            states=[(charge, multiplicity) if fragments is None else list(fragments)], terms=terms, forces=forces, virial=virial, atom_energies=atom_energies, error_bars=error_bars, domain=domain,
         )[0]  # fmt: skip
 
-    def compute_batch(self, structures, *, terms, forces=True, virial=False, atom_energies=False, error_bars=False, domain=False):
+    def compute_batch(
+        self, structures, *, terms, states=None, forces=True, virial=False, atom_energies=False, error_bars=False, domain=False
+    ):
         """Evaluate many structures, on a CUDA device side by side: replicas, conformers, screening.
 
         Parameters
         ----------
         structures : of (positions, numbers, cell, pbc), each as for `compute`
+        states : of each structure (charge, multiplicity), or a list of its fragments, as for `compute`; None where nothing is said
 
         Returns
         -------
@@ -261,11 +286,13 @@ class Engine:
         ------
         InputError : as `compute`, of any of the structures
         """
+        states = [None] * len(structures) if states is None else states
         return self._workspace.evaluate(
-            [self._checked(*s) for s in structures], self.terms(terms), forces, virial, atom_energies, error_bars, domain
-        )
+            [self._checked(*s, state) for s, state in zip(structures, states, strict=True)],
+            self.terms(terms), forces, virial, atom_energies, error_bars, domain, self.allow_unseen_state,
+        )  # fmt: skip
 
-    def enqueue(self, atoms, numbers, positions, cells, pbc, *, terms, energies, forces=0, virials=0, stream=0):
+    def enqueue(self, atoms, numbers, positions, cells, pbc, *, terms, energies, forces=0, virials=0, stream=0, states=None):
         """Evaluate structures that are on the engine's CUDA device, in order of a stream and without waiting for it.
 
         Only the first call for other numbers waits, to see how much room they need; after it, calls may be recorded in a CUDA graph. Where a
@@ -284,17 +311,22 @@ class Engine:
         forces : address of (all atoms, 3) eV/Å, double; 0 for none
         virials : address of (systems, 3, 3) eV, double; 0 for none
         stream : cudaStream_t
+        states : as for `compute_batch`
 
         Raises
         ------
         InputError : as `compute`; an engine on the CPU; within a graph, structures or weights that no call before had
         """
+        atoms, numbers, pbc = np.asarray(atoms, np.int32), np.asarray(numbers, np.int32), [bool(p) for p in pbc]
+        parts = np.split(numbers, np.cumsum(atoms)[:-1])
+        said = [_states(part, state, pbc) for part, state in zip(parts, [None] * len(parts) if states is None else states, strict=True)]
+        fragment = np.concatenate([np.zeros(len(n), np.int32) if f is None else f for n, (_, f) in zip(parts, said, strict=True)])
         self._workspace.enqueue(
-            np.asarray(atoms, np.int32), np.asarray(numbers, np.int32), positions, cells, [bool(p) for p in pbc],
-            self.terms(terms), energies, forces, virials, stream,
+            atoms, numbers, positions, cells, pbc, self.terms(terms), energies, forces, virials, stream,
+            [of_system for of_system, _ in said], fragment, self.allow_unseen_state,
         )  # fmt: skip
 
-    def _checked(self, positions, numbers, cell, pbc):
+    def _checked(self, positions, numbers, cell, pbc, state):
         if cell is None:
             if any(pbc):
                 raise InputError("pbc is set, but there is no cell")
@@ -302,4 +334,51 @@ class Engine:
         integers = np.asarray(numbers, np.int32)
         if not np.array_equal(integers, numbers):
             raise InputError("atomic numbers must be whole numbers")
-        return np.asarray(positions, float), integers, np.asarray(cell, float), [bool(p) for p in pbc]
+        pbc = [bool(p) for p in pbc]
+        states, fragment = _states(integers, state, pbc)
+        return np.asarray(positions, float), integers, np.asarray(cell, float), pbc, states, () if fragment is None else fragment
+
+
+def _states(numbers, state, pbc):
+    """[(charge, multiplicity)] as they are evaluated, and the fragment of each atom, or None where there is one."""
+    if state is None:
+        state = (0, None)
+    if isinstance(state, tuple):
+        charge, multiplicity = state
+        return states_of(numbers, [(_whole("charge", charge), _said("multiplicity", multiplicity))], (), any(pbc)), None
+    fragment, said = np.full(len(numbers), -1, np.int32), []
+    for k, (atoms, charge, multiplicity) in enumerate(state):
+        atoms = np.asarray(atoms, int)
+        if atoms.size and (atoms.min() < 0 or atoms.max() >= len(numbers)):
+            raise InputError(
+                f"fragment {k} has atom {atoms.max() if atoms.min() >= 0 else atoms.min()}, and there are {len(numbers)} atoms"
+            )
+        if np.any(fragment[atoms] >= 0) or len(np.unique(atoms)) < atoms.size:
+            raise InputError(f"fragment {k} has an atom that stands twice among the fragments")
+        fragment[atoms] = k
+        said.append((_whole("charge", charge), _said("multiplicity", multiplicity)))
+    if np.any(fragment < 0):
+        raise InputError(f"atom {int(np.argmax(fragment < 0))} is in none of the fragments")
+    return states_of(numbers, said, fragment, any(pbc)), fragment
+
+
+def _whole(key, value):
+    if (
+        isinstance(value, bool)
+        or not np.isscalar(value)
+        or isinstance(value, str)
+        or not np.isfinite(value)
+        or value != round(value)
+        or abs(value) > 10_000
+    ):
+        raise InputError(f"{key} is {value!r}; it must be a whole number")
+    return int(value)
+
+
+def _said(key, value):
+    """A multiplicity; 0 where nothing is said."""
+    if value is None:
+        return 0
+    if _whole(key, value) < 1:
+        raise InputError(f"{key} is {value!r}; it is 2S + 1, 1 or more")
+    return int(value)

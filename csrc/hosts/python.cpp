@@ -32,6 +32,19 @@ mfmd::Structure structure(const Doubles& positions, const Ints& numbers, const D
   return s;
 }
 
+using States = std::vector<std::pair<int, int>>;  // (charge, multiplicity) of the fragments
+std::vector<mfmd::State> states_of(const States& pairs) {
+  std::vector<mfmd::State> out;
+  for (const auto& [charge, multiplicity] : pairs) out.push_back({charge, multiplicity});
+  return out;
+}
+// Which of them each atom belongs to; null where nothing is said of the atoms.
+const int* fragments_of(const Ints& fragment, py::ssize_t atoms) {
+  if (fragment.size() == 0) return nullptr;
+  if (fragment.ndim() != 1 || fragment.size() != atoms) throw mfmd::InputError("fragment must hold one number for each atom");
+  return fragment.data();
+}
+
 template <class T> py::array_t<T> array(const std::vector<T>& v, std::vector<py::ssize_t> shape) {
   py::array_t<T> out(std::move(shape));
   std::copy(v.begin(), v.end(), out.mutable_data());
@@ -58,13 +71,17 @@ py::dict dict(const mfmd::Result& result, const mfmd::Request& request, int atom
   return out;
 }
 
-using Given = std::tuple<Doubles, Ints, Doubles, std::vector<bool>>;  // positions, numbers, cell, pbc
+using Given = std::tuple<Doubles, Ints, Doubles, std::vector<bool>, States, Ints>;  // positions, numbers, cell, pbc, states, fragment
 
 // Structures side by side; a dict of each.
 std::vector<py::dict> evaluate(Workspace& workspace, const std::vector<Given>& given, const std::vector<std::pair<int, double>>& terms, bool forces,
-                               bool virial, bool atom_energies, bool error_bars, bool domain) {
+                               bool virial, bool atom_energies, bool error_bars, bool domain, bool allow_unseen_state) {
   std::vector<mfmd::Structure> structures;
-  for (const auto& [positions, numbers, cell, pbc] : given) structures.push_back(structure(positions, numbers, cell, pbc));
+  for (const auto& [positions, numbers, cell, pbc, states, fragment] : given) {
+    structures.push_back(structure(positions, numbers, cell, pbc));
+    structures.back().states = states_of(states);
+    structures.back().fragment = fragments_of(fragment, numbers.size());
+  }
   mfmd::Request request;
   for (const auto& [head, weight] : terms) request.terms.push_back({head, weight});
   request.forces = forces;
@@ -72,6 +89,7 @@ std::vector<py::dict> evaluate(Workspace& workspace, const std::vector<Given>& g
   request.atom_energies = atom_energies;
   request.error_bars = error_bars;
   request.domain = domain;
+  request.allow_unseen_state = allow_unseen_state;
   std::vector<mfmd::Result> results;
   {
     py::gil_scoped_release free;
@@ -85,7 +103,8 @@ std::vector<py::dict> evaluate(Workspace& workspace, const std::vector<Given>& g
 
 // Structures on a device; arrays there are given by their addresses.
 void enqueue(Workspace& workspace, const Ints& atoms, const Ints& numbers, std::uintptr_t positions, std::uintptr_t cells, const std::vector<bool>& pbc,
-             const std::vector<std::pair<int, double>>& terms, std::uintptr_t energies, std::uintptr_t forces, std::uintptr_t virials, std::uintptr_t stream) {
+             const std::vector<std::pair<int, double>>& terms, std::uintptr_t energies, std::uintptr_t forces, std::uintptr_t virials, std::uintptr_t stream,
+             const std::vector<States>& states, const Ints& fragment, bool allow_unseen_state) {
   const auto address = [](std::uintptr_t a) { return reinterpret_cast<double*>(a); };
   if (atoms.ndim() != 1 || numbers.ndim() != 1 || std::accumulate(atoms.data(), atoms.data() + atoms.size(), py::ssize_t{0}) != numbers.size())
     throw mfmd::InputError("numbers must hold one atomic number for each of the structures' atoms");
@@ -98,10 +117,16 @@ void enqueue(Workspace& workspace, const Ints& atoms, const Ints& numbers, std::
   s.cells = address(cells);
   for (std::size_t k = 0; k < 3; ++k) s.periodic[k] = pbc[k];
   s.stream = reinterpret_cast<void*>(stream);
+  if (states.size() != static_cast<std::size_t>(s.systems)) throw mfmd::InputError("states must be those of each structure");
+  std::vector<std::vector<mfmd::State>> of_systems;
+  for (const States& pairs : states) of_systems.push_back(states_of(pairs));
+  s.states = of_systems.data();
+  s.fragment = fragments_of(fragment, numbers.size());
   mfmd::Request request;
   for (const auto& [head, weight] : terms) request.terms.push_back({head, weight});
   request.forces = forces != 0;
   request.virial = virials != 0;
+  request.allow_unseen_state = allow_unseen_state;
   py::gil_scoped_release free;
   std::lock_guard<std::mutex> lock(workspace.mutex);
   workspace.core.enqueue(s, request, {address(energies), address(forces), address(virials)});
@@ -166,6 +191,12 @@ PYBIND11_MODULE(_engine, m) {
         for (const auto& level : model.levels()) if (level.error_bars) names.push_back(level.name);
         return names;
       })
+      .def_property_readonly("states", [](const mfmd::Model& model) {
+        std::map<std::string, States> out;
+        for (const auto& level : model.levels())
+          for (const mfmd::State& state : level.states) out[level.name].emplace_back(state.charge, state.multiplicity);
+        return out;
+      })
       .def("level", &mfmd::Model::level)
       .def_property_readonly("cutoff", &mfmd::Model::cutoff)
       .def_property_readonly("has_domain", [](const mfmd::Model& model) { return model.domain() != nullptr; })
@@ -187,7 +218,7 @@ PYBIND11_MODULE(_engine, m) {
       .def_property_readonly("rebuilds", [](const Workspace& w) { return w.core.rebuilds(); })
       .def_property_readonly("stage_times", [](const Workspace& w) { return w.core.stage_times(); })
       .def("evaluate", &evaluate, py::arg("structures"), py::arg("terms"), py::arg("forces"), py::arg("virial"), py::arg("atom_energies"),
-           py::arg("error_bars"), py::arg("domain"))
+           py::arg("error_bars"), py::arg("domain"), py::arg("allow_unseen_state"))
       .def("enqueue", &enqueue)
       .def("evaluate_with_ghosts", &evaluate_with_ghosts);
 
@@ -196,6 +227,12 @@ PYBIND11_MODULE(_engine, m) {
   m.attr("closest") = mfmd::kFirstKnot;
   m.def("cuda_devices", &mfmd::cuda_devices);
   m.def("has_cuda", &mfmd::has_cuda);
+  m.def("states_of", [](const Ints& numbers, const States& said, const Ints& fragment, bool periodic) {
+    States out;
+    for (const mfmd::State& state : mfmd::states_of(numbers.data(), static_cast<int>(numbers.size()), states_of(said), fragments_of(fragment, numbers.size()), periodic))
+      out.emplace_back(state.charge, state.multiplicity);
+    return out;
+  });
   m.def("instruction_set", &mfmd::instruction_set);
   m.def("neighbor_list", [](const Doubles& positions, const Doubles& cell, const std::vector<bool>& pbc, double cutoff) {
     const Ints numbers(positions.ndim() ? positions.shape(0) : 0);

@@ -25,7 +25,7 @@ void* current_cuda_stream(int device) {
   return stream;
 }
 
-using State = std::tuple<int64_t, std::string, torch::Tensor>;
+using Pickled = std::tuple<int64_t, std::string, torch::Tensor>;
 
 class Model final : public torch::CustomClassHolder {
  public:
@@ -46,6 +46,15 @@ class Model final : public torch::CustomClassHolder {
                                                                    const torch::Tensor& cell, const torch::Tensor& pbc,
                                                                    const std::vector<int64_t>& heads, const std::vector<double>& weights,
                                                                    bool single, int64_t threads) {
+    return evaluate_in_states(positions, numbers, cell, pbc, {}, torch::Tensor(), heads, weights, single, threads, false);
+  }
+
+  // The same of fragments, whose charges and multiplicities (0: the lowest) states has in turn; fragment: [atoms], which of them an atom belongs to, or nothing where there is
+  // one. No states: a neutral closed shell, whatever its electrons.
+  std::tuple<torch::Tensor, torch::Tensor, torch::Tensor> evaluate_in_states(const torch::Tensor& positions, const torch::Tensor& numbers, const torch::Tensor& cell,
+                                                                             const torch::Tensor& pbc, const std::vector<int64_t>& states,
+                                                                             const torch::Tensor& fragment, const std::vector<int64_t>& heads,
+                                                                             const std::vector<double>& weights, bool single, int64_t threads, bool allow_unseen) {
     TORCH_CHECK(positions.is_cpu() || positions.is_cuda(), "mfmd: positions must be on the CPU or on a CUDA device");
     TORCH_CHECK(positions.dim() == 2 && positions.size(1) == 3, "mfmd: positions must have the shape (atoms, 3)");
     TORCH_CHECK(numbers.dim() == 1 && numbers.size(0) == positions.size(0), "mfmd: numbers must hold one atomic number an atom");
@@ -53,17 +62,29 @@ class Model final : public torch::CustomClassHolder {
     TORCH_CHECK(heads.size() == weights.size(), "mfmd: a weight for each head is needed");
     const torch::Tensor r = positions.detach().to(torch::kFloat64).contiguous(), c = cell.detach().to(positions.device(), torch::kFloat64).contiguous();
     const torch::Tensor z = on_host(numbers), p = pbc.to(torch::kCPU, torch::kBool).contiguous();
-    if (positions.is_cuda()) return enqueue(r, z, c, p, heads, weights, single, positions.scalar_type());
+    const torch::Tensor parts = fragment.defined() ? fragment.to(torch::kCPU, torch::kInt32).contiguous() : fragment;
+    const int* const of_atoms = parts.defined() && parts.numel() ? parts.data_ptr<int>() : nullptr;
+    TORCH_CHECK(states.size() % 2 == 0 && (!of_atoms || parts.numel() == z.numel()), "mfmd: states are pairs of charge and multiplicity, and fragment a number for each atom");
+    std::vector<mfmd::State> of_fragments;
+    for (std::size_t k = 0; k < states.size(); k += 2) of_fragments.push_back({static_cast<int>(states[k]), static_cast<int>(states[k + 1])});
+    mfmd::Request request;
+    for (std::size_t k = 0; k < heads.size(); ++k) request.terms.push_back({static_cast<int>(heads[k]), weights[k]});
+    request.virial = true;
+    request.allow_unseen_state = allow_unseen;
+    try {
+      of_fragments = mfmd::states_of(z.data_ptr<int>(), static_cast<int>(z.numel()), of_fragments, of_atoms, p.any().item<bool>());
+    } catch (const mfmd::Error& error) {
+      TORCH_CHECK(false, "mfmd: ", error.what());
+    }
+    if (positions.is_cuda()) return enqueue(r, z, c, p, of_fragments, of_atoms, request, single, positions.scalar_type());
     mfmd::Structure s;
+    s.states = of_fragments;
+    s.fragment = of_atoms;
     s.atoms = static_cast<int>(r.size(0));
     s.positions = r.data_ptr<double>();
     s.numbers = z.data_ptr<int>();
     s.cell = c.data_ptr<double>();
     for (int k = 0; k < 3; ++k) s.periodic[k] = p.data_ptr<bool>()[k];
-    mfmd::Request request;
-    for (std::size_t k = 0; k < heads.size(); ++k) request.terms.push_back({static_cast<int>(heads[k]), weights[k]});
-    request.virial = true;
-
     auto workspace = borrow(single, threads, -1);
     torch::Tensor energies, forces = torch::empty({s.atoms, 3}, torch::kFloat64), virial = torch::empty({3, 3}, torch::kFloat64);
     try {
@@ -82,7 +103,7 @@ class Model final : public torch::CustomClassHolder {
   int64_t level(const std::string& name) const { return model_->level(name); }
   std::string metadata() const { return model_->metadata(); }
   std::string sha256() const { return model_->sha256(); }
-  State state() const {
+  Pickled state() const {
     const std::string& bytes = model_->bytes();
     torch::Tensor tensor = torch::empty({static_cast<int64_t>(bytes.size())}, torch::kUInt8);
     std::copy(bytes.begin(), bytes.end(), static_cast<char*>(tensor.data_ptr()));
@@ -98,9 +119,10 @@ class Model final : public torch::CustomClassHolder {
   };
 
   std::tuple<torch::Tensor, torch::Tensor, torch::Tensor> enqueue(const torch::Tensor& r, const torch::Tensor& z, const torch::Tensor& c, const torch::Tensor& p,
-                                                                  const std::vector<int64_t>& heads, const std::vector<double>& weights, bool single, torch::ScalarType type) {
+                                                                  const std::vector<mfmd::State>& states, const int* fragment, const mfmd::Request& request, bool single,
+                                                                  torch::ScalarType type) {
     const int cuda = r.device().index(), atoms = static_cast<int>(r.size(0));
-    const auto terms = static_cast<int64_t>(heads.size());
+    const auto terms = static_cast<int64_t>(request.terms.size());
     const torch::Tensor energies = torch::empty({terms + 1}, r.options()), forces = torch::empty_like(r), virial = torch::empty({3, 3}, r.options());
     mfmd::DeviceStructures s;
     s.atoms = &atoms;
@@ -108,10 +130,9 @@ class Model final : public torch::CustomClassHolder {
     s.positions = r.data_ptr<double>();
     s.cells = c.data_ptr<double>();
     for (int k = 0; k < 3; ++k) s.periodic[k] = p.data_ptr<bool>()[k];
+    s.states = &states;
+    s.fragment = fragment;
     s.stream = current_cuda_stream(cuda);
-    mfmd::Request request;
-    for (std::size_t k = 0; k < heads.size(); ++k) request.terms.push_back({static_cast<int>(heads[k]), weights[k]});
-    request.virial = true;
     auto workspace = borrow(single, 0, cuda);
     bool recorded = false;
     std::string wrong;
@@ -170,9 +191,10 @@ TORCH_LIBRARY(mfmd, m) {
   m.class_<Model>("Model")
       .def(torch::init<int64_t, const std::string&, const torch::Tensor&>())
       .def("evaluate", &Model::evaluate)
+      .def("evaluate_in_states", &Model::evaluate_in_states)
       .def("level", &Model::level)
       .def("metadata", &Model::metadata)
       .def("sha256", &Model::sha256)
-      .def_pickle([](const c10::intrusive_ptr<Model>& self) -> State { return self->state(); },
-                  [](State state) { return c10::make_intrusive<Model>(std::get<0>(state), std::get<1>(state), std::get<2>(state)); });
+      .def_pickle([](const c10::intrusive_ptr<Model>& self) -> Pickled { return self->state(); },
+                  [](Pickled state) { return c10::make_intrusive<Model>(std::get<0>(state), std::get<1>(state), std::get<2>(state)); });
 }

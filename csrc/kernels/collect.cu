@@ -85,8 +85,8 @@ __global__ void deliveries(List l, Delivery d) {
   if (i >= l.systems) return;
   if (trust != 0.0) l.grids[i].begin = -1;  // nothing is kept of such a step: the next one makes its list anew
   for (int t = 0; t <= d.terms; ++t) {
-    const double* row = d.combination + t * (d.heads + 1);
-    double energy = trust + row[d.heads];
+    const double* row = d.combination + t * d.heads;
+    double energy = trust + d.constants[static_cast<std::size_t>(t) * l.systems + i];
     for (int q = 0; q < d.heads; ++q) energy += row[q] * d.sums[static_cast<std::size_t>(q) * l.systems + i];
     d.energies[static_cast<std::size_t>(t) * l.systems + i] = energy;
   }

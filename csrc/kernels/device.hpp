@@ -52,7 +52,7 @@ struct List {
   double cutoff, skin, closest;
   const double *positions, *cells;  // [atoms][3], [systems][9]
   const int *begin, *periodic;      // [systems + 1]: atoms of each system; [systems]: a bit for each direction
-  const int *system, *kind;         // [atoms], [atoms]: slot of its element
+  const int *system, *kind;         // [atoms], [atoms]: slot of its element and state
   Grid* grids;                      // [systems]; another cell than it was given makes the list stale
   double* built;            // [atoms][3], where the list was built
   int *home, *wrap;         // [atoms], [atoms][3]: bin, and cells away from the first
@@ -77,7 +77,7 @@ template <class T> void embedding_mix(const Weights<T>&, const T* raw, T* x, T* 
 template <class T> void message(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, int rows, cudaStream_t);
 template <class T> void own_message(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, T* sums, int rows, cudaStream_t);
 // next_y: as y, of the layer that follows.
-template <class T> void product(const Weights<T>&, int l, const T* x, const T* y, const T* m, T* dx, T* next, T* next_y, int rows, cudaStream_t);
+template <class T> void product(const Weights<T>&, int l, const int* slot, const T* x, const T* y, const T* m, T* dx, T* next, T* next_y, int rows, cudaStream_t);
 
 // Where the reverse pass goes on with the adjoint of the result of layer l, up to its messages; l = -1: of the embedding, up to what it gathered.
 template <class T> struct Leaving {
@@ -87,6 +87,7 @@ template <class T> struct Leaving {
   const T *raw, *mixed, *kept;  // of the embedding
   const T* sums;                // of own messages
   T* asums;
+  const int* slot;
 };
 // How much room in shared memory a head takes for each atom.
 template <class T> int room_of(const HeadWeights<T>&);
@@ -112,7 +113,8 @@ void sum(const List&, const int* row_of, const double* values, int quantities, s
 // What a host on the device gets: energies[t][system] = combination[t] · (sums of the heads, 1), forces and virials; not a number where the verdict is that
 // the step cannot be trusted.
 struct Delivery {
-  const double *combination, *sums, *forces;    // [terms + 1][heads + 1], [heads + 9][systems], [atoms][3]
+  const double *combination, *constants;        // [terms + 1][heads], [terms + 1][systems]
+  const double *sums, *forces;                  // [heads + 9][systems], [atoms][3]
   double *energies, *to_forces, *virials;       // [terms + 1][systems], the weighted sum first; [atoms][3]; [systems][9]; each but the first may be null
   int terms, heads;
 };

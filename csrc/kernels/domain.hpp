@@ -8,7 +8,7 @@
 namespace mfmd {
 
 struct Domain {  // arrays by the slot of an element
-  int slots, F;
+  int slots, F;  // slots: of the elements, whatever their state
   double cutoff;
   const double* nearest;  // [slots][slots], Å, how near two such atoms came; 0: never within the cutoff
   const int* neighbors;   // [slots][2], the fewest and the most within the cutoff
@@ -43,11 +43,12 @@ template <class T, class Id>
 MFMD_HD Excess excess(const Domain& d, int own, int count, const int* j, const double* distances, const int* slot, const int* order, const T* features, const Id& id) {
   Excess worst{Excess::nothing_, 0.0, -1, 0.0};
   if (count == 0) return worst;
+  own %= d.slots;
   const auto consider = [&](const Excess& one) {
     if (worse(one, worst) || (one.other >= 0 && !worse(worst, one) && id(one.other) < id(worst.other))) worst = one;
   };
   for (int k = 0; k < count; ++k) {
-    const double near = d.nearest[own * d.slots + slot[j[k]]], r = distances[k];
+    const double near = d.nearest[own * d.slots + slot[j[k]] % d.slots], r = distances[k];
     if (near == 0.0) consider(excess_of(Excess::pair_, 1.0 + d.cutoff / r, order[j[k]], r));
     else if (r < near) consider(excess_of(Excess::distance_, (near - r) / (kNearer * near), order[j[k]], r));
   }

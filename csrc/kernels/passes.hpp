@@ -52,6 +52,13 @@ template <class T> struct Mixing {
   }
 };
 
+// What products are multiplied by, by the slot of an atom; `of` null: nothing.
+template <class T> struct Factors {
+  const T* of;
+  const int* slot;
+  __device__ T operator()(const Block<T>& block, int a) const { return of[slot[block.begin() + a]]; }
+};
+
 // Adjoints of messages (am) and of what they were made of (ay) from that of the layer's result, where am is not null.
 template <class T> struct ProductReverse {
   Mixers<T> mixers;
@@ -59,6 +66,7 @@ template <class T> struct ProductReverse {
   T *am, *ay;
   const T* sums;  // of own messages, else null
   T* asums;
+  Factors<T> factors;
   static int numbers(const Weights<T>& w) { return 2 * w.C * w.F; }
 
   __device__ void operator()(const Block<T>& block, int rows, const T* ax) const {
@@ -73,6 +81,8 @@ template <class T> struct ProductReverse {
       read<C>(dx + row, d);
       tensor::transpose<RANK>(d);
       tensor::anticommutator<RANK, T>(adjoint, d, through);
+      if (factors.of)
+        for (int k = 0; k < C; ++k) through[k] *= factors(block, a);
 #pragma unroll
       for (int k = 0; k < C; ++k) adx[(a * C + k) * F + f] = adjoint[k] + through[k];
     });
@@ -85,6 +95,8 @@ template <class T> struct ProductReverse {
       read<C>(m + row, vm);
       read<C>(y + row, vy);
       tensor::anticommutator<RANK, T>(vm, vy, p);
+      if (factors.of)
+        for (int k = 0; k < C; ++k) p[k] *= factors(block, a);
       const T inverse = T(1) / norm1<C>(p);
       T dot = T(0);
 #pragma unroll
@@ -95,6 +107,8 @@ template <class T> struct ProductReverse {
       dot *= 2 * inverse * inverse;
 #pragma unroll
       for (int k = 0; k < C; ++k) back[k] = back[k] * inverse - p[k] * dot;
+      if (factors.of)
+        for (int k = 0; k < C; ++k) back[k] *= factors(block, a);
       tensor::transpose<RANK>(vy);
       tensor::transpose<RANK>(vm);
       tensor::anticommutator<RANK, T>(back, vy, out);
@@ -162,7 +176,7 @@ template <class T> struct EmbeddingMixReverse {
 };
 
 template <class T> inline ProductReverse<T> product_reverse(const Weights<T>& w, const Leaving<T>& to) {
-  return {Mixers<T>(w, w.layers[to.l].mix_out, true), to.y, to.m, to.dx, to.am, to.ay, to.sums, to.asums};
+  return {Mixers<T>(w, w.layers[to.l].mix_out, true), to.y, to.m, to.dx, to.am, to.ay, to.sums, to.asums, {w.factor, to.slot}};
 }
 template <class T> inline EmbeddingMixReverse<T> embedding_mix_reverse(const Weights<T>& w, const Leaving<T>& to) {
   return {Mixers<T>(w, w.embedding_mix, true), w.embedding_norm, w.gate[0], w.gate[1], to.raw, to.mixed, to.kept, to.am};

@@ -8,7 +8,7 @@ namespace {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    product_kernel(Block<T> block, int rows, Mixers<T> mixers, Mixing<T> enter, const T* x, const T* y, const T* m, T* dx, T* next) {
+    product_kernel(Block<T> block, int rows, Mixers<T> mixers, Mixing<T> enter, Factors<T> factors, const T* x, const T* y, const T* m, T* dx, T* next) {
   const int F = block.F, atoms = block.count(rows);
   T *scaled = shared<T>(), *mixed = scaled + block.atoms * block.C * F;
   block.each_channel_of_rank(rows, [&](auto rank, int a, int f, std::size_t row) {
@@ -17,6 +17,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     read<C>(m + row, vm);
     read<C>(y + row, vy);
     tensor::anticommutator<RANK, T>(vm, vy, p);
+    if (factors.of)
+      for (int k = 0; k < C; ++k) p[k] *= factors(block, a);
     const T inverse = T(1) / norm1<C>(p);
 #pragma unroll
     for (int k = 0; k < C; ++k) scaled[(a * C + k) * F + f] = p[k] * inverse;
@@ -31,6 +33,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int k = 0; k < C; ++k) d[k] = mixed[(a * C + k) * F + f];
     tensor::anticommutator<RANK, T>(d, d, square);
+    if (factors.of)
+      for (int k = 0; k < C; ++k) square[k] *= factors(block, a);
     const T inverse = T(1) / norm1<C>(vx);
 #pragma unroll
     for (int k = 0; k < C; ++k) {
@@ -43,12 +47,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
-template <class T> void product(const Weights<T>& w, int l, const T* x, const T* y, const T* m, T* dx, T* next, T* next_y, int rows, cudaStream_t stream) {
+template <class T> void product(const Weights<T>& w, int l, const int* slot, const T* x, const T* y, const T* m, T* dx, T* next, T* next_y, int rows, cudaStream_t stream) {
   const Mixing<T> enter{next_y ? Mixers<T>(w, w.layers[l + 1].mix_in) : Mixers<T>(), next_y};
-  over_atoms(product_kernel<T>, w, std::max(2 * w.C * w.F, enter.numbers(w)), rows, stream, Mixers<T>(w, w.layers[l].mix_out), enter, x, y, m, dx, next);
+  over_atoms(product_kernel<T>, w, std::max(2 * w.C * w.F, enter.numbers(w)), rows, stream, Mixers<T>(w, w.layers[l].mix_out), enter, Factors<T>{w.factor, slot}, x, y, m, dx, next);
 }
-template void product<float>(const Weights<float>&, int, const float*, const float*, const float*, float*, float*, float*, int, cudaStream_t);
-template void product<double>(const Weights<double>&, int, const double*, const double*, const double*, double*, double*, double*, int, cudaStream_t);
+template void product<float>(const Weights<float>&, int, const int*, const float*, const float*, const float*, float*, float*, float*, int, cudaStream_t);
+template void product<double>(const Weights<double>&, int, const int*, const double*, const double*, const double*, double*, double*, double*, int, cudaStream_t);
 
 }  // namespace cuda
 }  // namespace mfmd

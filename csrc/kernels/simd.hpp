@@ -204,9 +204,9 @@ template <class T> void embedding_mix(const Weights<T>&, const T*, T*, T*, T*, i
 template <class T> void mixing(const Weights<T>&, int, const T*, T*, int, int, T*);
 template <class T> void message(const Weights<T>&, int, const Pairs<T>&, const T*, T*, int, int, T*);
 template <class T> void own_message(const Weights<T>&, int, const Pairs<T>&, const T*, T*, T*, int, int, T*);
-template <class T> void product(const Weights<T>&, int, const T*, const T*, const T*, T*, T*, int, int, T*);
+template <class T> void product(const Weights<T>&, int, const int*, const T*, const T*, const T*, T*, T*, int, int, T*);
 template <class T> void readout(const Weights<T>&, const int*, const T*, const Seed<T>*, int, T*, T*, int, int, T*);
-template <class T> void product_reverse(const Weights<T>&, int, const T*, const T*, const T*, const T*, T*, T*, const T*, T*, int, int, T*);
+template <class T> void product_reverse(const Weights<T>&, int, const int*, const T*, const T*, const T*, const T*, T*, T*, const T*, T*, int, int, T*);
 template <class T> void message_reverse(const Weights<T>&, int, const Pairs<T>&, const T*, const T*, T*, double*, int, int, T*);
 template <class T> void own_message_reverse(const Weights<T>&, int, const Pairs<T>&, const T*, double*, int, int, T*);
 template <class T> void mixing_reverse(const Weights<T>&, int, const T*, const T*, T*, int, int, T*);

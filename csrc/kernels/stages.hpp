@@ -56,6 +56,7 @@ template <class T> struct Weights {
   bool readout_silu = true;
   double repulsion = 0.0;                      // its cutoff; 0: there is none
   const double* charge = nullptr;              // [slots], of the nuclei
+  const T* factor = nullptr;                   // [slots], what products are multiplied by in a charged structure; null: nothing
   const T *first = nullptr, *second = nullptr; // [slots][F], whose sum is the weight of a pair: of its atom and of the neighbour
   const T* self_embedding = nullptr;           // [slots][F], the self pair's share of component I
   Dense<T> embedding_radial;                   // K -> RF
@@ -113,15 +114,15 @@ template <class T> struct Stages {
   // m[i] = sum over neighbours and self of radial * y[j]; of own messages sums[i] * y[i], sums: [atoms][F / 16][R][16] of radial alone.
   void (*message)(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, int begin, int end, T* scratch);
   void (*own_message)(const Weights<T>&, int l, const Pairs<T>&, const T* y, T* m, T* sums, int begin, int end, T* scratch);
-  // p = {m, y}, dx = mix_out(p / (|p|^2 + 1)), next = x / (|x|^2 + 1) + dx + dx^2.
-  void (*product)(const Weights<T>&, int l, const T* x, const T* y, const T* m, T* dx, T* next, int begin, int end, T* scratch);
+  // p = c {m, y}, dx = mix_out(p / (|p|^2 + 1)), next = x / (|x|^2 + 1) + dx + c dx^2, where c is the factor of the slot, or 1.
+  void (*product)(const Weights<T>&, int l, const int* slot, const T* x, const T* y, const T* m, T* dx, T* next, int begin, int end, T* scratch);
   // Energies of the heads, and where ax is given their weighted gradient with respect to x; features [atoms][F], or null.
   void (*readout)(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, T* features, int begin, int end, T* scratch);
 
   // The reverse, stage by stage. slope: [pairs], dE/dd, which message_reverse and embedding_gather_reverse
   // add to, and turn: [pairs][3], dE/du of each pair of atoms, both directions counted, where pairs.half has it. ax is updated in place from d/d next to d/d x over the last two.
   // Of own messages, whose sums are given, ay is then that of y through them too, and asums the adjoint of sums; both are null otherwise.
-  void (*product_reverse)(const Weights<T>&, int l, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, const T* sums, T* asums, int begin, int end, T* scratch);
+  void (*product_reverse)(const Weights<T>&, int l, const int* slot, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, const T* sums, T* asums, int begin, int end, T* scratch);
   void (*message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, double* slope, int begin, int end, T* scratch);
   void (*own_message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* asums, double* slope, int begin, int end, T* scratch);
   void (*mixing_reverse)(const Weights<T>&, int l, const T* x, const T* ay, T* ax, int begin, int end, T* scratch);
