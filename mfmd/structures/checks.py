@@ -8,21 +8,24 @@ import numpy as np
 from mfmd import Note, units
 from mfmd.engine import CLOSEST, InputError, neighbor_list
 from mfmd.structures import consistency
-from mfmd.structures.charge import charge_or_spin
 from mfmd.structures.record import KINDS, MAX_Z, DataError
+from mfmd.structures.state import StateError, read_states
 
 MOST_CHECKED = 3_000  # structures by which units are judged
 
 
-def check_structure(s):
+def check_structure(s, spin=None):
+    """Fills in the states as well; spin : what keys called so mean, as for read_states."""
     if not np.isfinite(s.positions).all():
         raise DataError(f"{s.source}: a position is not finite")
     if len(s.numbers) == 0:
         raise DataError(f"{s.source}: the structure has no atoms")
     if s.numbers.min() < 1 or s.numbers.max() > MAX_Z:
         raise DataError(f"{s.source}: {s.numbers.min()} to {s.numbers.max()} are not all atomic numbers")
-    if reason := charge_or_spin(s.info, s.charges, s.moments, s.numbers):
-        raise DataError(f"{s.source}: {reason}; remove the structure")
+    try:
+        s.states, s.fragment, s.unsaid = read_states(s.numbers, s.info, s.charges, s.moments, s.fragment, s.pbc, spin)
+    except StateError as error:
+        raise DataError(f"{s.source}: {error}{'' if ';' in str(error) else '; correct it, or remove the structure'}") from None
     shapes = {"forces": (len(s.numbers), 3), "stress": (6,), "virial": (3, 3)}
     for level, label in s.labels.items():
         if label.virial is not None and np.size(label.virial) == 9:

@@ -1,5 +1,5 @@
-"""Which structures are one: the same atoms in the same order at the same places; and which are but for a rotation or the order. Near numbers are
-found by a tree over a few random projections, never by comparing all pairs."""
+"""Which structures are one: the same atoms in the same order at the same places and in the same states; and which are but for a rotation or the order.
+Near numbers are found by a tree over a few random projections, never by comparing all pairs."""
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -11,7 +11,7 @@ AT_ONCE = 4_000_000  # numbers that are looked at a time
 
 
 def same(structures):
-    """For every structure the index of the first that is the same: numbers in order, positions to SAME, cell and periodicity."""
+    """For every structure the index of the first that is the same: numbers in order, states, positions to SAME, cell and periodicity."""
     first = np.arange(len(structures))
     for group in _groups(structures).values():
         if len(group) > 1:
@@ -37,12 +37,14 @@ def alike(some, others):
 
 
 def _compositions(structures):
-    """{sorted numbers: indices} of molecules."""
+    """{sorted numbers of each state: indices} of molecules."""
     out = {}
     for group in _groups(structures).values():
         s = structures[group[0]]
         if len(s.numbers) > 1 and not np.any(s.pbc):
-            out.setdefault(np.sort(s.numbers).tobytes(), []).extend(group)
+            fragment = s.fragment if np.size(s.fragment) else np.zeros(len(s.numbers))
+            parts = sorted((state, np.sort(s.numbers[fragment == k]).tobytes()) for k, state in enumerate(s.states))
+            out.setdefault(tuple(parts), []).extend(group)
     return out
 
 
@@ -82,10 +84,10 @@ def _radii(structures):
 
 
 def _groups(structures):
-    """Lists of indices of structures with the same numbers in order and the same periodicity."""
+    """Lists of indices of structures with the same numbers in order, in the same states and with the same periodicity."""
     groups = {}
     for k, s in enumerate(structures):
-        groups.setdefault(s.numbers.tobytes() + bytes(s.pbc), []).append(k)
+        groups.setdefault((s.numbers.tobytes(), bytes(s.pbc), s.states, np.asarray(s.fragment, np.int32).tobytes()), []).append(k)
     return groups
 
 

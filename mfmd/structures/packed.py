@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from safetensors import numpy as safetensors
 
+from mfmd.engine import states_of
 from mfmd.structures.record import KINDS, Label, Structure
+from mfmd.structures.state import State
 
 
 class Packed(Sequence):
@@ -70,6 +72,7 @@ def _dump(s):
     arrays = {"numbers": np.asarray(s.numbers), "positions": s.positions, "cell": np.asarray(s.cell, float), "pbc": np.asarray(s.pbc, bool)}
     for level, label in s.labels.items():
         arrays |= {f"{kind}.{level}": np.asarray(getattr(label, kind), float) for kind in KINDS if getattr(label, kind) is not None}
+    arrays |= {"states": np.array(s.states), "fragment": np.asarray(s.fragment, np.int32)}
     arrays["source"] = np.frombuffer(json.dumps(s.source).encode(), np.uint8)
     return safetensors.save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
 
@@ -82,4 +85,9 @@ def _load(record):
         if level:
             setattr(labels.setdefault(level, Label()), kind, value.item() if kind == "energy" else value)
     source = json.loads(arrays["source"].tobytes())
-    return Structure(arrays["numbers"], arrays["positions"], arrays["cell"], arrays["pbc"], labels, source)
+    structure = Structure(arrays["numbers"], arrays["positions"], arrays["cell"], arrays["pbc"], labels, source)
+    if "states" in arrays:
+        structure.states, structure.fragment = tuple(State(*pair) for pair in arrays["states"].tolist()), arrays["fragment"]
+    else:  # packed before there were any: all were neutral
+        structure.states = tuple(State(*pair) for pair in states_of(structure.numbers, [(0, 0)], (), bool(structure.pbc.any())))
+    return structure

@@ -9,12 +9,12 @@ import numpy as np
 
 from mfmd import Note, progress, units
 from mfmd.engine import neighbor_list
-from mfmd.structures.charge import Assumed
 from mfmd.structures.checks import check_distances, check_labels, check_structure, holds_gradients
 from mfmd.structures.formats import registry
 from mfmd.structures.merging import merge, tell_duplicates
 from mfmd.structures.packed import Packed, pack
 from mfmd.structures.record import KINDS, SPLITS, DataError, Structure
+from mfmd.structures.state import NEUTRAL, Assumed
 
 
 def read(config, levels, folder=None):
@@ -33,8 +33,8 @@ def read(config, levels, folder=None):
 
     Raises
     ------
-    DataError : a file is missing or damaged, a label is not finite or of the wrong shape, a structure is charged or
-    open-shell, has two different labels of one level, a level has no label at all, a unit is not that of the file.
+    DataError : a file is missing or damaged, a label is not finite or of the wrong shape, what is said of a structure's charge and spin cannot be or may
+    mean two things, it has two different labels of one level, a level has no label at all, a unit is not that of the file.
     """
     return read_all(config, levels, folder)[0]
 
@@ -75,13 +75,13 @@ ALONE = 8.0  # Å, up to which an atom that is isolated has no image
 
 
 class Isolated:
-    """Single atoms, without periodic boundaries or in a box that is large enough: reference energies, and no structures to learn from."""
+    """Single neutral atoms, without periodic boundaries or in a box that is large enough: reference energies, and no structures to learn from."""
 
     def __init__(self, levels):
         self.levels, self.energies, self.number = levels, {level: {} for level in levels}, 0
 
     def takes(self, structure):
-        if len(structure.numbers) != 1:
+        if len(structure.numbers) != 1 or structure.charge:
             return False
         if np.any(structure.pbc) and len(neighbor_list(structure.positions, structure.cell, structure.pbc, ALONE)[0]):
             return False
@@ -93,7 +93,7 @@ class Isolated:
             before = self.energies[level].setdefault(z, label.energy)
             if abs(before - label.energy) > 1e-3 and not self.levels[level].unchecked:
                 raise DataError(
-                    f"{structure.source}: the isolated atom has {label.energy:.4f} eV at level {level}, and another has {before:.4f} eV"
+                    f"{structure.source}: the isolated atom has {label.energy:.4f} eV at level {level}, and another has {before:.4f} eV; remove one of them"
                 )
         return True
 
@@ -168,11 +168,11 @@ def read_file(path, config, levels):
         raise DataError(f"{path}: no such file (data files are looked up from the folder the command runs in)")
     assumed, left_out, told = Assumed(), {}, False
     for frame in progress.over(registry.read(path, levels, config.format), f"reading {path}", "structures"):
-        said, usual = frame.pop("units", {}), frame.pop("default_units", {})
+        said, usual, spin = frame.pop("units", {}), frame.pop("default_units", {}), frame.pop("default_spin", None)
         structure = Structure(**frame)
         for kind in _weighted_out(structure):
             left_out[kind] = left_out.get(kind, 0) + 1
-        check_structure(structure)
+        check_structure(structure, config.spin or spin)
         unit = Units(path, said, usual, config)
         if not told and (words := unit.obeyed(levels)):
             warnings.warn(f"{path}: {words}", stacklevel=2)
@@ -341,3 +341,13 @@ def count_labels(structures, levels):
 def subset_elements(structures, level):
     """Atomic numbers with a label of this level, ascending."""
     return sorted({int(z) for s in structures if level in s.labels for z in s.numbers})
+
+
+def subset_states(structures, level):
+    """Charges and multiplicities with a label of this level, of structures or of their fragments, ascending."""
+    return sorted({state for s in structures if level in s.labels for state in s.states})
+
+
+def has_states(structures):
+    """Whether any of the structures is not a neutral closed shell."""
+    return any(state != NEUTRAL for s in structures for state in s.states)

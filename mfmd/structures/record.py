@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mfmd import Error
+from mfmd.structures.state import NEUTRAL, State
 
 MAX_Z = 118
 
@@ -41,3 +42,11 @@ class Structure:
     info: dict = field(default_factory=dict)
     charges: np.ndarray | tuple = ()  # initial charges and magnetic moments of the atoms, where the file has them
     moments: np.ndarray | tuple = ()
+    states: tuple[State, ...] = (NEUTRAL,)  # of its fragments
+    fragment: np.ndarray | tuple = ()  # (atoms,) which of them an atom belongs to; () where there is one
+    unsaid: frozenset = frozenset()  # what of "charge" and "multiplicity" was taken, since nothing says it
+
+    @property
+    def charge(self):
+        """Elementary charges, of all fragments together."""
+        return sum(state.charge for state in self.states)

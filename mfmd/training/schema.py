@@ -13,6 +13,7 @@ from mfmd import units
 from mfmd.config import HomePath, NotNegative, Positive, Section
 from mfmd.engine import ModelFileError, load_model, model_path
 from mfmd.structures.formats.registry import NAMES
+from mfmd.structures.state import SPINS
 
 Paths = list[HomePath]
 ByLevel = dict[str, Paths]  # files by level: each has labels of that level alone
@@ -70,6 +71,9 @@ class Data(Section):
     atoms: HomePath | None = None  # isolated-atom energies, JSON
     energy_unit: Literal[tuple(units.ENERGY)] | None = None  # by default as the files say, else eV
     length_unit: Literal[tuple(units.LENGTH)] | None = None  # by default as the files say, else Å
+    spin: Literal[SPINS] | None = (
+        None  # what the files' keys spin and total_spin hold; by default as the format has it, else none may say more than 0 or 1
+    )
     stream: bool = False  # for sets larger than memory: structures are packed into out/data once and read from there
 
     @field_validator("train", "val", "test", mode="before")

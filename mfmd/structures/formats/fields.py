@@ -46,6 +46,7 @@ def from_atoms(atoms, places, levels, source):
         "info": {key: results[key] for key in ("magmom",) if key in results} | atoms.info,
         "charges": atoms.arrays.get("formal_charges", atoms.get_initial_charges()),
         "moments": results.get("magmoms", atoms.get_initial_magnetic_moments()),
+        "fragment": atoms.arrays.get("fragment", atoms.info.get("fragment", ())),
     }
 
 
