@@ -110,7 +110,7 @@ def main():
         splits = {k: [s for s in v if not s.pbc.any()] for k, v in reading.read(config.data, config.levels).items()}
         atoms = energies.read_atoms(config.data.atoms, config.levels)["gfn2"]
         totals = [s.labels["gfn2"].energy for s in splits["train"]]
-        e0, _ = energies.fit_reference_energies(splits["train"], totals, reading.subset_elements(splits["train"], "gfn2"), "gfn2", atoms)
+        e0, _, _ = energies.fit_reference_energies(splits["train"], totals, reading.subset_elements(splits["train"], "gfn2"), "gfn2", atoms)
 
         # One step, on the same batches, interleaved.
         torch.manual_seed(args.seed)

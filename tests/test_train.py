@@ -188,9 +188,9 @@ def test_reference_energies(splits):
     for x in s["train"]:
         x.labels["gfn2"].energy = sum(atoms[int(z)] for z in x.numbers)
     totals = [x.labels["gfn2"].energy for x in s["train"]]
-    fitted, determined = energies.fit_reference_energies(s["train"], totals, list(atoms), "gfn2", {})
+    fitted, _, determined = energies.fit_reference_energies(s["train"], totals, list(atoms), "gfn2", {})
     assert not determined  # CH2O and H2O do not tell C from H
-    fitted, _ = energies.fit_reference_energies(s["train"], totals, list(atoms), "gfn2", atoms)
+    fitted, _, _ = energies.fit_reference_energies(s["train"], totals, list(atoms), "gfn2", atoms)
     assert fitted == pytest.approx(atoms)
 
 

@@ -22,11 +22,18 @@ class Batch:
     i: torch.Tensor  # (pairs,)
     j: torch.Tensor  # (pairs,)
     shifts: torch.Tensor  # (pairs, 3) S @ cell, Å
+    states: torch.Tensor  # (atoms, 3) state_terms of the fragment an atom belongs to
+    fragments: torch.Tensor  # (structures, 3) their sum over the fragments, double
     volume: torch.Tensor  # (structures,) Å³
     sizes: torch.Tensor  # (structures,) atoms
     energy: dict[str, torch.Tensor]  # (structures,) eV, double; NaN where missing
     forces: dict[str, torch.Tensor]  # (atoms, 3) eV/Å; a level without any is absent
     stress: dict[str, torch.Tensor]  # (structures, 6) eV/Å³; likewise
+
+
+def state_terms(states):
+    """(states, 3) positive charge, negative charge, unpaired electrons: what is learned of a State is linear in these."""
+    return np.array([[max(charge, 0), max(-charge, 0), multiplicity - 1] for charge, multiplicity in states], float)
 
 
 def half_pairs(structure, cutoff):
@@ -55,7 +62,7 @@ def collate(structures, levels, cutoff, dtype):
         i, j, shift = half_pairs(s, cutoff)
         pairs.append((i + start, j + start, shift))
         start += len(s.numbers)
-    sizes = [len(s.numbers) for s in structures]
+    sizes, terms = [len(s.numbers) for s in structures], [state_terms(s.states) for s in structures]
 
     def labels(kind, empty, kind_dtype):
         out = {}
@@ -73,12 +80,19 @@ def collate(structures, levels, cutoff, dtype):
         i=torch.as_tensor(np.concatenate([p[0] for p in pairs]), dtype=torch.long),
         j=torch.as_tensor(np.concatenate([p[1] for p in pairs]), dtype=torch.long),
         shifts=torch.as_tensor(np.concatenate([p[2] for p in pairs]), dtype=dtype),
+        states=torch.as_tensor(np.concatenate([of[_fragments(s)] for s, of in zip(structures, terms, strict=True)]), dtype=dtype),
+        fragments=torch.as_tensor(np.stack([of.sum(0) for of in terms]), dtype=torch.float64),
         volume=torch.as_tensor([abs(np.linalg.det(s.cell)) if s.pbc.all() else 1.0 for s in structures], dtype=dtype),
         sizes=torch.tensor(sizes),
         energy=labels("energy", lambda n: np.full(1, np.nan), torch.float64),
         forces=labels("forces", lambda n: np.full((n, 3), np.nan), dtype),
         stress=labels("stress", lambda n: np.full((1, 6), np.nan), dtype),
     )
+
+
+def _fragments(s):
+    """Which of its fragments each atom of a structure belongs to."""
+    return s.fragment if np.size(s.fragment) else np.zeros(len(s.numbers), int)
 
 
 def collation(config, levels):

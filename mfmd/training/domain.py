@@ -32,7 +32,7 @@ def trained_on(model, structures, elements, collate, batch_size=32):
         np.minimum.at(nearest, (slot[i][known], slot[j][known]), distances[known])
         count = np.bincount(np.concatenate([i, j]), minlength=len(slot))
         with torch.no_grad():
-            x = model.features(batch.numbers, batch.positions, batch.i, batch.j, batch.shifts)[0].double().numpy()
+            x = model.features(batch.numbers, batch.positions, batch.i, batch.j, batch.shifts, batch.states)[0].double().numpy()
         if features is None:
             features = np.stack([np.full((size, x.shape[1]), np.inf), np.full((size, x.shape[1]), -np.inf)], axis=1)
         for k in np.unique(slot[slot >= 0]):

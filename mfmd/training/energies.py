@@ -1,4 +1,4 @@
-"""Atomic reference energies, E0: read, fitted, and what those of a head that begins are."""
+"""Atomic reference energies, E0, and what charge and unpaired electrons add to them: read, fitted, and what those of a head that begins are."""
 
 import json
 import warnings
@@ -13,7 +13,7 @@ from mfmd.config import ConfigError
 from mfmd.structures import reading
 from mfmd.structures.checks import deviations
 from mfmd.structures.record import DataError
-from mfmd.training.batches import collation
+from mfmd.training.batches import collation, state_terms
 from mfmd.training.heads import TABLE
 
 
@@ -60,34 +60,36 @@ def by_atoms(config, level, structures, isolated):
     )
 
 
-def fit_reference_energies(structures, energies, elements, level, given):
-    """Energies per element such that their sums come closest to `energies` (least squares, eV).
+def fit_reference_energies(structures, energies, elements, level, given, of_states=(0.0, 0.0, 0.0)):
+    """Energies per element, and per term of the states of fragments, such that their sums come closest to `energies` (least squares, eV).
 
     structures, energies : as many; elements : atomic numbers wanted; level : for messages. Energies that stand far out from the others
         (checks.deviations) have no say
-    given : {Z: eV}; where compositions do not determine the solution, that with the smallest deviation from these is taken
+    given, of_states : {Z: eV} and eV of each of batches.state_terms; where compositions do not determine the solution, that with the smallest
+        deviation from these is taken
 
     Returns
     -------
-    {Z: eV}, and whether the compositions determine it
+    {Z: eV}, eV of each of batches.state_terms, and whether the compositions determine all of it
     """
     if not structures:
         missing = [chemical_symbols[z] for z in elements if z not in given]
         if missing:
             raise DataError(f"levels.{level}: it has no energies to fit E0 to, and data.atoms has none for {', '.join(missing)}")
-        return {z: given[z] for z in elements}, True
+        return {z: given[z] for z in elements}, np.asarray(of_states), True
     off = deviations(structures, energies) / [len(s.numbers) for s in structures]
     kept = np.flatnonzero(np.abs(off) <= max(0.5, 30.0 * np.median(np.abs(off))))
     structures, energies = [structures[k] for k in kept], np.asarray(energies)[kept]
-    counts = np.empty((len(structures), len(elements)))
+    counts = np.empty((len(structures), len(elements) + 3))
     for row, s in zip(counts, structures, strict=True):
-        row[:] = [np.count_nonzero(s.numbers == z) for z in elements]
-    start = np.array([given.get(z, 0.0) for z in elements])
+        row[:] = [*(np.count_nonzero(s.numbers == z) for z in elements), *state_terms(s.states).sum(0)]
+    start = np.array([*(given.get(z, 0.0) for z in elements), *of_states])
     rows, index = np.unique(counts, axis=0, return_inverse=True)
     weight = np.sqrt(np.bincount(index.ravel()))
     mean = np.bincount(index.ravel(), np.asarray(energies) - counts @ start) / weight**2
     change, _, rank, _ = np.linalg.lstsq(rows * weight[:, None], mean * weight, rcond=1e-10)
-    return dict(zip(elements, (start + change).tolist(), strict=True)), bool(rank == len(elements))
+    found = start + change
+    return dict(zip(elements, found[:-3].tolist(), strict=True)), found[-3:], bool(rank == np.count_nonzero(counts.any(axis=0)))
 
 
 def known_elements(structures, level, imported):
@@ -96,13 +98,14 @@ def known_elements(structures, level, imported):
 
 
 def reference_energies(config, level, source, model, before, structures, atoms, fixed, imported):
-    """(119,) E0 of a head that begins, a copy of that of `source` or none's, eV; of a relative head the difference to its parent's.
+    """(119,) E0 and (3,) of_states of a head that begins, a copy of that of `source` or none's, eV; of a relative head the difference to its parent's.
 
     atoms : {level: {Z: eV}}, isolated ones; fixed : they are the level's E0, instead of a fit; imported : {level: atomic numbers} of the checkpoint
     """
     elements, parent = reading.subset_elements(structures, level), model.delta_of.get(level)
     chain = model.chain(level)[1:]
     inherited = {z: sum(float(model.heads[h].e0[z]) for h in chain) for z in elements}
+    of_chain = sum((model.heads[h].of_states.numpy() for h in chain), np.zeros(3))
     below = source if source in imported else parent
     if below is not None:
         known = known_elements(structures, below, imported)
@@ -110,19 +113,21 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
             raise ConfigError(
                 f"levels.{level}: {below}, from which its head begins, was never trained on {', '.join(missing)}, which {level} has"
             )
-    if fixed:
-        if missing := [chemical_symbols[z] for z in elements if z not in atoms[level]]:
-            raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
-        fitted = {z: atoms[level][z] - inherited[z] for z in elements}
-    else:
-        labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    if fixed and (missing := [chemical_symbols[z] for z in elements if z not in atoms[level]]):
+        raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
+    labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    fitted, of_states, determined = {z: atoms[level][z] - inherited[z] for z in elements} if fixed else {}, np.zeros(3), True
+    if not fixed or any(state_terms(s.states).any() for s in labelled):
         both = reading.where(labelled, lambda s: parent in s.labels and s.labels[parent].energy is not None)
-        given = atoms[level]
+        given, begin = atoms[level], np.zeros(3)
         if source is None and len(both) and {int(z) for s in both for z in s.numbers} == set(elements):
             labelled, rest = both, [s.labels[parent].energy for s in both]
             given = {z: e - atoms[parent][z] for z, e in given.items() if z in atoms[parent]}
         else:
-            rest = [model.constant(level) + sum(inherited[int(z)] for z in s.numbers) for s in labelled]
+            rest = [
+                model.constant(level) + sum(inherited[int(z)] for z in s.numbers) + state_terms(s.states).sum(0) @ of_chain
+                for s in labelled
+            ]
             trained = source is not None or (parent is not None and before is not None)
             if trained:
                 rest = np.add(rest, network_energies(model, labelled, level, config))
@@ -131,11 +136,13 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
             if source is not None:
                 shift = {z: given[z] - atoms[source][z] for z in given.keys() & atoms[source].keys()}
                 given = {z: float(model.heads[source].e0[z]) + shift.get(z, 0.0) for z in elements}
+                begin = model.heads[source].of_states.numpy()
             else:
                 given = {z: e - inherited[z] for z, e in given.items() if z in inherited}
         energies = [s.labels[level].energy - r for s, r in zip(labelled, rest, strict=True)]
-        fitted, determined = fit_reference_energies(labelled, energies, elements, level, given)
-        if not determined:
+        free, of_states, determined = fit_reference_energies(labelled, energies, elements, level, given, begin)
+        fitted = fitted or free
+        if not determined and not fixed:
             base = (
                 f"that of {source}"
                 if source is not None
@@ -146,7 +153,7 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
             warnings.warn(f"levels.{level}: its compositions do not determine E0; taken is the fit closest to {base}", stacklevel=1)
     e0 = np.zeros(TABLE)
     e0[list(fitted)] = list(fitted.values())
-    return e0
+    return e0, of_states
 
 
 def network_energies(model, structures, level, config):

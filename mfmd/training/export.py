@@ -16,9 +16,10 @@ import torch
 
 from mfmd import Error, Note, progress
 from mfmd.engine import Engine, HostError, load_model, load_torch_host
+from mfmd.structures.state import spelled
 from mfmd.training.model import SIZES, VARIANTS
 
-FORMATS = (1, 2)  # of the model file; the second where the backbone or a head is none that the first has
+FORMATS = (1, 2, 3)  # of the model file; a later one where the backbone or a head is none that those before have, or says what they do not
 TABLE_BOUND = {"energy": 1e-6, "forces": 1e-5}  # eV/atom, eV/Å: what the radial tables may differ by from exact evaluation
 STATE = 1  # version of the engine's state inside the archive
 ENTRY = "mfmd.safetensors"
@@ -42,14 +43,15 @@ def table_error(content, structures):
     ------
     ExportError : more than TABLE_BOUND.
     """
-    table, exact = (Engine(content, precision="double", radial=radial) for radial in ("table", "exact"))
+    table, exact = (Engine(content, precision="double", radial=radial, allow_unseen_state=True) for radial in ("table", "exact"))
     elements = {level["name"]: level["elements"] for level in table.metadata["levels"]}
     worst = {"structures": len(structures), "energy": 0.0, "forces": 0.0}
     for s in progress.over(structures, "the error of the radial tables", "structures"):
         level = next((level for level in reversed(table.levels) if np.isin(s.numbers, elements[level]).all()), None)
         if level is None:
             continue
-        a, b = (engine.compute(s.positions, s.numbers, s.cell, s.pbc, terms=[(level, 1.0)]) for engine in (table, exact))
+        states, given = [spelled(s.states, s.fragment)], (s.positions, s.numbers, s.cell, s.pbc)
+        a, b = (engine.compute_batch([given], states=states, terms=[(level, 1.0)])[0] for engine in (table, exact))
         worst["energy"] = max(worst["energy"], abs(a["energy"] - b["energy"]) / len(s.numbers))
         worst["forces"] = max(worst["forces"], float(np.abs(a["forces"] - b["forces"]).max()))
     for kind, unit in (("energy", "eV/atom"), ("forces", "eV/Å")):
@@ -68,7 +70,7 @@ def _sizes(head, members):
     return {"hidden": head.hidden} if head.kind == "gated" else {}
 
 
-def serialize(model, elements, provenance, tables=None, domain=None):
+def serialize(model, elements, provenance, tables=None, domain=None, states=None):
     """The bytes of mfmd.safetensors.
 
     Parameters
@@ -78,8 +80,9 @@ def serialize(model, elements, provenance, tables=None, domain=None):
     provenance : JSON-able; where the model comes from
     tables : what `table_error` measured
     domain : what `domain.trained_on` found
+    states : {level: (charge, multiplicity) pairs it was trained on}; a level is missing of which nobody knows
 
-    head(isolated atom) is folded into E0, so that an isolated atom returns its reference energy.
+    head(isolated neutral atom) is folded into E0, so that an isolated atom returns its reference energy.
     """
     exact = copy.deepcopy(model).double().eval()
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("heads.")}
@@ -97,7 +100,7 @@ def serialize(model, elements, provenance, tables=None, domain=None):
         e0[z] = head.e0[z] - isolated
         own = model.heads[level]
         for name, tensor in own.state_dict().items():
-            if tensor.numel():
+            if tensor.numel() and name != "of_states":
                 state[f"heads.{level}.{name}"] = tensor
         state[f"heads.{level}.scale"] = own.scale.double()
         state[f"heads.{level}.e0"] = e0
@@ -111,13 +114,16 @@ def serialize(model, elements, provenance, tables=None, domain=None):
                 "elements": [int(k) for k in z],
                 "e0": reference,
                 **({"constant": head.constant} if head.constant else {}),
+                **({"states": [list(state) for state in states[level]]} if level in (states or {}) else {}),
+                **({"of_states": head.of_states.tolist()} if head.of_states.any() else {}),
             }
         )
     architecture = model.backbone.architecture
     variants = {key: architecture[key] for key, value in VARIANTS.items() if architecture[key] != value}
-    newer = variants or any(level["kind"] == "gated" or "constant" in level for level in levels)
+    second = variants or any(level["kind"] == "gated" or "constant" in level for level in levels)
+    third = "state_embedding" in variants or any("states" in level or "of_states" in level for level in levels)
     header = {
-        "format": FORMATS[1] if newer else FORMATS[0],
+        "format": FORMATS[2 if third else 1 if second else 0],
         "backbone": {"kind": "tensornet", **{key: architecture[key] for key in SIZES}, **variants},
         "levels": levels,
         "units": {"energy": "eV", "length": "Å"},
@@ -201,10 +207,10 @@ def write_weights(path, content):
         archive.writestr(entry, content)
 
 
-def write_model(path, model, elements, provenance, structures=(), domain=None):
+def write_model(path, model, elements, provenance, structures=(), domain=None, states=None):
     """Write the model file of a training.model.Model; the error of its radial tables is measured on `structures` first.
 
-    domain : what `domain.trained_on` found
+    domain, states : as for `serialize`
 
     Where torch makes no TorchScript of it, or its host is missing, the file has the weights alone, and a Note says so.
 
@@ -212,8 +218,8 @@ def write_model(path, model, elements, provenance, structures=(), domain=None):
     ------
     ExportError : see `table_error`
     """
-    tables = table_error(serialize(model, elements, provenance), structures) if len(structures) else None
-    content = serialize(model, elements, provenance, tables, domain)
+    tables = table_error(serialize(model, elements, provenance, states=states), structures) if len(structures) else None
+    content = serialize(model, elements, provenance, tables, domain, states)
     try:
         write_torchscript(path, load_model(content))
     except (HostError, RuntimeError, NotImplementedError, AttributeError) as error:

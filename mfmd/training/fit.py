@@ -2,7 +2,7 @@
 
 Closed form: on a trained backbone, the head of a new level is a regularised linear regression.
 
-    E_level = E_parent + sum_i w[Z_i] · (x_i − x of an isolated atom of Z_i) + E0[Z_i]
+    E_level = E_parent + sum_i w[Z_i] · (x_i − x of an isolated atom of Z_i) + E0[Z_i]  (+ what the states of fragments add, as it is)
 
 with the last features x of the backbone, a weight vector per element, and E_parent the level it is relative to, or else the repulsion of nuclei of a
 backbone that has one. Bayesian
@@ -22,6 +22,7 @@ import torch
 
 from mfmd import Error, progress
 from mfmd.structures import reading
+from mfmd.training.batches import state_terms
 
 # Of weights that multiply features scaled to unit size, relative to the noise; of Gauss-Newton, relative to the kernel.
 PENALTIES = np.logspace(-8, 4, 25)
@@ -52,7 +53,7 @@ def design(model, structures, elements, collate, forces=False, batch_size=64):
         batch = collate(structures[start : start + batch_size])
         with torch.set_grad_enabled(forces):
             positions = batch.positions.requires_grad_(forces)
-            x, _, _, _ = model.features(batch.numbers, positions, batch.i, batch.j, batch.shifts)
+            x, _, _, _ = model.features(batch.numbers, positions, batch.i, batch.j, batch.shifts, batch.states)
             kind = torch.searchsorted(kinds, batch.numbers)
             x = torch.cat([x - alone[kind], torch.ones_like(x[:, :1])], dim=1)
             phi = x.new_zeros(len(batch.sizes) * len(kinds), x.shape[1], dtype=torch.float64)
@@ -141,14 +142,14 @@ def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
     slopes = dict(
         zip(with_forces, design(model, [labelled[k] for k in with_forces], elements, collate, True)[2] if with_forces else [], strict=True)
     )
-    e0 = head.e0[elements].numpy()
+    e0, of_states = head.e0[elements].numpy(), head.of_states.numpy()
     counts = phi.reshape(len(phi), len(elements), -1)[:, :, -1]
     sizes = counts.sum(axis=1)
     a, y, block, is_force = [], [], [], []
     for k, s in enumerate(progress.over(labelled, "what the head accounts for", "structures")):
         energy, force = _rest(model, parent, s, collate, k in slopes)
         a.append(phi[k][None])
-        y.append([s.labels[level].energy - energy - counts[k] @ e0])
+        y.append([s.labels[level].energy - energy - counts[k] @ e0 - state_terms(s.states).sum(0) @ of_states])
         if k in slopes:
             a.append(slopes[k])
             y.append((s.labels[level].forces - force).ravel())
@@ -203,17 +204,17 @@ def _rest(model, parent, s, collate, forces):
 
 
 def gauss_newton(model, level, structures, collate, fit_e0=True):
-    """Fit the weight matrices of the backbone and of a level's head, and its E0, in place to the level's energies.
+    """Fit the weight matrices of the backbone and of a level's head, its E0 and what it adds by states, in place to the level's energies.
 
     Minimised is sum_s (E_s − E(θ)_s)² / atoms_s + penalty · sum_w (θ_w − start_w)² / width_w², with width_w the root mean square of the
-    matrix that w belongs to; the penalty is chosen by leave-one-out errors of the linearised model. Biases, norms and what is
+    matrix that w belongs to (of what states add to the rows of elements, that of these rows: it starts at zero, and is to move); the penalty is chosen by leave-one-out errors of the linearised model. Biases, norms and what is
     tabulated by element stay.
 
     Parameters
     ----------
     model : training.model.Model with a trained head of `level`
     structures : training structures; only the level's energies are learned
-    collate : structures -> batches.Batch; fit_e0 : False leaves E0 as it is
+    collate : structures -> batches.Batch; fit_e0 : False leaves E0 as it is, and what states add is fitted all the same
 
     Returns
     -------
@@ -234,11 +235,17 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
             f"levels.{level}: the gradients of {len(labelled)} energies would take {size / 1e9:.0f} GB, and Gauss-Newton holds up to "
             f"{MOST_GRADIENTS / 1e9:.0f}; set levels.{level}.keep, a smaller backbone, or fit: gradient"
         )
-    width = [max(p.detach().double().square().mean().sqrt().item(), 1e-6) for p in weights]
+    rows = model.backbone.embedding
+    like = [rows.elements.weight if p is rows.states else p for p in weights]
+    width = [max(p.detach().double().square().mean().sqrt().item(), 1e-6) for p in like]
     start = [p.detach().clone() for p in weights]
     target = np.array([s.labels[level].energy for s in labelled])
     counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in labelled], float)
     root = 1.0 / np.sqrt(counts.sum(1))
+    # What E0 and the states of fragments are multiplied by; what no structure has stays.
+    counts = np.hstack([counts * fit_e0, np.array([state_terms(s.states).sum(0) for s in labelled])])
+    met = counts.any(axis=0)
+    counts = counts[:, met]
     model.requires_grad_(True).eval()
 
     def best(moved, penalty):
@@ -248,7 +255,7 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
                 p.copy_(begin.double() + part)
         left = root * (target - _energies(model, labelled, level, collate))
         a = root[:, None] * counts
-        e0 = fit_e0 * np.linalg.solve(a.T @ a + penalty / E0_WIDTH**2 * np.eye(len(elements)), a.T @ left)
+        e0 = np.linalg.solve(a.T @ a + penalty / E0_WIDTH**2 * np.eye(counts.shape[1]), a.T @ left)
         left -= a @ e0
         distance = sum((part / w).square().sum().item() for part, w in zip(moved, width, strict=True)) + float(e0 @ e0) / E0_WIDTH**2
         return e0, left / root, left @ left + penalty * distance
@@ -257,7 +264,7 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
     e0, left, _ = best(moved, penalty=1e-12)
     while steps < STEPS:
         gradients = _gradients(model, labelled, level, collate, weights, f"Gauss-Newton step {steps + 1}, gradients")
-        linear, kernel = left + counts @ e0, fit_e0 * E0_WIDTH**2 * counts @ counts.T
+        linear, kernel = left + counts @ e0, E0_WIDTH**2 * counts @ counts.T
         for gradient, part, w in zip(gradients, moved, width, strict=True):
             linear = linear + (gradient.double() @ part.flatten()).numpy()
             scaled = gradient.double() * w
@@ -288,7 +295,10 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
         moved, steps = tried, steps + 1
         if after > 0.99 * before:
             break
-    head.e0[elements] += torch.as_tensor(e0)
+    change = np.zeros(len(met))
+    change[met] = e0
+    head.e0[elements] += torch.as_tensor(change[: len(elements)])
+    head.of_states += torch.as_tensor(change[len(elements) :])
     return {"structures": len(labelled), "steps": steps, "loo_mae": loo}
 
 

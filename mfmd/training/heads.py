@@ -1,5 +1,4 @@
-"""Heads: what turns the features of an atom into its energy at one level. `scale` (eV) and `e0` (eV, by atomic number) are double and not trained;
-`constant` is eV a structure, whatever its size, and zero but for levels that others have trained so."""
+"""Heads: what turns the features of an atom into its energy at one level."""
 
 import itertools
 import math
@@ -12,7 +11,24 @@ from mfmd.training.maps import Silu
 TABLE = 119  # rows of per-element tables, indexed by atomic number
 
 
-class MLPHead(nn.Module):
+class Head(nn.Module):
+    """scale (eV), e0 (eV, by atomic number) and of_states (eV a fragment, times batches.state_terms) are double, and no gradient trains them; `constant`
+    is eV a structure, whatever its size, and zero but for levels that others have trained so."""
+
+    constant = 0.0
+
+    def __init__(self, scale, e0):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
+        self.register_buffer("of_states", torch.zeros(3, dtype=torch.float64))
+
+    def _load_from_state_dict(self, state_dict, prefix, *more):
+        state_dict.setdefault(f"{prefix}of_states", torch.zeros(3, dtype=torch.float64))  # of runs before there were any
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
+
+class MLPHead(Head):
     """Features -> energy of an atom.
 
     With several members it is an ensemble whose mean is the head's energy and whose spread, times `calibration`, its standard
@@ -21,10 +37,9 @@ class MLPHead(nn.Module):
     """
 
     kind = "mlp"
-    constant = 0.0
 
     def __init__(self, channels, scale, e0, zero_start, members=1):
-        super().__init__()
+        super().__init__(scale, e0)
         self.members = members
         self.hidden = nn.Linear(channels, members * (channels // 2))
         self.out = nn.Linear(members * (channels // 2), 1)
@@ -34,8 +49,6 @@ class MLPHead(nn.Module):
         if zero_start:  # a relative head starts as no difference at all
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
-        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
 
     def forward(self, x, numbers):
         return self.out(Silu.apply(self.hidden(x)))[:, 0]
@@ -46,7 +59,7 @@ class MLPHead(nn.Module):
         return self.members * parts.view(len(x), self.members, -1).sum(2) + self.out.bias
 
 
-class GatedHead(nn.Module):
+class GatedHead(Head):
     """Features -> energy of an atom as the product of a value and a sigmoid gate, each a perceptron of its own (the weighted read-out of M3GNet: Chen &
     Ong, Nat. Comput. Sci. 2, 718, 2022).
 
@@ -54,14 +67,11 @@ class GatedHead(nn.Module):
     """
 
     kind = "gated"
-    constant = 0.0
 
     def __init__(self, channels, hidden, scale, e0):
-        super().__init__()
+        super().__init__(scale, e0)
         widths = [channels, *hidden, 1]
         self.value, self.gate = (nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(widths)]) for _ in range(2))
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
-        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
 
     @property
     def hidden(self):
@@ -77,7 +87,7 @@ class GatedHead(nn.Module):
         return out[0] * torch.sigmoid(out[1])
 
 
-class LinearHead(nn.Module):
+class LinearHead(Head):
     """Features times a weight vector per element: what fit.py solves in closed form, with its error bars.
 
     elements : atomic numbers of the error bars, ascending; () for none
@@ -85,13 +95,10 @@ class LinearHead(nn.Module):
     """
 
     kind = "linear"
-    constant = 0.0
 
     def __init__(self, channels, e0, elements=()):
-        super().__init__()
+        super().__init__(1.0, e0)
         self.weight = nn.Parameter(torch.zeros(TABLE, channels))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
         size, double = len(elements) * (channels + 1), torch.float64
         self.register_buffer("factor", torch.zeros(size, size, dtype=double))  # Cholesky factor of the covariance, eV
         self.register_buffer("isolated", torch.zeros(len(elements), channels, dtype=double))

@@ -1,6 +1,10 @@
 """The reference model in plain torch: a TensorNet backbone, a head per level, reference energies.
 
-    E_level = sum_i scale_level * (head_level(x_i) - head_level(x of an isolated atom)) + E0_level[Z_i] (+ repulsion) (+ constant)
+    E_level = sum_i scale_level * (head_level(x_i) - head_level(x of an isolated neutral atom)) + E0_level[Z_i]
+              + sum_fragments of_states_level · terms of its state (+ repulsion) (+ constant)
+
+An atom has the charge and multiplicity of its fragment, which is the whole structure unless it says otherwise: they are added to its element's row of the
+embedding, linear in positive charge, negative charge and unpaired electrons (batches.state_terms).
 
 TensorNet: G. Simeon, G. De Fabritiis, NeurIPS 2023 (arXiv 2306.06482), the O(3) variant. Per atom and channel a 3x3
 tensor, kept as components of its irreducible parts I (1), A (3), S (5) in an orthonormal basis, so that the squared
@@ -66,16 +70,18 @@ class Tensors(nn.Module):
 SIZES = ("channels", "layers", "cutoff", "rank", "radial_functions")
 VARIANTS = {
     "radial_basis": "expnorm", "self_pair": True, "message": "neighbours", "readout_activation": True, "charge_factor": 0.0, "zbl": None,
+    "state_embedding": False,
 }  # fmt: skip
 
 
 class Embedding(nn.Module):
     """Elements, distances and directions of the neighbours -> first tensors (eqs. 5-8)."""
 
-    def __init__(self, channels, rank, radial_functions, self_pair):
+    def __init__(self, channels, rank, radial_functions, self_pair, states):
         super().__init__()
         parts = rank + 1
         self.self_pair = self_pair
+        self.states = None
         self.elements = nn.Embedding(TABLE, channels)
         self.pair = nn.Linear(2 * channels, channels)
         self.radial = nn.Linear(radial_functions, parts * channels)
@@ -83,8 +89,14 @@ class Embedding(nn.Module):
         self.gate = nn.ModuleList([nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, parts * channels)])
         self.mixing = mixing_parameter(parts, channels)
         self.algebra = Tensors(rank)
+        if states:
+            self.add_states()
 
-    def forward(self, numbers, graph):
+    def add_states(self):
+        """What the terms of a state add to an element's row, which is nothing so far."""
+        self.states = nn.Parameter(torch.zeros(3, *self.elements.weight.shape, dtype=self.elements.weight.dtype))
+
+    def forward(self, numbers, graph, states):
         t, parts = self.algebra, self.algebra.rank + 1
         z = self.elements(numbers)
         channels = z.shape[1]
@@ -95,10 +107,16 @@ class Embedding(nn.Module):
         # Cutoff times radial functions times element pair, whose weight is a sum of one part for each of the two elements.
         w = (self.radial(graph.basis) * graph.envelope[:, None]).view(-1, parts, channels)
         own, other = self.pair.weight.split(channels, dim=1)
+        more = None
+        if self.states is not None and states is not None:
+            more = torch.einsum("at,atf->af", states, self.states[:, numbers].transpose(0, 1))
+            z = z + more
         a, b = torch.addmm(self.pair.bias, z, own.T), z @ other.T
         x = Embed.apply(w, direction, a, b, graph)
-        if self.self_pair:  # distance zero, no direction
-            self_pair = math.sqrt(3) * self.radial(graph.basis_at_zero)[:channels] * (a + b)
+        if (
+            self.self_pair or more is not None
+        ):  # distance zero, no direction; a state has it in every backbone, so that ions by themselves differ
+            self_pair = math.sqrt(3) * self.radial(graph.basis_at_zero)[:channels] * (a + b if self.self_pair else more @ (own + other).T)
             x = torch.cat([x[:, :1] + self_pair[:, None], x[:, 1:]], dim=1)
 
         gate = self.norm(t.norm(x))
@@ -127,7 +145,7 @@ class Layer(nn.Module):
             basis = Silu.apply(linear(basis))
         return (basis * envelope[:, None]).view(len(basis), len(self.mixing_in), self.mixing_in.shape[1])
 
-    def forward(self, x, graph):
+    def forward(self, x, graph, factor):
         t = self.algebra
         x = Normalize.apply(x)
         y = t.mix(x, self.mixing_in)
@@ -141,8 +159,10 @@ class Layer(nn.Module):
             at_zero = self.weights(graph.basis_at_zero[None], torch.ones_like(graph.basis_at_zero[:1]))
             message = message + t.scale(at_zero, y)
         product = t.anticommutator(y, message)
+        product = product if factor is None else factor * product
         dx = t.mix(Normalize.apply(product), self.mixing_out)
-        return x + dx + 0.5 * t.anticommutator(dx, dx)
+        square = 0.5 * t.anticommutator(dx, dx)
+        return x + dx + (square if factor is None else factor * square)
 
 
 class Readout(nn.Module):
@@ -197,8 +217,9 @@ class TensorNet(nn.Module):
     self_pair : whether an atom is a neighbour of itself, at distance zero
     message : of the "neighbours", or of the atom's "own" tensor
     readout_activation : whether the features pass a SiLU at last
-    charge_factor : per elementary charge of a structure, what products are multiplied by is 1 + charge_factor · charge; all are neutral so far
+    charge_factor : per elementary charge of a structure, what products are multiplied by is 1 + charge_factor · charge
     zbl : cutoff (Å) of a repulsion of nuclei that every level's energy has in it, or None
+    state_embedding : whether charge and multiplicity are part of an atom's embedding
     """
 
     def __init__(
@@ -214,22 +235,33 @@ class TensorNet(nn.Module):
         readout_activation=True,
         charge_factor=0.0,
         zbl=None,
+        state_embedding=False,
     ):
         super().__init__()
         given = locals()
         self.architecture = {key: given[key] for key in (*SIZES, *VARIANTS)}
         self.radial = RADIAL[radial_basis](cutoff, radial_functions)
-        self.embedding = Embedding(channels, rank, radial_functions, self_pair)
+        self.embedding = Embedding(channels, rank, radial_functions, self_pair, state_embedding)
         self.layers = nn.ModuleList([Layer(channels, rank, radial_functions, self_pair, message) for _ in range(layers)])
         self.readout = Readout(channels, rank, readout_activation)
         self.repulsion = None if zbl is None else Repulsion(zbl)
 
-    def forward(self, numbers, positions, i, j, shifts):
-        """Invariant features (atoms, channels). positions, shifts in Å; i, j, shifts: one of each pair and its reverse."""
+    def add_states(self):
+        """Begin to tell charges and multiplicities apart; nothing is predicted otherwise yet."""
+        if not self.architecture["state_embedding"]:
+            self.architecture["state_embedding"] = True
+            self.embedding.add_states()
+
+    def forward(self, numbers, positions, i, j, shifts, states=None):
+        """Invariant features (atoms, channels). positions, shifts in Å; i, j, shifts: one of each pair and its reverse; states: (atoms, 3) terms of the
+        states, None for neutral closed shells."""
         graph = Graph(self.radial, positions, i, j, shifts)
-        x = self.embedding(numbers, graph)
+        charge_factor, factor = self.architecture["charge_factor"], None
+        if charge_factor and states is not None:
+            factor = (1 + charge_factor * (states[:, 0] - states[:, 1]))[:, None, None]
+        x = self.embedding(numbers, graph, states)
         for layer in self.layers:
-            x = layer(x, graph)
+            x = layer(x, graph, factor)
         return self.readout(x)
 
 
@@ -276,11 +308,13 @@ class Model(nn.Module):
         """eV a structure of this level, whatever its size."""
         return sum(self.heads[head].constant for head in self.chain(level))
 
-    def features(self, numbers, positions, i, j, shifts):
-        """Features of the atoms (atoms, F), those of isolated atoms (kinds, F), which of these each atom is of, and their numbers."""
+    def features(self, numbers, positions, i, j, shifts, states=None):
+        """Features of the atoms (atoms, F), those of isolated neutral atoms (kinds, F), which of these each atom is of, and their numbers."""
         kinds, kind = torch.unique(numbers, return_inverse=True)
         # Isolated atoms ride along, without a pair.
-        x = self.backbone(torch.cat([numbers, kinds]), torch.cat([positions, positions.new_zeros(len(kinds), 3)]), i, j, shifts)
+        alone = positions.new_zeros(len(kinds), 3)
+        states = None if states is None else torch.cat([states, alone])
+        x = self.backbone(torch.cat([numbers, kinds]), torch.cat([positions, alone]), i, j, shifts, states)
         return x[: len(numbers)], x[len(numbers) :], kind, kinds
 
     def repulsion(self, batch, positions, shifts):
@@ -308,7 +342,7 @@ class Model(nn.Module):
                 symmetric = 0.5 * (strain + strain.transpose(1, 2))
                 moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[batch.structure])
                 moved_shifts = shifts + torch.einsum("ni,nij->nj", shifts, symmetric[batch.structure[batch.i]])
-            x, isolated, kind, kinds = self.features(batch.numbers, moved, batch.i, batch.j, moved_shifts)
+            x, isolated, kind, kinds = self.features(batch.numbers, moved, batch.i, batch.j, moved_shifts, batch.states)
             own, e0, deviations = {}, {}, {}
             for level, head in self.heads.items():
                 atoms = (head(x, batch.numbers) - head(isolated, kinds)[kind]) * head.scale.to(x.dtype)
@@ -317,6 +351,7 @@ class Model(nn.Module):
                     each = (head.each(x) - head.each(isolated)[kind]) * head.scale.to(x.dtype) - atoms[:, None]
                     deviations[level] = each.new_zeros(n, head.members).index_add(0, batch.structure, each)
                 e0[level] = torch.zeros(n, dtype=torch.float64, device=x.device).index_add(0, batch.structure, head.e0[batch.numbers])
+                e0[level] = e0[level] + batch.fragments @ head.of_states
             repulsion = self.repulsion(batch, moved, moved_shifts)
             out = {}
             for level in self.heads:

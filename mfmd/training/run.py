@@ -187,6 +187,8 @@ def _run(config, console, out, splits, isolated, told):
     tables.print_counts(console, splits, labels)
     checkpoint = read_checkpoint(config)
     imported = checkpoint.elements if checkpoint else {}
+    if checkpoint and reading.has_states(splits["train"]):
+        checkpoint.model.backbone.add_states()
     check_levels(config, splits, imported)
     counts = labels["train"]
     for line in plan.learned(config, counts):
@@ -314,7 +316,11 @@ def _run(config, console, out, splits, isolated, told):
         learned = reading.where(splits["train"], lambda s: any(level in s.labels for level in seen[chosen]))
         known = sorted({z for of_level in elements.values() for z in of_level})
         trained_on = domain.trained_on(model, learned, known, collation(config, []))
-    export.write_model(out / "model.pt", model, elements, provenance, splits["val"], trained_on)
+    states = {
+        level: sorted({*reading.subset_states(splits["train"], level), *(checkpoint.states.get(level, ()) if checkpoint else ())})
+        for level in model.levels
+    }
+    export.write_model(out / "model.pt", model, elements, provenance, splits["val"], trained_on, states)
     console.print(f"model file: {out / 'model.pt'}")
     report.write(out, config, plan.describe(config), splits, labels, records, errors, sizes, files, told)
     console.print(f"report: {out / 'report.html'}")

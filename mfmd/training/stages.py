@@ -67,6 +67,8 @@ def begin(config, stage, before, structures, isolated=None, imported=None):
     isolated, imported = isolated or {}, imported or {}
     atoms = energies.given_atoms(config, isolated)
     backbone = TensorNet(**architecture(config)) if before is None else before.backbone
+    if reading.has_states(structures):
+        backbone.add_states()
     # What is trained on by gradient has left the error bars of its closed form.
     trained = stage.levels if stage.backbone_rate == 0 else config.levels
     heads = {} if before is None else {n: _without_error_bars(h) if n in trained else h for n, h in before.heads.items()}
@@ -90,8 +92,9 @@ def begin(config, stage, before, structures, isolated=None, imported=None):
             heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), level in delta_of, config.heads_per_level)
         partial = Model(backbone, heads, delta_of)
         fixed = energies.by_atoms(config, level, structures, isolated)
-        e0 = energies.reference_energies(config, level, source, partial, before, structures, atoms, fixed, imported)
+        e0, of_states = energies.reference_energies(config, level, source, partial, before, structures, atoms, fixed, imported)
         heads[level].e0.copy_(torch.as_tensor(e0))
+        heads[level].of_states.copy_(torch.as_tensor(of_states))
         if fixed:  # an isolated atom has the energy that is given, whatever the levels below add to a structure
             heads[level].constant -= partial.constant(level)
     return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
@@ -101,6 +104,7 @@ def _without_error_bars(head):
     if head.kind == "linear" and head.factor.numel():
         plain = LinearHead(head.weight.shape[1], head.e0)
         plain.constant = head.constant
+        plain.of_states.copy_(head.of_states)
         plain.weight.data.copy_(head.weight.data)
         return plain
     return head

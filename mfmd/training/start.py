@@ -11,6 +11,7 @@ import torch
 
 from mfmd import Note
 from mfmd.engine import load_model
+from mfmd.structures.state import State
 from mfmd.training.heads import TABLE, GatedHead, LinearHead, MLPHead
 from mfmd.training.model import SIZES, VARIANTS, Model, TensorNet
 
@@ -59,6 +60,7 @@ def read_model(path):
         own = {key: state.get(f"heads.{name}.{key}", value) for key, value in head.state_dict().items()}
         head.load_state_dict(own | {"e0": head.e0})
         head.constant = level.get("constant", 0.0)
+        head.of_states.copy_(torch.tensor(level.get("of_states", [0.0] * 3), dtype=torch.float64))
         heads[name] = head
     if torch.get_default_dtype() != torch.float64 and any(v.dtype == torch.float64 for k, v in state.items() if k.startswith("backbone.")):
         warnings.warn(
@@ -71,12 +73,16 @@ def read_model(path):
     return model.eval(), header
 
 
+LOWEST = [State(0, 1), State(0, 2)]  # of a level of which the file does not say it: neutral structures of the lowest multiplicity
+
+
 @dataclass
 class Checkpoint:
     """The model file that a run starts from, as if it were a stage before the first."""
 
     model: Model  # its heads are those of the run's levels
     elements: dict[str, list[int]]  # of each of these levels, atomic numbers
+    states: dict[str, list[State]]  # likewise, charges and multiplicities
     provenance: dict  # sha256 of the file's weights, from: {level: head of the file}, and the file's own provenance
 
 
@@ -87,10 +93,12 @@ def read_checkpoint(config):
         return None
     model, header = read_model(path)
     elements = {level["name"]: level["elements"] for level in header["levels"]}
+    states = {level["name"]: [State(*pair) for pair in level.get("states", LOWEST)] for level in header["levels"]}
     heads = {level: copy.deepcopy(model.heads[source]) for level, source in config.imported.items()}
     delta_of = {level: config.levels[level].delta_of for level in heads if config.levels[level].delta_of}
     return Checkpoint(
         Model(model.backbone, heads, delta_of).eval(),
         {level: elements[source] for level, source in config.imported.items()},
+        {level: states[source] for level, source in config.imported.items()},
         {"sha256": load_model(path).sha256, "from": config.imported, "provenance": header["provenance"]},
     )
