@@ -4,6 +4,7 @@ What is not said is taken as neutral, and in the lowest multiplicity that the el
 cell has is a matter of its size). What contradicts itself, or may mean two things, is refused.
 """
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -28,18 +29,24 @@ class StateError(Error):
 
 # Keys in lower case with _ between words.
 CHARGE = {
-    "charge", "charges", "total_charge", "totalcharge", "charge_total", "tot_charge", "net_charge", "netcharge", "molecular_charge", "mol_charge",
-    "molcharge", "formal_charge", "system_charge", "q",
+    "charge", "charges", "total_charge", "totalcharge", "charge_total", "tot_charge", "net_charge", "netcharge", "molecular_charge", "molecularcharge",
+    "mol_charge", "molcharge", "formal_charge", "formal_charges", "formalcharge", "system_charge", "charge_state", "q",
 }  # fmt: skip
-MULTIPLICITY = {"multiplicity", "mult", "spin_multiplicity", "spin_mult", "spinmult", "molecular_multiplicity", "2s+1"}
+MULTIPLICITY = {"multiplicity", "mult", "spin_multiplicity", "spinmultiplicity", "spin_mult", "spinmult", "molecular_multiplicity", "2s+1"}
 UNPAIRED = {
     "uhf", "unpaired", "unpaired_electrons", "n_unpaired", "nunpaired", "num_unpaired", "magmom", "total_magmom", "magmom_total", "total_magnetization",
     "tot_magnetization", "2s",
 }  # fmt: skip
 SPIN = {"spin", "total_spin"}  # of some programs 2S, of others 2S + 1
+SMILES = {
+    "smiles", "canonical_smiles", "isomeric_smiles", "mapped_smiles", "canonical_isomeric_smiles", "canonical_explicit_hydrogen_smiles",
+    "canonical_isomeric_explicit_hydrogen_smiles", "canonical_isomeric_explicit_hydrogen_mapped_smiles",
+}  # fmt: skip
 FRAGMENTS = {"fragments"}
 KEYS = CHARGE | MULTIPLICITY | UNPAIRED | SPIN
+SAID = KEYS | SMILES | FRAGMENTS  # all that read_states looks for
 ROUNDED = 1e-2  # by how much a number may be off from a whole one
+MOST = 10_000  # of what can be meant
 SPINS = ("2S", "2S+1")  # what a config says that the keys of SPIN are
 
 
@@ -53,7 +60,7 @@ def read_states(numbers, info=None, charges=(), moments=(), fragment=(), pbc=Fal
     Parameters
     ----------
     numbers : (atoms,) atomic numbers
-    info : what a file or host says, under the keys of KEYS in any case, and `fragments`, pairs of charge and multiplicity
+    info : what a file or host says, under the keys of KEYS and SMILES in any case, and `fragments`, pairs of charge and multiplicity
     charges, moments : of the atoms; formal or partial charges, whose sum is the structure's charge, and magnetic moments in Bohr magnetons
     fragment : (atoms,) which of the fragments an atom belongs to, from 0; () where they are one
     pbc : whether the structure is periodic in any direction
@@ -70,6 +77,7 @@ def read_states(numbers, info=None, charges=(), moments=(), fragment=(), pbc=Fal
         2S + 1, magnetic moments that add up to nothing
     """
     info = info or {}
+    charges = charges if np.size(charges) else _of_atoms(numbers, info)
     charge = _charge(info, charges)
     multiplicity = _multiplicity(numbers, info, moments, charge or 0, spin)
     said = next((value for key, value in info.items() if name(key) in FRAGMENTS and value is not None), None)
@@ -79,8 +87,9 @@ def read_states(numbers, info=None, charges=(), moments=(), fragment=(), pbc=Fal
         )
     try:
         if said is not None:
-            states, fragment = _fragments(said, fragment, charge, multiplicity)
-            return _checked(numbers, states, fragment, pbc), fragment, set()
+            states, fragment = _fragments(numbers, said, fragment, charge, multiplicity)
+            states = _checked(numbers, states, fragment, pbc)
+            return states, fragment if len(states) > 1 else (), set()
         missing = {key for key, value in (("charge", charge), ("multiplicity", multiplicity)) if value is None}
         return _checked(numbers, [(charge or 0, multiplicity or 0)], (), pbc), (), missing
     except InputError as error:
@@ -103,14 +112,35 @@ def _charge(info, charges):
     found = None
     for key, value in _said(info, CHARGE):
         found = _same(found, key, _whole(key, value), "charge")
-    total = float(np.sum(charges))
+    for key, value in _said(info, SMILES):
+        if str(value).strip():
+            found = _same(found, key, smiles_charge(str(value)), "charge")
+    total = _sum("charges", charges)
     if found is None and abs(total) <= ROUNDED + 1e-3 * np.size(charges):
         return None
     if np.any(charges):  # of a force field they may be partial, and each may be rounded
-        if abs(total - round(total)) > ROUNDED + 1e-3 * np.size(charges):
-            raise StateError(f"the charges of the atoms add up to {total:+g}, which is no whole number")
-        found = _same(found, ("the charges of the atoms", total), round(total), "charge")
+        whole = abs(total - round(total)) <= ROUNDED + 1e-3 * np.size(charges)
+        if not whole and found is None:
+            raise StateError(f"the charges of the atoms add up to {total:+g}, which is no whole number; say the charge")
+        if whole or abs(total - found[1]) > 0.5:  # beside a charge that is said, those of a population analysis may be further off
+            found = _same(found, "the sum of the charges of the atoms", round(total), "charge")
     return found if found is None else found[1]
+
+
+def smiles_charge(smiles):
+    """The sum of a SMILES' formal charges, as in [NH3+:1], [O-2] and [Mg++]."""
+    found = re.findall(r"\[[^\]]*?([+-])([+-]*)(\d*)(?::\d+)?\]", smiles)
+    return sum((1 if sign == "+" else -1) * int(digits or 1 + len(more)) for sign, more, digits in found)
+
+
+def _sum(what, values):
+    try:
+        total = float(np.sum(np.asarray(values, float)))
+    except (TypeError, ValueError):
+        raise StateError(f"the {what} of the atoms are not numbers") from None
+    if not np.isfinite(total):
+        raise StateError(f"the {what} of the atoms are not finite")
+    return total
 
 
 def _multiplicity(numbers, info, moments, charge, spin):
@@ -122,16 +152,15 @@ def _multiplicity(numbers, info, moments, charge, spin):
         found = _same(found, key, abs(_whole(key, value)) + 1, "multiplicity")
     for key, value in _said(info, SPIN):
         found = _same(found, key, _of_spin(key, _whole(key, value), int(np.sum(numbers)) - charge, spin), "multiplicity")
-    moments = np.asarray(moments, float)
+    total, moments = abs(_sum("magnetic moments", moments)), np.asarray(moments, float)
     if moments.ndim > 1 and moments.size:
         raise StateError("the magnetic moments of the atoms are vectors; what is modelled is a multiplicity")
     if np.any(np.abs(moments) > ROUNDED):
-        total = abs(float(moments.sum()))
         if total <= ROUNDED and (found is None or found[1] == 1):
             raise StateError("atoms have magnetic moments that add up to nothing; open-shell singlets are not told from closed shells")
         if abs(total - round(total)) > ROUNDED * max(1.0, len(moments)):
             raise StateError(f"the magnetic moments of the atoms add up to {total:g}, which is no number of electrons")
-        found = _same(found, ("the magnetic moments of the atoms", total), round(total) + 1, "multiplicity")
+        found = _same(found, "the sum of the magnetic moments of the atoms", round(total) + 1, "multiplicity")
     if found is not None and found[1] < 1:
         raise StateError(f"{found[0]} is {found[1]}; a multiplicity is 2S + 1, 1 or more")
     return found if found is None else found[1]
@@ -154,37 +183,52 @@ def _said(info, keys):
     ]
 
 
+def _of_atoms(numbers, info):
+    """Charges that stand with the structure."""
+    return next((v for key, v in info.items() if name(key) in CHARGE and len(numbers) > 1 and np.shape(v) == np.shape(numbers)), ())
+
+
 def _is_nan(value):
     return not isinstance(value, str) and np.asarray(value).dtype.kind == "f" and bool(np.isnan(value).all())
 
 
 def _whole(key, value):
+    value = np.ravel(value)[0]
     try:
-        number = float(np.ravel(value)[0])
+        number = None if isinstance(value, (bool, np.bool_)) else float(value)
     except (TypeError, ValueError):
-        raise StateError(f"{key} is {value!r}, which is not a number") from None
+        number = None
+    if number is None:
+        raise StateError(f"{key} is {str(value)!r}, which is not a number")
     if not np.isfinite(number) or abs(number - round(number)) > ROUNDED:
         raise StateError(f"{key} is {number:g}, which is no whole number")
+    if abs(number) > MOST:
+        raise StateError(f"{key} is {number:g}, which no molecule has")
     return round(number)
 
 
 def _same(found, key, value, what):
     """What is said once more."""
-    label = key if isinstance(key, str) else key[0]
     if found is not None and found[1] != value:
-        raise StateError(f"{found[0]} says the {what} {found[1]}, and {label} says {value}; correct one of them")
-    return found or (label, value)
+        raise StateError(f"{found[0]} says the {what} {found[1]}, and {key} says {value}; correct one of them")
+    return found or (key, value)
 
 
-def _fragments(said, fragment, charge, multiplicity):
-    states = np.asarray(said, float)
-    if states.ndim != 2 or states.shape[1] != 2 or np.any(np.abs(states - states.round()) > ROUNDED):
-        raise StateError(f"fragments are {said!r}; wanted are pairs of charge and multiplicity, such as [(1, 1), (0, 1)]")
+def _fragments(numbers, said, fragment, charge, multiplicity):
+    try:
+        states = np.asarray(said, float)
+    except (TypeError, ValueError):
+        states = np.zeros(0)
+    if states.ndim != 2 or states.shape[1] != 2 or not np.all(np.abs(states) <= MOST) or np.any(np.abs(states - states.round()) > ROUNDED):
+        words = " ".join(str(said).split())[:80]
+        raise StateError(f"fragments are {words}; wanted are pairs of charge and multiplicity, such as [(1, 1), (0, 1)]")
     states = states.round().astype(int)
     if not np.size(fragment):
         if len(states) > 1:
             raise StateError("fragments are said, and not which of them an atom belongs to (arrays: fragment, from 0)")
         fragment = ()
+    elif np.shape(fragment) != np.shape(numbers) or np.asarray(fragment).dtype.kind not in "iuf" or np.any(np.mod(fragment, 1)):
+        raise StateError(f"the fragments of the atoms are not {len(numbers)} whole numbers")
     if np.any(states[:, 1] < 1):
         raise StateError(f"a fragment's multiplicity is {states[:, 1].min()}; it is 2S + 1, 1 or more")
     total, most = int(states[:, 0].sum()), 1 + int((states[:, 1] - 1).sum())

@@ -2,22 +2,21 @@
 atoms (ANI-2x), a molecule (ANI-1, SPICE) or a structure (QM7-X), in any depth.
 
 Rows may be filled up with atoms of number 0 or -1 at their end. Units are those of sGDML's e_unit and r_unit, or the attribute `units`
-of an HDF5 dataset; charge and spin what any array or attribute of such a name says, or else the formal charges in a group's SMILES.
+of an HDF5 dataset; charge and spin what any array or attribute of such a name says, or a SMILES.
 """
 
-import re
 import zipfile
 import zlib
 
 import numpy as np
 
-from mfmd.structures.charge import CHARGE, CLOSED
 from mfmd.structures.formats.fields import atomic_numbers, label_keys, labels_of, plain, unpadded
 from mfmd.structures.record import DataError
+from mfmd.structures.state import KEYS, SAID, SMILES, name
 
 NUMBERS = ("Z", "z", "numbers", "atomic_numbers", "nuclear_charges", "species", "atNUM")  # (atoms,) or (structures, atoms)
 POSITIONS = ("R", "positions", "coordinates", "coords", "coord", "conformations", "atXYZ")  # (structures, atoms, 3), or (atoms, 3) of one
-OTHERS = ("cell", "pbc", "lattice", "N", "e_unit", "r_unit", "smiles")  # N: how many atoms, of rows that are filled up
+OTHERS = ("cell", "pbc", "lattice", "N", "e_unit", "r_unit", "fragment", "fragments")  # N: how many atoms, of rows that are filled up
 WANTED = (
     f"positions (structures, atoms, 3) under one of {', '.join(POSITIONS)} and atomic numbers, or symbols of elements, under one of "
     f"{', '.join(NUMBERS)}"
@@ -74,15 +73,21 @@ def _has_structures(item):
 
 def _arrays(content, levels):
     """What is of use in a group or an .npz; the rest, which may be much, is not read."""
-    wanted = [*NUMBERS, *POSITIONS, *OTHERS, *label_keys(levels), *(key for key in content if key.lower() in CLOSED)]
+    wanted = [*NUMBERS, *POSITIONS, *OTHERS, *label_keys(levels), *(key for key in content if name(key) in SAID)]
     found = {key: content[key] for key in dict.fromkeys(wanted) if key in content}
-    return {key: item[()] for key, item in found.items() if hasattr(item, "shape")}
+    return {key: _one_smiles(item[()]) if name(key) in SMILES else item[()] for key, item in found.items() if hasattr(item, "shape")}
+
+
+def _one_smiles(value):
+    """ANI-1 has a SMILES as an array of its letters."""
+    pieces = [str(plain(piece)) for piece in np.ravel(value)]
+    return np.array("".join(pieces)) if len(pieces) == 1 or max(map(len, pieces), default=0) <= 1 else np.array(pieces)
 
 
 def _attributes(group):
     """What the attributes of a group and of those it lies in say of charge and spin; the nearest counts."""
     outer = {} if group.name == "/" else _attributes(group.parent)
-    return outer | {key: plain(value) for key, value in group.attrs.items() if key.lower() in CLOSED}
+    return outer | {key: plain(value) for key, value in group.attrs.items() if name(key) in SAID}
 
 
 def _units(group, levels):
@@ -103,18 +108,19 @@ def _structures(arrays, names, levels, source, group=None, info=None, units=None
     """One dict for each entry along the first axis of the positions; where `missing` holds for a label it is left out."""
     numbers, positions, rows, one = _checked(arrays, names, levels, source)
     n, atoms = positions.shape[:2]
-    common = (info or {}) | _of_smiles(arrays, info or {})
+    common = dict(info or {})
     if group and numbers.ndim == 1:  # a group a molecule, or in it one a structure
         common["molecule"] = (one and group.rpartition("/")[0]) or group
     cells, pbc = _cells(arrays, n, source)
+    fragment, fragments = _fragments(arrays, n, atoms, source)
     for k in range(n):
         where = source if one else f"{source}: structure {k}"
         row = {key: value[k] if value.shape[:1] == (n,) else value for key, value in rows.items()}
         own = np.array(numbers if numbers.ndim == 1 else numbers[k])
         said = int(arrays["N"][k]) if np.shape(arrays.get("N")) == (n,) and numbers.ndim == 2 else None
         real = unpadded(own, positions[k], where, said)
-        per_atom = ("charges", *(keys.forces for keys in levels.values()))
-        row |= {key: row[key][:real] for key in per_atom if key in row and np.shape(row[key])[:1] == (atoms,)}
+        forces = [keys.forces for keys in levels.values()]
+        row |= {key: value[:real] for key, value in row.items() if value.shape[:1] == (atoms,) and (key in forces or name(key) in SAID)}
         labels = {key: value for key, value in row.items() if missing is None or not _holds(missing, value)}
         yield {
             "numbers": own[:real],
@@ -123,8 +129,10 @@ def _structures(arrays, names, levels, source, group=None, info=None, units=None
             "pbc": pbc[k],
             "labels": labels_of((labels,), levels, where),
             "source": where,
-            "info": common | {key: plain(value) for key, value in row.items() if key.lower() in CLOSED and value.size == 1},
-            "charges": np.ravel(row["charges"]) if np.size(row.get("charges", ())) == real else (),
+            "info": common
+            | {key: plain(value) for key, value in row.items() if name(key) in SAID and value.shape in ((), (1,), (real,))}
+            | ({} if fragments is None else {"fragments": fragments[k]}),
+            "fragment": () if fragment is None else fragment[k, :real],
             "units": units or {},
         }
 
@@ -135,7 +143,7 @@ def _checked(arrays, names, levels, source):
     if numbers is None or positions is None or np.ndim(positions) not in (2, 3) or np.shape(positions)[-1] != 3:
         raise DataError(f"{source}: wanted are {WANTED}; found {', '.join(names) or 'nothing'}")
     numbers, positions = atomic_numbers(numbers, source), np.asarray(positions, float)
-    rows = {key: np.asarray(value) for key, value in arrays.items() if key in label_keys(levels) or key.lower() in CLOSED}
+    rows = {key: np.asarray(value) for key, value in arrays.items() if key in label_keys(levels) or name(key) in KEYS | SMILES}
     one = positions.ndim == 2
     if one:
         positions, rows = positions[None], {key: value[None] for key, value in rows.items()}
@@ -143,7 +151,7 @@ def _checked(arrays, names, levels, source):
     if numbers.shape not in ((atoms,), (n, atoms)):
         raise DataError(f"{source}: {numbers.shape} atomic numbers for positions of shape {positions.shape}")
     for key, value in rows.items():
-        if value.shape[:1] != (n,) and (value.size > 1 or key.lower() not in CLOSED):  # one charge may be that of all structures
+        if value.shape[:1] != (n,) and (value.size > 1 or name(key) not in SAID):  # one charge may be that of all structures
             raise DataError(f"{source}: {key} has {len(value) if value.ndim else 1} entries for {n} structures")
     return numbers, positions, rows, one
 
@@ -168,11 +176,15 @@ def _cells(arrays, n, source):
     return np.broadcast_to(cell.reshape(-1, 3, 3), (n, 3, 3)), np.broadcast_to(pbc, (n, 3))
 
 
-def _of_smiles(arrays, info):
-    """{"charge": the sum of the formal charges}, as in [NH3+:1] and [O-2], of a group's one SMILES, where nothing else says a charge."""
-    said = any(key.lower() in CHARGE for key in [*arrays, *info])
-    pieces = [str(plain(piece)) for piece in np.ravel(arrays.get("smiles", ()))]
-    if said or not pieces or (len(pieces) > 1 and max(map(len, pieces)) > 1):  # ANI-1 has a SMILES as an array of its letters
-        return {}
-    found = re.findall(r"\[[^\]]*?([+-])([+-]*)(\d*)(?::\d+)?\]", "".join(pieces))
-    return {"charge": sum((1 if sign == "+" else -1) * int(digits or 1 + len(more)) for sign, more, digits in found)}
+def _fragments(arrays, n, atoms, source):
+    """The fragment of each atom (n, atoms), and charge and multiplicity of each fragment (n, fragments, 2); None where there are no such."""
+    found = []
+    for key, own in (("fragment", (atoms,)), ("fragments", (-1, 2))):
+        if (value := arrays.get(key)) is not None:
+            try:
+                value = np.reshape(value, (n if np.ndim(value) > len(own) else 1, *own))
+            except ValueError:
+                raise DataError(f"{source}: {key} has the shape {np.shape(value)} for {n} structures of {atoms} atoms") from None
+            value = np.broadcast_to(value, (n, *value.shape[1:]))
+        found.append(value)
+    return found

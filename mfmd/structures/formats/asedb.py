@@ -1,6 +1,6 @@
 """ASE databases. A label is looked up in a row's key-value pairs, its data, and what its calculator had computed.
 
-.aselmdb is what fairchem writes (ase-db-backends reads it). Units are those of the metadata, where these are SchNetPack's.
+.aselmdb is what fairchem writes (ase-db-backends reads it); its spin is 2S + 1. Units are those of the metadata, where these are SchNetPack's.
 """
 
 from pathlib import Path
@@ -23,19 +23,19 @@ def read(path, levels):
     kind, more = {".json": ("json", {}), ".aselmdb": ("aselmdb", {"readonly": True})}.get(ending, ("db", {}))
     try:
         file = ase.db.connect(str(path), type=kind, **more)
-        units, rows = _units(file.metadata, levels), file.select(sort="id")
-        yield from (_structure(row, path, levels, units) for row in rows)
+        usual = {"units": _units(file.metadata, levels), "default_spin": "2S+1" if kind == "aselmdb" else None}
+        yield from (_structure(row, path, levels) | usual for row in file.select(sort="id"))
     except (ModuleNotFoundError, DataError):
         raise
     except Exception as error:  # sqlite, LMDB, JSON and ASE each raise their own
         raise DataError(f"{path}: cannot be read as an ASE database ({error})") from error
 
 
-def _structure(row, path, levels, units):
+def _structure(row, path, levels):
     atoms = row.toatoms()
     atoms.info = {**row.data, **row.key_value_pairs}
     places = (row.key_value_pairs, row.data, atoms.calc.results if atoms.calc is not None else {})
-    return {**from_atoms(atoms, places, levels, f"{path}: row {row.id}"), "units": units}
+    return from_atoms(atoms, places, levels, f"{path}: row {row.id}")
 
 
 def _units(metadata, levels):

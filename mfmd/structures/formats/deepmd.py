@@ -1,14 +1,16 @@
 """Systems of DeePMD-kit: a folder with type.raw, type_map.raw and set.*/coord.npy, or one that holds several such, in any depth.
 
-The label of a key stands in set.*/<key>.npy; forces are called force there, either key names them. eV and Å, as the format fixes them.
+The label of a key stands in set.*/<key>.npy; forces are called force there, either key names them. eV and Å, as the format fixes them. It has no charge:
+one is read from a file of such a name, with a number a frame or one an atom.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from mfmd.structures.formats.fields import atomic_numbers, label_keys, labels_of, unpadded
+from mfmd.structures.formats.fields import atomic_numbers, label_keys, labels_of, plain, unpadded
 from mfmd.structures.record import DataError
+from mfmd.structures.state import KEYS, name
 
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "virial": "eV"}
 
@@ -45,7 +47,8 @@ def _frames(folder, types, elements, levels, periodic):
     if positions.ndim != 2 or positions.shape[1] != 3 * n:
         raise DataError(f"{folder}: coord.npy has the shape {positions.shape}, and type.raw has {n} atoms; wanted is (frames, {3 * n})")
     frames = len(positions)
-    content = {"box": _array(folder, "box"), "real_atom_types": _array(folder, "real_atom_types"), "spin": _array(folder, "spin")}
+    states = sorted(file.stem for file in folder.glob("*.npy") if name(file.stem) in KEYS)
+    content = {key: _array(folder, key) for key in ("box", "real_atom_types", *states)}
     content |= {key: _array(folder, "force" if key == "forces" else key) for key in label_keys(levels)}
     content = {key: value for key, value in content.items() if value is not None}
     if periodic and "box" not in content:
@@ -66,6 +69,7 @@ def _frames(folder, types, elements, levels, periodic):
         place = positions[k].reshape(n, 3)
         real = unpadded(numbers, place, source)
         row |= {key: row[key].reshape(n, 3)[:real] for key in per_atom if np.size(row.get(key)) == 3 * n}
+        row |= {key: row[key][:real] for key in states if np.shape(row[key]) == (n,)}
         yield {
             "numbers": numbers[:real],
             "positions": place[:real],
@@ -73,8 +77,8 @@ def _frames(folder, types, elements, levels, periodic):
             "pbc": np.full(3, periodic),
             "labels": labels_of((row,), levels, source),
             "source": source,
-            "info": {},
-            "moments": row.get("spin", ()),
+            "info": {key: plain(row[key]) for key in states},
+            "moments": row["spin"] if np.size(row.get("spin", ())) > 1 else (),
             "units": UNITS,
         }
 

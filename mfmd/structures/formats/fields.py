@@ -4,6 +4,7 @@ import ase.data
 import numpy as np
 
 from mfmd.structures.record import DataError, Label
+from mfmd.structures.state import CHARGE, name
 
 
 def labels_of(places, levels, source):
@@ -13,17 +14,17 @@ def labels_of(places, levels, source):
         return next((np.asarray(place[key], float) for place in places if key in place), None)
 
     labels = {}
-    for name, keys in levels.items():
+    for level, keys in levels.items():
         try:
             energy, forces, stress, virial = (value(key) for key in (keys.energy, keys.forces, keys.stress, getattr(keys, "virial", "")))
         except (TypeError, ValueError) as error:
-            raise DataError(f"{source}: a label of level {name} is not a number ({error})") from None
+            raise DataError(f"{source}: a label of level {level} is not a number ({error})") from None
         if energy is not None and energy.size == 1:  # many files have (1,) a structure
             energy = energy.reshape(())
         if stress is not None and stress.size == 9:
             stress = stress.reshape(3, 3)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         if any(v is not None for v in (energy, forces, stress, virial)):
-            labels[name] = Label(None if energy is None else energy[()], forces, stress, virial)
+            labels[level] = Label(None if energy is None else energy[()], forces, stress, virial)
     return labels
 
 
@@ -34,7 +35,7 @@ def label_keys(levels):
 
 
 def from_atoms(atoms, places, levels, source):
-    """The dict of an ase.Atoms; computed magnetic moments say as much of the spin as initial ones."""
+    """The dict of an ase.Atoms; what was computed says as much of charge and spin as what was set."""
     results = atoms.calc.results if atoms.calc is not None else {}
     return {
         "numbers": atoms.numbers.copy(),
@@ -44,10 +45,16 @@ def from_atoms(atoms, places, levels, source):
         "labels": labels_of(places, levels, source),
         "source": source,
         "info": {key: results[key] for key in ("magmom",) if key in results} | atoms.info,
-        "charges": atoms.arrays.get("formal_charges", atoms.get_initial_charges()),
+        "charges": _charges(atoms, results),
         "moments": results.get("magmoms", atoms.get_initial_magnetic_moments()),
         "fragment": atoms.arrays.get("fragment", atoms.info.get("fragment", ())),
     }
+
+
+def _charges(atoms, results):
+    """Of the atoms: under a name that says so, else as they were computed."""
+    said = [value for key, value in atoms.arrays.items() if name(key) in CHARGE | {"initial_charges"}]
+    return next((value for value in [*said, results.get("charges", ())] if np.ndim(value) == 1 and np.any(value)), ())
 
 
 def frames_of(frames, path, kind):

@@ -3,6 +3,7 @@
 metadata.parquet has a row a label: formula, conformation_idx, method (`dft`, `xtb`, `cc`), energy, energy_unit, forces_present, forces_unit, idx.
 data.lmdb has under idx the record of that row: positions (Å), atomic_numbers, and forces where they are present. <method>_train_<letter>.json is
 a list of idx. The rows of one formula and conformation_idx are levels of one structure: their labels are called <method>.energy and <method>.forces.
+Neither columns of charge and spin nor such keys of records are part of the card; where there are some, they are read.
 
 A record is read if it is data: JSON, MessagePack or .npz, compressed or not. A pickle is a program and is not run.
 """
@@ -16,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from mfmd import units
-from mfmd.structures.formats.fields import labels_of
+from mfmd.structures.formats.fields import labels_of, plain
 from mfmd.structures.record import DataError
+from mfmd.structures.state import SAID, name
 
 METADATA, RECORDS = "metadata.parquet", "data.lmdb"
 COLUMNS = ("formula", "conformation_idx", "method", "energy", "energy_unit", "forces_present", "forces_unit", "idx")
@@ -34,7 +36,8 @@ def read(path, levels):
     path = Path(path)
     metadata, records = path.parent / METADATA, path.parent / RECORDS
     try:
-        table = pyarrow.parquet.read_table(metadata, columns=list(COLUMNS)).to_pydict()
+        said = [column for column in pyarrow.parquet.read_schema(metadata).names if name(column) in SAID]
+        table = pyarrow.parquet.read_table(metadata, columns=[*COLUMNS, *said]).to_pydict()
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{metadata}: cannot be read ({str(error).splitlines()[0]}); wanted are the columns {', '.join(COLUMNS)}") from None
     wanted = range(len(table["idx"]))
@@ -73,10 +76,14 @@ def _structure(table, rows, transaction, levels, source):
                 labels[f"{method}.forces"] = np.asarray(record["forces"], float).reshape(-1, 3) * units.force(table["forces_unit"][row])
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{source}, {method}: the record of idx {idx} is not what its row says ({error!r})") from None
+        own = {key: plain(value) for key, value in record.items() if name(key) in SAID}
+        own |= {key: table[key][row] for key in table if name(key) in SAID}
         if found is None:
-            found = numbers, positions
+            found, said = (numbers, positions), own
         elif not np.array_equal(found[0], numbers) or np.abs(found[1] - positions).max() > SAME:
             raise DataError(f"{source}: {method} has another structure than {table['method'][rows[0]]}; remove one of them")
+        elif own.keys() != said.keys() or any(not np.array_equal(own[key], said[key]) for key in own):
+            raise DataError(f"{source}: {method} has another charge or spin than {table['method'][rows[0]]}; correct one of them")
     yield {
         "numbers": found[0],
         "positions": found[1],
@@ -84,7 +91,7 @@ def _structure(table, rows, transaction, levels, source):
         "pbc": np.zeros(3, bool),
         "labels": labels_of((labels,), levels, source),
         "source": source,
-        "info": info,
+        "info": info | said,
         "units": UNITS,
     }
 

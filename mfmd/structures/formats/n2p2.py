@@ -4,6 +4,7 @@ import numpy as np
 
 from mfmd.structures.formats.fields import atomic_numbers, labels_of
 from mfmd.structures.record import DataError
+from mfmd.structures.state import KEYS, name
 
 ATOM = "atom x y z symbol charge energy fx fy fz"
 UNITS = {"energy": "Hartree", "length": "Bohr"}
@@ -19,7 +20,7 @@ def read(path, levels):
             if (word == "begin") != (frame is None):
                 raise DataError(_misplaced(path, number, word, k, frame))
             if word == "begin":
-                frame = {"lattice": [], "atom": []}
+                frame = {"lattice": [], "atom": [], "info": {}}
             elif word == "end":
                 yield _structure(frame, levels, f"{path}: structure {k}")
                 k, frame = k + 1, None
@@ -29,8 +30,10 @@ def read(path, levels):
                 frame["atom"].append([values[3], *_numbers(values[:3] + values[4:9], path, number)])
             elif word == "lattice":
                 frame["lattice"].append(_numbers(values[:3], path, number))
-            elif word in ("energy", "charge"):
+            elif word == "energy":
                 frame[word] = _numbers(values[:1], path, number)
+            elif name(word) in KEYS:
+                frame["info"][word] = _numbers(values[:1] or [""], path, number)[0]
     if frame is not None:
         raise DataError(f"{path}: structure {k} has no `end`; is the file cut off?")
 
@@ -68,7 +71,7 @@ def _structure(frame, levels, source):
         "pbc": np.full(3, bool(lattice)),
         "labels": labels_of((found,), levels, source),
         "source": source,
-        "info": {"charge": frame["charge"][0]} if frame.get("charge") else {},
+        "info": frame["info"],
         "charges": atoms[:, 3],
         "default_units": UNITS,
     }

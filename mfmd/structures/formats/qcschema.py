@@ -1,4 +1,5 @@
-"""QCSchema: one AtomicResult, or a list of them, in JSON. The keys of its labels are `energy` and `forces`; it fixes Hartree and Bohr."""
+"""QCSchema: one AtomicResult, or a list of them, in JSON. The keys of its labels are `energy` and `forces`; it fixes Hartree and Bohr, and that a charge
+which is not said is 0."""
 
 import json
 
@@ -6,6 +7,7 @@ import numpy as np
 
 from mfmd.structures.formats.fields import atomic_numbers, labels_of
 from mfmd.structures.record import DataError
+from mfmd.structures.state import SMILES, name
 
 SCHEMAS = ("qcschema_output", "qc_schema_output")
 UNITS = {"length": "Bohr", "energy": "Hartree", "forces": "Hartree/Bohr"}
@@ -68,7 +70,14 @@ def _structure(entry, levels, source):
     found = {} if energy is None else {"energy": energy}
     if gradient is not None:
         found["forces"] = -np.reshape(np.asarray(gradient, float), (-1, 3))
-    info = {"charge": molecule.get("molecular_charge", 0), "multiplicity": molecule.get("molecular_multiplicity", 1)}
+    info = {"charge": molecule.get("molecular_charge", 0), "multiplicity": molecule.get("molecular_multiplicity")}
+    info |= {key: value for place in ("identifiers", "extras") for key, value in (molecule.get(place) or {}).items() if name(key) in SMILES}
+    fragments, fragment = molecule.get("fragments") or [], ()
+    if len(fragments) > 1 and "fragment_charges" in molecule:
+        info["fragments"] = list(zip(molecule["fragment_charges"], molecule["fragment_multiplicities"], strict=True))
+        fragment = np.full(len(numbers), -1)
+        for k, atoms in enumerate(fragments):
+            fragment[atoms] = k
     return {
         "numbers": numbers,
         "positions": np.asarray(molecule["geometry"], float).reshape(len(numbers), 3),
@@ -77,6 +86,7 @@ def _structure(entry, levels, source):
         "labels": labels_of((found,), levels, source),
         "source": source,
         "info": info,
+        "fragment": fragment,
         "units": UNITS,
     }
 

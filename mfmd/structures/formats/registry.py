@@ -30,11 +30,11 @@ def format_of(path, given=None):
 
 
 def read(path, levels, given=None):
-    """Yield one dict a structure: numbers, positions, cell, pbc, labels {level: Label}, source, info; charges, moments, units.
+    """Yield one dict a structure: numbers, positions, cell, pbc, labels {level: Label}, source, info; charges, moments, fragment, units.
 
     Labels are as they stand in the file: a gradient that is called so is a gradient. What is after the semicolon may be missing. units are
     what the file says of its own, {"length", "energy", "forces", "stress", "virial" or the key of a label: name}; there may be
-    default_units too, what is usual in the format.
+    default_units and a default_spin too, what is usual in the format. What is said of charge and spin is in info, under keys of state.py.
 
     Parameters
     ----------
