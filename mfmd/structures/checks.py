@@ -9,7 +9,7 @@ from mfmd import Note, units
 from mfmd.engine import CLOSEST, InputError, neighbor_list
 from mfmd.structures import consistency
 from mfmd.structures.record import KINDS, MAX_Z, DataError
-from mfmd.structures.state import StateError, read_states
+from mfmd.structures.state import StateError, read_states, state_terms
 
 MOST_CHECKED = 3_000  # structures by which units are judged
 
@@ -179,11 +179,11 @@ def _blame(name, level, pull, work):
 
 
 def _binding(labelled, name, given, config):
-    """Energies an atom against those of isolated atoms: of most structures they cannot be far."""
+    """Energies an atom against those of isolated atoms: of most neutral structures they cannot be far."""
     binding = [
         (s.labels[name].energy - sum(given[int(z)] for z in s.numbers)) / len(s.numbers)
         for s in labelled
-        if s.labels[name].energy is not None and all(int(z) in given for z in s.numbers)
+        if s.labels[name].energy is not None and not s.charge and all(int(z) in given for z in s.numbers)
     ]
     if binding and not -25.0 < np.median(binding) < 5.0:
         yield (
@@ -193,14 +193,14 @@ def _binding(labelled, name, given, config):
 
 
 def between_levels(structures, levels):
-    """Energies of one level against another's over the same structures, less the median of each composition: of most structures they are of one size."""
+    """Energies of one level against another's over the same structures, less the median of each composition in its states: of most structures they are of one size."""
     structures = structures[:: 1 + len(structures) // MOST_CHECKED]
     spread = {}
     for name in levels:
         groups = {}
         for s in structures:
             if name in s.labels and s.labels[name].energy is not None:
-                groups.setdefault(np.sort(s.numbers).tobytes(), []).append(s)
+                groups.setdefault((np.sort(s.numbers).tobytes(), s.states), []).append(s)
         spread[name] = {}
         for group in groups.values():
             if len(group) >= 5:
@@ -219,11 +219,15 @@ def between_levels(structures, levels):
 
 
 def outliers(labelled, name):
-    """Structures whose label stands out from all others: names of the worst."""
-    energies = [(s, s.labels[name].energy) for s in labelled if s.labels[name].energy is not None]
-    if len(energies) >= 5:
-        off = deviations([s for s, _ in energies], [e for _, e in energies]) / [len(s.numbers) for s, _ in energies]
-        yield from _standing_out(name, "energy", "eV an atom from what its elements have in the others", [s for s, _ in energies], off, 0.3)
+    """Structures whose label stands out from all others, an energy from those with as many charges and unpaired electrons: names of the worst."""
+    groups = {}
+    for s in labelled:
+        if s.labels[name].energy is not None:
+            groups.setdefault(tuple(state_terms(s.states).sum(0)), []).append(s)
+    for group in groups.values():
+        if len(group) >= 5:
+            off = deviations(group, [s.labels[name].energy for s in group]) / [len(s.numbers) for s in group]
+            yield from _standing_out(name, "energy", "eV an atom from what its elements have in the others", group, off, 0.3)
     forced = [s for s in labelled if s.labels[name].forces is not None]
     if len(forced) >= 5:
         largest = np.array([np.abs(s.labels[name].forces).max() for s in forced])
@@ -240,9 +244,9 @@ def _standing_out(name, kind, words, structures, values, least):
 
 
 def deviations(structures, energies):
-    """(structures,) eV by which energies differ from sums over the elements, fitted to the medians of compositions."""
+    """(structures,) eV by which energies differ from sums over the elements and the terms of states, fitted to the medians of compositions."""
     elements = sorted({int(z) for s in structures for z in s.numbers})
-    counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in structures], float)
+    counts = np.array([[*(np.count_nonzero(s.numbers == z) for z in elements), *state_terms(s.states).sum(0)] for s in structures], float)
     rows, index = np.unique(counts, axis=0, return_inverse=True)
     energies, index = np.asarray(energies, float), index.ravel()
     order = np.argsort(index, kind="stable")

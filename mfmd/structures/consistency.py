@@ -3,7 +3,7 @@
 The pull of stretched bonds: the force on a hydrogen atom along its bond to a heavier atom falls with the length of the bond, by some 30 to 50 eV/Å²
 in molecules, liquids and far from equilibrium. A gradient rises; another unit is another number.
 
-Energy against work: between two near frames E_b − E_a = −½ (F_a + F_b) · (R_b − R_a) to third order, and with a strain ε of the cell, under the
+Energy against work: between two near frames, in the same states, E_b − E_a = −½ (F_a + F_b) · (R_b − R_a) to third order, and with a strain ε of the cell, under the
 stresses σ, + ½ (σ_a + σ_b) : ε V (the trapezoidal rule).
 """
 
@@ -64,11 +64,9 @@ def pull(structures, level):
 
 
 def work(structures, level):
-    """Energy differences over the forces' work, between near frames of the same atoms in the same order (and cell)."""
+    """Energy differences over the forces' work, between near frames of the same atoms in the same order and states (and cell)."""
     works, differences, frames = [], [], 0
-    for group in _groups(
-        structures, level, "forces", lambda s: (s.numbers.tobytes(), tuple(map(bool, s.pbc)), _cell(s).round(4).tobytes())
-    ):
+    for group in _groups(structures, level, "forces", lambda s: (*_atoms(s), _cell(s).round(4).tobytes())):
         for a, b, moved, turn in _pairs(group):
             fa, fb = (np.stack([group[k].labels[level].forces for k in index]) for index in (a, b))
             works += list(-0.5 * np.einsum("pik,pik->p", fa + (fb @ turn if turn is not None else fb), moved))
@@ -80,7 +78,7 @@ def work(structures, level):
 def stress_work(structures, level):
     """Energy differences, less the forces' work, over the stresses' work, between frames whose cells are near."""
     works, differences = [], []
-    for group in _groups(structures, level, "stress", lambda s: (s.numbers.tobytes(), tuple(map(bool, s.pbc)))):
+    for group in _groups(structures, level, "stress", _atoms):
         for p, one in enumerate(group):
             for other in group[p + 1 :]:
                 strain = np.linalg.solve(one.cell, other.cell) - np.eye(3)
@@ -99,6 +97,10 @@ def stress_work(structures, level):
                 works.append(volume * (sigma[:3] @ np.diag(strain) + 2.0 * sigma[3:] @ strain[[1, 0, 0], [2, 2, 1]]))
                 differences.append(b.energy - a.energy - done)
     return _slope(works, differences)
+
+
+def _atoms(s):
+    return s.numbers.tobytes(), tuple(map(bool, s.pbc)), s.state_key
 
 
 def _cell(s):

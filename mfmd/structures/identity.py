@@ -42,8 +42,8 @@ def _compositions(structures):
     for group in _groups(structures).values():
         s = structures[group[0]]
         if len(s.numbers) > 1 and not np.any(s.pbc):
-            fragment = s.fragment if np.size(s.fragment) else np.zeros(len(s.numbers))
-            parts = sorted((state, np.sort(s.numbers[fragment == k]).tobytes()) for k, state in enumerate(s.states))
+            fragment, states = (s.fragment, s.states) if s.state_key and len(s.states) > 1 else (np.zeros(len(s.numbers)), s.states[:1])
+            parts = sorted((state, np.sort(s.numbers[np.equal(fragment, k)]).tobytes()) for k, state in enumerate(states))
             out.setdefault(tuple(parts), []).extend(group)
     return out
 
@@ -87,7 +87,7 @@ def _groups(structures):
     """Lists of indices of structures with the same numbers in order, in the same states and with the same periodicity."""
     groups = {}
     for k, s in enumerate(structures):
-        groups.setdefault((s.numbers.tobytes(), bytes(s.pbc), s.states, np.asarray(s.fragment, np.int32).tobytes()), []).append(k)
+        groups.setdefault((s.numbers.tobytes(), bytes(s.pbc), s.state_key), []).append(k)
     return groups
 
 

@@ -50,3 +50,8 @@ class Structure:
     def charge(self):
         """Elementary charges, of all fragments together."""
         return sum(state.charge for state in self.states)
+
+    @property
+    def state_key(self):
+        """Of structures of the same atoms, which are in the same states; closed shells are whatever their fragments."""
+        return (self.states, np.asarray(self.fragment, np.int32).tobytes()) if any(state != NEUTRAL for state in self.states) else ()

@@ -89,8 +89,8 @@ def read_states(numbers, info=None, charges=(), moments=(), fragment=(), pbc=Fal
         if said is not None:
             states, fragment = _fragments(numbers, said, fragment, charge, multiplicity)
             states = _checked(numbers, states, fragment, pbc)
-            return states, fragment if len(states) > 1 else (), set()
-        missing = {key for key, value in (("charge", charge), ("multiplicity", multiplicity)) if value is None}
+            return states, fragment if len(states) > 1 else (), frozenset()
+        missing = frozenset(key for key, value in (("charge", charge), ("multiplicity", multiplicity)) if value is None)
         return _checked(numbers, [(charge or 0, multiplicity or 0)], (), pbc), (), missing
     except InputError as error:
         raise StateError(str(error)) from None
@@ -101,6 +101,11 @@ def spelled(states, fragment=()):
     return (
         tuple(states[0]) if not np.size(fragment) else [(np.flatnonzero(np.equal(fragment, k)), *state) for k, state in enumerate(states)]
     )
+
+
+def state_terms(states):
+    """(states, 3) positive charge, negative charge, unpaired electrons: what is learned of a State is linear in these."""
+    return np.array([[max(charge, 0), max(-charge, 0), multiplicity - 1] for charge, multiplicity in states], float)
 
 
 def _checked(numbers, states, fragment, pbc):
