@@ -75,6 +75,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     std::vector<int> numbers, begin = {0}, periodic;
     for (int k = 0; k < count; ++k) {
       const Structure& s = structures[k];
+      if (s.atoms < 0) throw InputError("a structure cannot have fewer than no atoms");
       if (s.pairs || s.ghosts) throw InputError("on a CUDA device the engine makes the neighbour list itself; give a structure without the host's pairs and ghosts");
       check_structure(s, request);
       numbers.insert(numbers.end(), s.numbers, s.numbers + s.atoms);
@@ -124,6 +125,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     wanted.forces = results.forces, wanted.virial = results.virials;
     std::vector<int> begin = {0};
     std::vector<Structure> structures;
+    if (std::any_of(s.atoms, s.atoms + s.systems, [](int atoms) { return atoms < 0; })) throw InputError("a structure cannot have fewer than no atoms");
     for (int k = 0; k < s.systems; ++k) {
       Structure one;
       one.atoms = s.atoms[k];
@@ -186,7 +188,6 @@ template <class T> class Evaluation final : public Workspace::Data {
   }
 
   void check_structure(const Structure& s, const Request& request) const {
-    if (s.atoms < 0) throw InputError("a structure cannot have fewer than no atoms");
     check_fragments(s.states.size(), s.fragment, s.atoms);
     check_elements(*model_, heads_, s);
     check_states(*model_, heads_, s, request.allow_unseen_state);
