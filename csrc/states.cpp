@@ -13,6 +13,7 @@ State state_of(const int* numbers, int atoms, int charge, int multiplicity, bool
   for (int i = 0; i < atoms; ++i) electrons += numbers[i];
   if (electrons < 0) throw InputError("charge is " + std::to_string(charge) + ", and there are " + std::to_string(electrons + charge) + " electrons in the neutral atoms");
   if (multiplicity < 0) throw InputError("multiplicity is " + std::to_string(multiplicity) + "; it is 2S + 1, 1 or more");
+  if (atoms == 1 && charge == 0 && multiplicity == 1 && !periodic) return {};  // what is given back may be given again
   if (multiplicity > 0 && !(periodic && multiplicity == 1) && (multiplicity - 1 > electrons || (electrons - multiplicity) % 2 == 0))
     throw InputError("multiplicity is " + std::to_string(multiplicity) + ", which " + std::to_string(electrons) + " electrons cannot have");
   if (atoms == 1 && charge == 0 && !periodic) return {};

@@ -226,6 +226,7 @@ def _info(commands):
         levels="of the heads",
         units="eV and Å",
         provenance="where it comes from, errors among it",
+        archived="of an archive for OpenMM or GROMACS: the charges and multiplicities in it",
     )
 
 
@@ -243,7 +244,14 @@ def _eval(commands):
     _file(
         parser, "-o", "--output", complete="DIRECTORY", default="mfmd-eval", metavar="FOLDER", help="for report.html; by default mfmd-eval"
     )
-    parser.add_argument("--by", default="molecule", metavar="KEY", help="info key that groups the structures; by default molecule")
+    parser.add_argument(
+        "--by", default="molecule", metavar="KEY", help="info key that groups the structures, or charge; by default molecule"
+    )
+    parser.add_argument(
+        "--allow-unseen-state",
+        action="store_true",
+        help="compare structures of charges and multiplicities that a level was not trained on, too",
+    )
     parser.add_argument("--precision", choices=["single", "double"], default="single", help="of the engine; by default single")
     group = parser.add_argument_group("what the files hold")
     group.add_argument("--format", help="by default what their endings say")
@@ -252,13 +260,14 @@ def _eval(commands):
         group.add_argument(f"--{kind}-key", action="append", metavar="[LEVEL=]KEY", help=f"of {kind} in the files; once for each level")
     group.add_argument("--energy-unit", metavar="UNIT", help="by default as in the training run")
     group.add_argument("--length-unit", metavar="UNIT", help="by default as in the training run")
+    group.add_argument("--spin", choices=["2S", "2S+1"], help="what the key spin holds; by default as in the training run")
     _for_scripts(
         parser,
         model="the file",
         files="of structures",
         errors=ERRORS.format(more="group"),
         error_bars="{level: {count, coverage: share of energies within one standard deviation, gain: nats}}",
-        left_out="each with level, elements and structures: how many",
+        left_out="each with level, elements, states (charge and multiplicity) and structures: how many",
         report="the page",
     )
 
@@ -303,6 +312,12 @@ def _md(commands):
     group.add_argument("--platform", help="of OpenMM; by default Reference")
     group.add_argument("--precision", choices=["single", "double"], help="of the engine; by default single")
     group.add_argument("--threads", type=int, help="at most; by default every core")
+    group = parser.add_argument_group("charge and spin")
+    group.add_argument("--charge", type=int, metavar="E", help="of the structure, elementary charges; by default what its file says, or 0")
+    group.add_argument(
+        "--multiplicity", type=int, metavar="2S+1", help="by default what the file says, or the lowest that the electrons can have"
+    )
+    group.add_argument("--allow-unseen-state", action="store_true", help="evaluate states that a head was not trained on")
     group = parser.add_argument_group("what is written")
     group.add_argument("--every", type=float, metavar="PS", help="between frames, and between lines of the log; by default 0.05")
     group.add_argument("--checkpoint", type=float, metavar="PS", help="between checkpoints; by default 5.0")
@@ -333,6 +348,10 @@ def _export(commands):
     _file(parser, "--topology", metavar="FILE", help="for openmm: PDB file with the atoms in the order of the System")
     parser.add_argument("--head", help="level; by default the highest")
     parser.add_argument("--precision", choices=["single", "double"], default="single", help="of the engine; by default single")
+    group = parser.add_argument_group("charge and spin, which openmm and gromacs do not say when they call it")
+    group.add_argument("--charge", type=int, metavar="E", help="elementary charges; by default what the topology says, or 0")
+    group.add_argument("--multiplicity", type=int, metavar="2S+1", help="by default the lowest that the electrons can have")
+    group.add_argument("--allow-unseen-state", action="store_true", help="evaluate states that a head was not trained on")
     _for_scripts(
         parser,
         archive="the file",

@@ -28,12 +28,14 @@ import openmm.unit as unit
 from mfmd import Note, lock, progress, units
 from mfmd.engine import load_model, model_path
 from mfmd.hosts import openmm as host
-from mfmd.hosts.pdb import TOLD
+from mfmd.hosts import states
+from mfmd.hosts.pdb import STATE, TOLD
 from mfmd.hosts.relax import minimize
-from mfmd.hosts.topology import Isotope, MDError, read_start, read_structure, topology_of
+from mfmd.hosts.topology import Isotope, MDError, read_start, read_structure, start_of, topology_of
 from mfmd.reports import dynamics
+from mfmd.structures.state import NEUTRAL
 
-__all__ = ["MDError", "Settings", "minimize", "read_structure", "run", "topology_of"]
+__all__ = ["MDError", "Settings", "minimize", "read_start", "read_structure", "run", "start_of", "topology_of"]
 
 ENSEMBLES = ("nve", "nvt", "npt")
 BAROSTAT = 100  # steps from checkpoint to checkpoint that it needs at least; it acts at every 25th
@@ -86,10 +88,8 @@ class _Watch(host.DomainReporter):
         with open(self.lines, "a") as file:
             print(f"{step},{time:.6g},{self.grade},{'' if np.isnan(bar) else f'{bar:.6f}'}", file=file)
         if self.grade > self.worst:
-            self.worst, info = self.grade, {"step": step, "outside": self.outside}
-            ase.io.write(
-                self.frames, ase.Atoms(self.numbers, positions, cell=cell, pbc=self.periodic, info=info), format="extxyz", append=True
-            )
+            self.worst = self.grade
+            self.write(self.frames, positions, cell, {"step": step, "outside": self.outside})
 
 
 FORMATS = {"dcd": _DCD, "xtc": _XTC, "h5": _DCD}  # what is written along the way
@@ -117,6 +117,9 @@ class Settings:
     head: str | None = None
     terms: tuple | None = None  # (head, weight) pairs
     report_heads: bool = False  # heads.csv: every head's energy, with its error bar
+    charge: int | None = None  # of the structure; None: what its file says, or 0
+    multiplicity: int | None = None  # 2S + 1; None: what the file says, or the lowest that the electrons can have
+    allow_unseen_state: bool = False  # states that a head was not trained on
     host: str | None = None
     platform: str = "Reference"
     precision: str = "single"
@@ -180,23 +183,25 @@ def run(settings):
     settings = dataclasses.replace(settings, **home)
     out, model = Path(settings.out), load_model(settings.model)
     start = read_start(settings.structure)
-    kind = settings.host or host.default_host()
-    system = host.create_system(model, start.topology, settings.head, kind, settings.precision, settings.threads, terms=settings.terms)
+    kind, said = settings.host or host.default_host(), _state_of(settings, start, model)
+    system = host.create_system(
+        model, start.topology, settings.head, kind, settings.precision, settings.threads, terms=settings.terms, **_spelled(settings, said)
+    )
     if settings.ensemble == "npt":
         if start.topology.getPeriodicBoxVectors() is None:
             raise MDError(f"{settings.structure} has no box, and the ensemble is npt")
         if any(system.getParticleMass(k)._value == 0 for k in range(system.getNumParticles())):
             raise MDError(f"{settings.structure} has atoms that are held, which a barostat would move; take nvt, or let them go")
         system.addForce(openmm.MonteCarloBarostat(settings.pressure * unit.bar, settings.temperature * unit.kelvin))
-    made_of = {"host": kind, "model_sha256": model.sha256, "structure_sha256": _sha256(start)}
+    made_of = {"host": kind, "model_sha256": model.sha256, "structure_sha256": _sha256(start), "state": states.told(*said.states)}
     if settings.continue_from is not None and (Path(settings.continue_from).exists() or not (out / "checkpoint.npz").exists()):
-        made_of["continued_sha256"] = _take_up(settings, start, made_of["structure_sha256"])
+        made_of["continued_sha256"] = _take_up(settings, start, made_of)
     drawn = start.velocities is None and settings.continue_from is None
     settings = dataclasses.replace(settings, minimize=drawn if settings.minimize is None else settings.minimize)
     with lock.claim(out, "mfmd md"):
         _check_same(out, settings, made_of)
         try:
-            return _run(settings, out, start, system)
+            return _run(settings, out, start, system, said)
         except openmm.OpenMMException as error:
             raise MDError(f"{error} (a checkpoint of {out}, if there is one, is as it was)") from None
         except OSError as error:  # a full disk
@@ -213,6 +218,25 @@ def _going_on(out):
     return f"the same command goes on from the checkpoint of {out}, at step {int(_load(out)['step'])}"
 
 
+def _state_of(settings, start, model):
+    """What is states.Said of the structure: by the settings, its file, or formal charges of its topology."""
+    wanted = {key: value for key in ("charge", "multiplicity") if (value := getattr(settings, key)) is not None}
+    if wanted and "fragments" in start.state:
+        raise MDError(
+            f"{settings.structure} says the states of its fragments, and --{next(iter(wanted))} is given; leave it out, or take them out of the file"
+        )
+    for key, value in wanted.items():
+        if start.state.get(key, value) != value:
+            raise MDError(f"{settings.structure} says {key} {start.state[key]}, and --{key} is {value}; correct one of them")
+    atoms, periodic = list(start.topology.atoms()), start.topology.getPeriodicBoxVectors() is not None
+    return states.of_atoms(atoms, False, periodic, model.states, **(start.state | wanted))
+
+
+def _spelled(settings, said):
+    """The same for forces and reporters."""
+    return said.arguments | {"allow_unseen_state": settings.allow_unseen_state}
+
+
 def _sha256(start):
     """Of all that a run begins with; of a structure without masses and velocities of its own it is that of box, positions and elements alone."""
     elements = [a.element for a in start.topology.atoms()]
@@ -221,18 +245,24 @@ def _sha256(start):
         parts.append([e.mass._value for e in elements])
     if start.velocities is not None:
         parts.append(np.ravel(start.velocities))
+    for of in start.state.get("fragments", ()):
+        parts += map(np.ravel, of)
     return hashlib.sha256(np.concatenate(parts).tobytes()).hexdigest()
 
 
-def _take_up(settings, start, structure_sha256):
+def _take_up(settings, start, made_of):
     """The start of a run that goes on from another's checkpoint; returns the hash of that."""
     folder = Path(settings.continue_from)
     try:
         then = json.loads((folder / "settings.json").read_text())
     except (OSError, ValueError) as error:
         raise MDError(f"--continue-from {folder}: no run of mfmd md is there ({error})") from None
-    if then.get("structure_sha256") != structure_sha256:
+    if then.get("structure_sha256") != made_of["structure_sha256"]:
         raise MDError(f"--continue-from {folder}: its run is not of {settings.structure}; name the structure it started from")
+    if then.get("state", made_of["state"]) != made_of["state"] and settings.charge is None:
+        raise MDError(
+            f"--continue-from {folder}: its run had {then['state']}, and this would have {made_of['state']}; say --charge and --multiplicity"
+        )
     state = _load(folder)
     start.positions, start.velocities = state["positions"] * units.ANGSTROM_PER_NM, state["velocities"] * units.ANGSTROM_PER_NM
     if start.topology.getPeriodicBoxVectors() is not None:
@@ -246,9 +276,9 @@ def _box(topology):
     return [] if box is None else np.array(box.value_in_unit(unit.nanometer))
 
 
-def _run(settings, out, start, system):
+def _run(settings, out, start, system, said):
     topology = start.topology
-    watch = _Watch(LOOK, settings.model, topology, None, settings.precision, settings.threads, settings.head)
+    watch = _Watch(LOOK, settings.model, topology, None, settings.precision, settings.threads, settings.head, **_spelled(settings, said))
     if not (out / "checkpoint.npz").exists():
         _begin(settings, out, start, system, watch)
     state = _load(out)
@@ -260,7 +290,7 @@ def _run(settings, out, start, system):
         while (step := int(state["step"])) < before + after:
             producing = step >= before
             if producing and reporters is None:
-                reporters = _reporters(settings, out, topology)
+                reporters = _reporters(settings, out, topology, said)
             todo = min(settings.steps(settings.checkpoint), (before + after if producing else before) - step)
             simulation = _simulation(settings, topology, system, state, thermostat=not producing or settings.ensemble != "nve")
             simulation.reporters = [watch, *(reporters if producing else [])]
@@ -273,7 +303,7 @@ def _run(settings, out, start, system):
             _save(out, simulation.context)
             state = _load(out)
     made = before + after - first
-    _write_pdb(out / "final.pdb", topology, state)
+    _write_pdb(out / "final.pdb", topology, state, said)
     if settings.format == "h5" and (out / "trajectory.dcd").exists():
         _write_hdf5(out, topology, settings)
     looks, far = dynamics.looks(out)
@@ -309,7 +339,16 @@ def _check_same(out, settings, made_of):
             then = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise MDError(f"{path} cannot be read ({error}); remove the folder to start anew") from None
-        free = {"time", "threads", "model", "structure"}  # what model and structure are their hashes say, wherever they are now
+        neutral = not settings.charge and settings.multiplicity is None
+        then = {"allow_unseen_state": False, "state": now["state"] if neutral else None} | then  # of a run before there were states
+        free = {
+            "time",
+            "threads",
+            "model",
+            "structure",
+            "charge",
+            "multiplicity",
+        }  # what these are hashes and state say, wherever they are now
         if now.get("continued_sha256") == then.get("continued_sha256"):
             free.add("continue_from")
         elif now["continue_from"] == then["continue_from"]:  # and that run has gone on since
@@ -345,7 +384,12 @@ def _begin(settings, out, start, system, watch):
     if start.velocities is not None:
         warnings.warn(_told_of_velocities(settings, context), Note, stacklevel=4)
     state = context.getState(positions=True)
-    _write_pdb(out / "topology.pdb", topology, {"positions": state.getPositions(asNumpy=True)._value, "box": state.getPeriodicBoxVectors()})
+    _write_pdb(
+        out / "topology.pdb",
+        topology,
+        {"positions": state.getPositions(asNumpy=True)._value, "box": state.getPeriodicBoxVectors()},
+        watch.said,
+    )
     _save(out, context)
 
 
@@ -383,7 +427,7 @@ def _simulation(settings, topology, system, state, thermostat):
     return simulation
 
 
-def _reporters(settings, out, topology):
+def _reporters(settings, out, topology, said):
     """Of production; where files are there already, to go on with them."""
     every = settings.steps(settings.every)
     trajectory = out / ("trajectory.xtc" if settings.format == "xtc" else "trajectory.dcd")
@@ -396,7 +440,15 @@ def _reporters(settings, out, topology):
     reporters = [FORMATS[settings.format](str(trajectory), every, append=trajectory.exists(), enforcePeriodicBox=False), state]
     if settings.report_heads:
         reporters.append(
-            host.HeadReporter(out / "heads.csv", every, settings.model, topology, precision=settings.precision, threads=settings.threads)
+            host.HeadReporter(
+                out / "heads.csv",
+                every,
+                settings.model,
+                topology,
+                precision=settings.precision,
+                threads=settings.threads,
+                **_spelled(settings, said),
+            )
         )
     return reporters
 
@@ -460,16 +512,21 @@ def _replace(path, content):
     os.replace(partial, path)
 
 
-def _write_pdb(path, topology, state):
+def _write_pdb(path, topology, state, said):
     if topology.getPeriodicBoxVectors() is not None:
         topology.setPeriodicBoxVectors(state["box"] if unit.is_quantity(state["box"]) else state["box"] * unit.nanometer)
     partial = path.with_name(path.name + ".partial")
     isotopes = [a.element for a in topology.atoms() if isinstance(a.element, Isotope)]
     held, other = sum(e.mass._value == 0 for e in isotopes), sum(e.mass._value > 0 and e.unusual for e in isotopes)
     with open(partial, "w") as file:
-        for n, what in ((held, "held atoms"), (other, "atoms with masses of their own")):
+        parts = len(said.states) if len(said.states) > 1 else 0
+        for n, what in ((held, "held atoms"), (other, "atoms with masses of their own"), (parts, "fragments with states of their own")):
             if n:
                 file.write(f"{TOLD}{n} {what}\n")
+        if parts:
+            file.write(f"{STATE}charge {sum(one.charge for one in said.states)}\n")
+        elif said.states[0] != NEUTRAL:
+            file.write(f"{STATE}charge {said.states[0].charge} multiplicity {said.states[0].multiplicity}\n")
         openmm.app.PDBFile.writeFile(topology, state["positions"] * unit.nanometer, file)
     os.replace(partial, path)
 

@@ -12,6 +12,7 @@
 #include "../mfmd.hpp"
 #include "atom.h"
 #include "comm.h"
+#include "domain.h"
 #include "error.h"
 #include "force.h"
 #include "group.h"
@@ -61,10 +62,12 @@ class Pair final : public LAMMPS_NS::Pair {
     memory->destroy(cutsq);
   }
 
-  // pair_style mfmd [head NAME] [precision single|double] [threads N]
+  // pair_style mfmd [head NAME] [precision single|double] [threads N] [charge N] [multiplicity N] [allow_unseen_state yes|no]
   void settings(int narg, char** arg) override {
     head_.clear();
     options_ = Options();
+    charge_said_ = allow_unseen_state_ = false;
+    charge_ = multiplicity_ = 0;
     for (int i = 1; allocated && i <= atom->ntypes; ++i)  // coefficients are to be given anew
       for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = 0;
     for (int k = 0; k < narg; k += 2) {
@@ -75,7 +78,11 @@ class Pair final : public LAMMPS_NS::Pair {
         options_.precision = value == "single" ? Precision::single_ : Precision::double_;
       else if (key == "threads" && value.find_first_not_of("0123456789") == std::string::npos && value.size() < 4 && std::stoi(value) > 0)
         options_.threads = std::stoi(value);
-      else fail("pair_style mfmd: '" + key + " " + value + "' is none of: head NAME, precision single, precision double, threads N");
+      else if (key == "charge" && whole(value)) charge_ = std::stoi(value), charge_said_ = true;
+      else if (key == "multiplicity" && whole(value) && std::stoi(value) > 0) multiplicity_ = std::stoi(value);
+      else if (key == "allow_unseen_state" && (value == "yes" || value == "no")) allow_unseen_state_ = value == "yes";
+      else
+        fail("pair_style mfmd: '" + key + " " + value + "' is none of: head NAME, precision single, precision double, threads N, charge N, multiplicity N (2S + 1), allow_unseen_state yes");
     }
   }
 
@@ -96,7 +103,6 @@ class Pair final : public LAMMPS_NS::Pair {
     MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
     if (any) fail(mine ? problem : std::string(arg[2]) + ": another process cannot read it");
     const Level& level = model->levels()[static_cast<std::size_t>(term_)];
-    constant_ = model->constant(term_);
     std::string known;
     for (const int z : level.elements) known += " " + symbol(z);
     elements_ = level.elements;
@@ -115,7 +121,8 @@ class Pair final : public LAMMPS_NS::Pair {
     cutoff_ = model->cutoff();
     says_ = model->domain();
     told_ = 0;
-    workspace_ = std::make_unique<Workspace>(std::move(model), options_);
+    workspace_ = std::make_unique<Workspace>(model, options_);
+    model_ = std::move(model);
     width_ = workspace_->ghost_width();
     comm_forward = static_cast<int>(words());
     if (!allocated) {
@@ -135,6 +142,7 @@ class Pair final : public LAMMPS_NS::Pair {
     check_labels();
     check_neighbors();
     check_charges();
+    take_state();
     if (force->pair != this) force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);  // hybrid/overlay: buffers are of its size
     neighbor->add_request(this, LAMMPS_NS::NeighConst::REQ_FULL);
   }
@@ -160,6 +168,7 @@ class Pair final : public LAMMPS_NS::Pair {
     s.numbers = numbers_.data();
     s.ids = ids_.data();
     s.pairs = &pairs;
+    s.states = {state_};
     s.fill_ghosts = [&](void* rows, std::size_t width) {
       rows_ = static_cast<char*>(rows);
       width_ = width;
@@ -171,10 +180,11 @@ class Pair final : public LAMMPS_NS::Pair {
     request.atom_energies = eflag_atom != 0;
     request.atom_virials = vflag_atom != 0;
     request.domain = says_;
+    request.allow_unseen_state = allow_unseen_state_;
     try {
       const Result& result = workspace_->evaluate(s, request);
       if (request.domain) tell(result.outside);
-      if (eflag_global) eng_vdwl += energy_unit_ * (result.energy + (comm->me == 0 ? constant_ : 0.0));
+      if (eflag_global) eng_vdwl += energy_unit_ * (result.energy + (comm->me == 0 ? model_->constant(term_) + model_->of_state(term_, state_) : 0.0));
       if (vflag_global) add(result.virial, virial);
       for (std::size_t k = 0; k < static_cast<std::size_t>(own_); ++k) {
         const int i = atoms_[k];
@@ -211,6 +221,10 @@ class Pair final : public LAMMPS_NS::Pair {
  private:
   [[noreturn]] void fail(const std::string& sentence) { error->all(FLERR, "{}", sentence); }  // what every process finds alike
 
+  static bool whole(const std::string& value) {
+    const std::size_t sign = value[0] == '-' || value[0] == '+', digits = value.size() - sign;
+    return digits > 0 && digits < 5 && value.find_first_not_of("0123456789", sign) == std::string::npos;
+  }
   bool modelled(int type) const { return number_[static_cast<std::size_t>(type)] > 0; }
   bool any(bool here) const {  // on any process
     int mine = here, all = 0;
@@ -309,10 +323,31 @@ class Pair final : public LAMMPS_NS::Pair {
       charged |= atom->q[i] != 0.0;
     }
     MPI_Allreduce(&mine, &charge, 1, MPI_DOUBLE, MPI_SUM, world);
-    if (std::fabs(charge) > 0.01) fail(fmt::format("pair_style mfmd: the charges q of its atoms add up to {:.3g}, and charged systems are not modelled yet", charge));
-    if (any(charged) && force->kspace && comm->me == 0)
+    charged = any(charged);
+    if (charged && std::fabs(charge - charge_) > 0.01)
+      fail(charge_said_ ? fmt::format("pair_style mfmd: the charges q of its atoms add up to {:.3g}, and it is told charge {}; mend one of them", charge, charge_)
+                        : fmt::format("pair_style mfmd: the charges q of its atoms add up to {:.3g}; tell it with charge N, or mend them", charge));
+    if (charged && force->kspace && comm->me == 0)
       error->warning(FLERR, "pair_style mfmd: its atoms have charges, and kspace_style {} adds their Coulomb energy among themselves to the model's, which has it already; "
                      "set their charges to 0, or use a Coulomb style with a cutoff that is not theirs", force->kspace_style);
+  }
+
+  // The state of the model's atoms on all processes. A part of the system is a molecule, whatever box it is in.
+  void take_state() {
+    counted_ = atom->natoms;
+    int mine[2] = {0, 0}, all[2] = {0, 0};  // atoms and protons
+    for (int i = 0; i < atom->nlocal; ++i) {
+      mine[0] += modelled(atom->type[i]);
+      mine[1] += number_[static_cast<std::size_t>(atom->type[i])];
+    }
+    MPI_Allreduce(mine, all, 2, MPI_INT, MPI_SUM, world);
+    const bool part = std::count(number_.begin() + 1, number_.end(), 0) > 0, periodic = !part && (domain->xperiodic || domain->yperiodic || domain->zperiodic);
+    const int numbers[2] = {all[1], 0};  // their sum and whether there is one atom is all that is read
+    try {
+      state_ = state_of(numbers, std::min(all[0], 2), charge_, multiplicity_, periodic);
+    } catch (const Error& problem) {
+      fail(std::string("pair_style mfmd: ") + problem.what());
+    }
   }
 
   // Bonded pairs whose factors of special_bonds are zero are left out of the list as a rule.
@@ -340,6 +375,7 @@ class Pair final : public LAMMPS_NS::Pair {
   // The model's atoms and ghosts, numbered as the engine wants them, and their neighbours.
   void take_list() {
     ++version_;
+    if (atom->natoms != counted_) take_state();
     const int local = atom->nlocal, all = local + atom->nghost;
     place_.assign(static_cast<std::size_t>(all), -1);
     atoms_.clear();
@@ -384,7 +420,11 @@ class Pair final : public LAMMPS_NS::Pair {
   std::vector<int> elements_;  // of the head
   std::vector<int> number_;    // by atom type; 0: not the model's
   std::unique_ptr<Workspace> workspace_;
-  double constant_ = 0.0;  // eV, of the whole structure
+  std::shared_ptr<const Model> model_;
+  int charge_ = 0, multiplicity_ = 0;  // as they are told; 0: the lowest multiplicity
+  bool charge_said_ = false, allow_unseen_state_ = false;
+  State state_;                        // of all the model's atoms
+  LAMMPS_NS::bigint counted_ = -1;     // how many atoms there were when it was found
   char* rows_ = nullptr;   // what is being sent
   std::size_t width_ = 0;  // bytes of a row of it
   std::int64_t version_ = 0;

@@ -28,13 +28,14 @@ using OpenMM::SerializationNode;
 // Context that have model and atoms in common share one of these.
 class Evaluator {
  public:
-  Evaluator(const Force& force, const Options& options) : force_(force), options_(options), workspace_(force.model, options) {
+  Evaluator(const Force& force, const Options& options, std::vector<State> states) : force_(force), options_(options), states_(std::move(states)), workspace_(force.model, options) {
     positions_.resize(3 * force.atoms.size() + 9);
+    asked_.allow_unseen_state = force.allow_unseen_state;
   }
 
   bool serves(const Force& force, const Options& options) const {
     return force.model == force_.model && force.atoms == force_.atoms && force.numbers == force_.numbers && force.periodic == force_.periodic &&
-           options.precision == options_.precision && options.threads == options_.threads;
+           force.states == force_.states && force.fragment == force_.fragment && force.allow_unseen_state == force_.allow_unseen_state && options.precision == options_.precision && options.threads == options_.threads;
   }
 
   // The result for these terms, and what to multiply its energy and forces with: 1 or -1.
@@ -57,6 +58,8 @@ class Evaluator {
     s.numbers = force_.numbers.data();
     s.cell = cell;
     for (bool& p : s.periodic) p = force_.periodic;
+    s.states = states_;
+    s.fragment = force_.fragment.empty() ? nullptr : force_.fragment.data();
     asked_.forces = forces;
     asked_.terms = std::move(terms);
     last_ = nullptr;  // stays so where the evaluation throws
@@ -68,6 +71,7 @@ class Evaluator {
  private:
   const Force force_;
   const Options options_;
+  const std::vector<State> states_;
   Workspace workspace_;
   std::vector<double> positions_, seen_;  // of the chosen atoms, then the cell: now, and in the last evaluation
   Request asked_;
@@ -93,7 +97,7 @@ class HostKernel final : public Kernel {
       if (evaluator && k->first == &context_ && evaluator->serves(force, options)) evaluator_ = evaluator;
       k = evaluator ? std::next(k) : known.erase(k);
     }
-    if (!evaluator_) known.emplace(&context_, evaluator_ = std::make_shared<Evaluator>(force, options));
+    if (!evaluator_) known.emplace(&context_, evaluator_ = std::make_shared<Evaluator>(force, options, states_of(force)));
   }
 
   double execute(ContextImpl& context, bool forces) override {
@@ -208,13 +212,17 @@ std::shared_ptr<const Model> shared_model(std::string bytes) {
   return model;
 }
 
+constexpr int kVersion = 2;
+
 class Proxy final : public OpenMM::SerializationProxy {
  public:
   Proxy() : SerializationProxy("MfmdForce") {}
 
   void serialize(const void* object, SerializationNode& node) const override {
     const Force& force = *static_cast<const Force*>(object);
-    node.setIntProperty("version", 1);
+    // What version 1 can say an older mfmd reads.
+    const bool plain = force.states.size() == 1 && force.states[0].charge == 0 && force.states[0].multiplicity <= 1 && force.fragment.empty() && !force.allow_unseen_state;
+    node.setIntProperty("version", plain ? 1 : kVersion);
     node.setIntProperty("forceGroup", force.getForceGroup());
     node.setStringProperty("name", force.getName());
     node.setBoolProperty("periodic", force.periodic);
@@ -225,6 +233,13 @@ class Proxy final : public OpenMM::SerializationProxy {
     std::vector<int> ends;
     for (const auto& bond : force.bonds) ends.push_back(bond.first), ends.push_back(bond.second);
     node.setStringProperty("bonds", join(ends));
+    if (!plain) {
+      std::vector<int> pairs;
+      for (const State& state : force.states) pairs.push_back(state.charge), pairs.push_back(state.multiplicity);
+      node.setStringProperty("states", join(pairs));
+      node.setStringProperty("fragment", join(force.fragment));
+      node.setBoolProperty("allowUnseenState", force.allow_unseen_state);
+    }
     SerializationNode& terms = node.createChildNode("Terms");
     for (const WeightedHead& t : force.terms)
       terms.createChildNode("Term").setIntProperty("head", t.head).setDoubleProperty("weight", t.weight).setStringProperty("parameter", t.parameter);
@@ -234,7 +249,8 @@ class Proxy final : public OpenMM::SerializationProxy {
   }
 
   void* deserialize(const SerializationNode& node) const override {
-    if (const int version = node.getIntProperty("version"); version != 1)
+    const int version = node.getIntProperty("version");
+    if (version < 1 || version > kVersion)
       throw OpenMMException("mfmd: the force was written in format " + std::to_string(version) + "; install a newer mfmd");
     auto force = std::make_unique<Force>();
     force->setForceGroup(node.getIntProperty("forceGroup"));
@@ -248,6 +264,15 @@ class Proxy final : public OpenMM::SerializationProxy {
     const std::vector<int> ends = split(node.getStringProperty("bonds"));
     if (ends.size() % 2) throw OpenMMException("mfmd: the force has a bond with one end");
     for (std::size_t k = 0; k < ends.size(); k += 2) force->bonds.emplace_back(ends[k], ends[k + 1]);
+    if (version > 1) {
+      const std::vector<int> pairs = split(node.getStringProperty("states"));
+      if (pairs.size() % 2 || pairs.empty()) throw OpenMMException("mfmd: the force has states that are not pairs of charge and multiplicity");
+      force->states.clear();
+      for (std::size_t k = 0; k < pairs.size(); k += 2) force->states.push_back({pairs[k], pairs[k + 1]});
+      force->fragment = split(node.getStringProperty("fragment"));
+      if (!force->fragment.empty() && force->fragment.size() != force->atoms.size()) throw OpenMMException("mfmd: the force has not one fragment an atom");
+      force->allow_unseen_state = node.getBoolProperty("allowUnseenState");
+    }
     for (const SerializationNode& p : node.getChildNode("Parameters").getChildren())
       force->parameters[p.getStringProperty("name")] = p.getDoubleProperty("default");
     for (const SerializationNode& t : node.getChildNode("Terms").getChildren()) {

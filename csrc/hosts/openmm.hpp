@@ -34,6 +34,9 @@ class Force final : public OpenMM::Force {
   std::shared_ptr<const Model> model;
   std::vector<int> atoms, numbers;  // indices into the system, and their atomic numbers
   std::vector<std::pair<int, int>> bonds;
+  std::vector<State> states = {{0, 0}};  // of the fragments, as they are said; multiplicity 0: nothing is
+  std::vector<int> fragment;  // of each of the atoms, which of them it belongs to; none: there is one
+  bool allow_unseen_state = false;
   std::vector<WeightedHead> terms;
   std::map<std::string, double> parameters;  // global ones, with their defaults
   bool periodic = false, single = true;
@@ -62,6 +65,15 @@ class Kernel : public OpenMM::KernelImpl {
     for (const int atom : force.atoms) check(atom);
     for (const auto& [a, b] : force.bonds) check(a), check(b);
   }
+  // The states in which the force's atoms are evaluated.
+  static std::vector<State> states_of(const Force& force) {
+    try {
+      return mfmd::states_of(force.numbers.data(), static_cast<int>(force.numbers.size()), force.states, fragment_of(force), force.periodic);
+    } catch (const Error& error) {
+      throw OpenMMException(std::string("mfmd: ") + error.what());
+    }
+  }
+  static const int* fragment_of(const Force& force) { return force.fragment.empty() ? nullptr : force.fragment.data(); }
   static std::vector<Term> terms_of(ContextImpl& context, const Force& force) {
     std::vector<Term> terms;
     for (const WeightedHead& term : force.terms) terms.push_back({term.head, term.weight * (term.parameter.empty() ? 1.0 : context.getParameter(term.parameter))});

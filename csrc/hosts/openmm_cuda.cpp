@@ -56,6 +56,7 @@ class CudaKernel final : public Kernel {
   void initialize(const System& system, const Force& force) override {
     check_atoms(system, force);
     force_ = force;
+    states_ = states_of(force);
     OpenMM::ContextSelector here(cu_);
     Options options;
     options.precision = force.single ? Precision::single_ : Precision::double_;
@@ -98,10 +99,13 @@ class CudaKernel final : public Kernel {
     s.numbers = force_.numbers.data();
     s.positions = address(positions_);
     for (bool& p : s.periodic) p = force_.periodic;
+    s.states = &states_;
+    s.fragment = fragment_of(force_);
     s.stream = cu_.getCurrentStream();
     Request request;
     request.terms = terms_of(context, force_);
     request.forces = forces;
+    request.allow_unseen_state = force_.allow_unseen_state;
     const bool again = std::exchange(again_, false);
     try {
       workspace_->enqueue(s, request, {address(energies_), forces ? address(forces_) : nullptr, nullptr});
@@ -150,6 +154,7 @@ class CudaKernel final : public Kernel {
 
   OpenMM::CudaContext& cu_;
   Force force_;
+  std::vector<State> states_;
   std::unique_ptr<Workspace> workspace_;
   OpenMM::ComputeArray place_, positions_, forces_, cell_, energies_;
   OpenMM::ComputeKernel take_, give_;

@@ -22,7 +22,7 @@ def _openmm(arguments):
     if arguments.topology is None:
         raise Error("--topology: TorchForce is not told which atoms there are; name a PDB file")
     periodic = openmm.write_archive(
-        arguments.output, arguments.model, arguments.topology, head=arguments.head, precision=arguments.precision
+        arguments.output, arguments.model, arguments.topology, head=arguments.head, precision=arguments.precision, **_state(arguments)
     )
     words = (
         f"load it with force = openmmtorch.TorchForce({arguments.output!r}); force.setOutputsForces(True); "
@@ -36,15 +36,21 @@ def _gromacs(arguments):
 
     if arguments.topology is not None:
         raise Error("--topology: GROMACS gives atomic numbers and box itself; leave it out")
-    gromacs.write_archive(arguments.output, arguments.model, arguments.head, arguments.precision)
+    gromacs.write_archive(arguments.output, arguments.model, arguments.head, arguments.precision, **_state(arguments))
     mdp = MDP | {"nnpot-modelfile": arguments.output}
     lines = "\n".join(f"{key} = {value}" for key, value in mdp.items())
     return f"in the mdp file, with box and pbc in a periodic box alone:\n{lines}", {"mdp": mdp}
+
+
+def _state(arguments):
+    return {key: getattr(arguments, key) for key in ("charge", "multiplicity", "allow_unseen_state")}
 
 
 def _torchscript(arguments):
     from mfmd.engine import load_model
     from mfmd.training import export
 
+    if any(_state(arguments).values()):
+        raise Error("--charge, --multiplicity: this archive is told them with each structure; leave them out")
     export.write_torchscript(arguments.output, load_model(arguments.model))
     return "the model file with TorchScript in it, which TorchForce, GROMACS and torch.jit.load need", {}

@@ -1,6 +1,7 @@
 """mfmd info: what a model file holds."""
 
 import json
+import zipfile
 
 
 def run(arguments):
@@ -8,9 +9,24 @@ def run(arguments):
 
     model, path = load_model(arguments.model), model_path(arguments.model)
     header = describe(path, model)
+    if baked := _states_of_archive(path):
+        for charge, multiplicity in baked["states"]:
+            print(
+                f"evaluates charge {charge}, multiplicity {multiplicity or 'the lowest that the electrons can have'}, whatever its host says"
+            )
+        header["archived"] = baked
     if str(arguments.model).startswith("mfmd:"):
         print(f"\n{path.with_suffix('.md').read_text()}", end="")
     return header
+
+
+def _states_of_archive(path):
+    """What an archive for a host that says no states has of them in it, or None."""
+    from mfmd.hosts.states import ENTRY
+
+    with zipfile.ZipFile(path) as archive:
+        entry = next((name for name in archive.namelist() if name.endswith(f"/extra/{ENTRY}")), None)
+        return entry and json.loads(archive.read(entry))
 
 
 def describe(path, model):
@@ -30,6 +46,10 @@ def describe(path, model):
         elements = " ".join(chemical_symbols[z] for z in level["elements"])
         constant = f", {level['constant']:g} eV a structure beside its atoms" if level.get("constant") else ""
         print(f"level {level['name']}: {level['kind']} head{relative}{constant}; elements {elements}")
+        if "states" in level:
+            print(
+                f"  charge and multiplicity: {'; '.join(f'{charge:+d} {multiplicity}' if charge else f'0 {multiplicity}' for charge, multiplicity in level['states'])}"
+            )
         for split, table in errors.items():
             parts = []
             for kind, unit in (("energy", "meV"), ("forces", "meV/Å")):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import warnings
 import weakref
 
 import numpy as np
@@ -9,9 +10,10 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes, compare_atoms
 
-from mfmd import units
+from mfmd import Note, units
 from mfmd.engine import Alarm, Engine, InputError, load_model
-from mfmd.structures.charge import charge_or_spin
+from mfmd.hosts.states import assumed
+from mfmd.structures.state import StateError, read_states, spelled
 
 
 @dataclasses.dataclass
@@ -37,6 +39,11 @@ class Calculator(AseCalculator):
     device : "cpu", "cuda" or "cuda:1"
     threads : at most this many; None for every core of the process
     report_heads : names of levels, or True for all: their energies (eV) go into `heads`, at next to no cost
+    allow_unseen_state : whether charges and multiplicities that a head was not trained on are evaluated all the same
+
+    Charge and multiplicity are those that the atoms say: in `atoms.info` (charge, multiplicity, and what files call them), as initial charges and
+    magnetic moments, or of fragments, `atoms.arrays["fragment"]` with `atoms.info["fragments"] = [(1, 1), (0, 1)]`. Where nothing is said a structure is
+    neutral and of the lowest multiplicity, which is told once (mfmd.Note) where its electrons are odd or the model knows other states.
 
     Results
     -------
@@ -54,7 +61,8 @@ class Calculator(AseCalculator):
     Raises
     ------
     ModelFileError : the model cannot be read
-    InputError : unknown head, a charged or open-shell structure, an untrained element, overlapping atoms, a flat cell
+    InputError : unknown head, charges and spins that contradict each other or the electrons, a state that a head was not trained on, an untrained
+        element, overlapping atoms, a flat cell
 
     Calculators of the same model share its weights. Pickles carry the model itself, not its path.
     """
@@ -62,16 +70,16 @@ class Calculator(AseCalculator):
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
     default_parameters = {}
 
-    def __init__(self, model, head=None, precision="single", device="cpu", threads=None, report_heads=()):
+    def __init__(self, model, head=None, precision="single", device="cpu", threads=None, report_heads=(), allow_unseen_state=False):
         self._own, self._newest = threading.local(), _Found()
         super().__init__()
         self._own = threading.local()  # nothing has been found yet
-        self.engine = Engine(load_model(model), precision, device, threads)
+        self.engine = Engine(load_model(model), precision, device, threads, allow_unseen_state=allow_unseen_state)
         self.head = self.engine.levels[-1] if head is None else head
         extra = self.engine.levels if report_heads is True else [report_heads] if isinstance(report_heads, str) else report_heads or ()
         self._terms = [(self.head, 1.0)] + [(level, 0.0) for level in extra]
         self.engine.terms(self._terms)  # an unknown head is told now
-        self._alarm = Alarm()
+        self._alarm, self._told = Alarm(), False
 
     def __getstate__(self):
         state = {key: value for key, value in self.__dict__.items() if key != "_own"}
@@ -88,7 +96,7 @@ class Calculator(AseCalculator):
         if own is None or own is newest:
             return newest
         atoms = own.asked and own.asked()
-        if atoms is not None and compare_atoms(own.atoms, atoms) and not compare_atoms(newest.atoms, atoms):
+        if atoms is not None and _changes(own.atoms, atoms) and not _changes(newest.atoms, atoms):
             return newest
         return own
 
@@ -129,20 +137,19 @@ class Calculator(AseCalculator):
         return super().get_property(name, atoms, allow_calculation)
 
     def check_state(self, atoms, tol=1e-15):
-        """ASE asks before it takes results of before, and a charge is none of what it compares."""
-        _refuse_charged(atoms)
-        return super().check_state(atoms, tol)
+        """ASE asks before it takes results of before."""
+        return _changes(self.atoms, atoms, tol)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         asked = None if atoms is None else weakref.ref(atoms)
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
-        _refuse_charged(atoms)  # of a caller that asks for it directly
+        states, fragment, unsaid = _states(atoms)
         periodic = bool(atoms.pbc.all())
         if "stress" in properties and not periodic:
             raise PropertyNotImplementedError("stress needs a structure that is periodic in three directions")
-        out = self.engine.compute(
-            atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc,
+        (out,) = self.engine.compute_batch(
+            [(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc)], states=[spelled(states, fragment)],
             terms=self._terms, virial=periodic, atom_energies=True, error_bars=True, domain=True,
         )  # fmt: skip
         results = {"energy": out["energy"], "free_energy": out["energy"], "energies": out["atom_energies"], "forces": out["forces"]}
@@ -152,8 +159,30 @@ class Calculator(AseCalculator):
         error = float(out["term_errors"][0]) if np.isfinite(out["term_errors"][0]) else None
         self._found = self._newest = _Found(atoms, results, heads, error, out["outside"], asked)
         self._alarm.tell(out, self.head, out["term_errors"][0])
+        if not self._told and (words := assumed(unsaid, states[0], self.engine.states)):
+            self._told = True
+            warnings.warn(f"{words} (atoms.info: charge, multiplicity)", Note, stacklevel=2)
 
 
-def _refuse_charged(atoms):
-    if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments(), atoms.numbers):
-        raise InputError(reason)
+def _states(atoms):
+    """States of its fragments, the fragment of each atom or (), and what nothing says."""
+    try:
+        return read_states(
+            atoms.numbers,
+            atoms.info,
+            atoms.get_initial_charges(),
+            atoms.get_initial_magnetic_moments(),
+            atoms.arrays.get("fragment", ()),
+            atoms.pbc,
+        )
+    except StateError as error:
+        raise InputError(str(error)) from None
+
+
+def _changes(before, now, tol=1e-15):
+    """What ASE compares, and the state, which it does not."""
+    changes = compare_atoms(before, now, tol)
+    if changes:
+        return changes
+    (states, fragment, _), (others, other, _) = _states(before), _states(now)
+    return [] if states == others and np.array_equal(fragment, other) else ["state"]

@@ -21,7 +21,7 @@ from ase.data import chemical_symbols
 
 from mfmd import Error, units
 from mfmd.engine import LIBRARY_DIR, Alarm, Engine, HostError, InputError, load_model
-from mfmd.hosts import pdb
+from mfmd.hosts import pdb, states
 from mfmd.hosts.torchforce import load_torchforce, script, torch_force  # noqa: F401  load_torchforce is public here
 
 FORCE_UNIT = units.KJ_PER_MOL * units.ANGSTROM_PER_NM  # kJ/mol/nm in one eV/Å
@@ -41,6 +41,10 @@ def create_force(
     terms=None,
     parameters=None,
     periodic=None,
+    charge=None,
+    multiplicity=None,
+    fragments=None,
+    allow_unseen_state=False,
 ):
     """An OpenMM Force that evaluates one head of a model, two heads and the way between them, or any weighted sum of heads.
 
@@ -59,12 +63,17 @@ def create_force(
     terms : (head, weight) or (head, weight, parameter) each: E = sum of weight · E_head, times the value of the global parameter if one is named
     parameters : {global parameter: default} of the terms
     periodic : whether the box of the Context counts; None where the topology has one
+    charge : of the atoms, elementary charges; None for the sum of the formal charges that the topology says, or 0
+    multiplicity : 2S + 1; None for the lowest that the electrons can have (of a whole periodic topology 1)
+    fragments : instead of these [(atoms of the topology, charge, multiplicity), …], each atom of the model being of one
+    allow_unseen_state : whether charges and multiplicities that a head was not trained on are evaluated all the same
 
     Raises
     ------
     ModelFileError : the model cannot be read
-    InputError : unknown head or host, atoms that do not exist, an atom without element or of one that a head was not trained on, a charged
-        atom, a parameter without default
+    InputError : unknown head or host, atoms that do not exist, an atom without element or of one that a head was not trained on, a parameter
+        without default, a charge that formal charges contradict, or that nothing says of a part with an odd number of electrons, a multiplicity that
+        the electrons cannot have
     HostError : the host is not installed, or in a version that does not work
     """
     model = load_model(model)
@@ -77,6 +86,8 @@ def create_force(
         precision,
         threads,
         periodic,
+        {"charge": charge, "multiplicity": multiplicity, "fragments": fragments},
+        allow_unseen_state,
     )
     host = default_host() if host is None else host
     if host not in _HOSTS:
@@ -113,10 +124,10 @@ class Evaluated:
     """What a force evaluates: which atoms of a topology, and which weighted heads; checked once, for every host.
 
     Attributes: model; numbers (atoms,) int32; chosen, indices or None for all; atoms, how many the topology has; bonds within the chosen;
-    terms, of (head index, weight, parameter or ""); parameters; periodic; precision; threads
+    said, the states.Said of the chosen; terms, of (head index, weight, parameter or ""); parameters; periodic; precision; threads; allow_unseen_state
     """
 
-    def __init__(self, model, topology, atoms, terms, parameters, precision, threads, periodic=None):
+    def __init__(self, model, topology, atoms, terms, parameters, precision, threads, periodic=None, state=None, allow_unseen_state=False):
         if precision not in ("single", "double"):
             raise InputError(f"precision is {precision!r}; it must be 'single' or 'double'")
         if threads is not None and threads < 1:
@@ -125,10 +136,11 @@ class Evaluated:
             raise InputError(f"terms have the parameter {', '.join(sorted(missing))}, for which `parameters` gives no default")
         self.model, self.terms, self.precision, self.threads = model, terms, precision, threads
         self.parameters = {name: float(value) for name, value in parameters.items()}
-        self.numbers, self.chosen = _atoms(topology, atoms)
+        self.periodic = topology.getPeriodicBoxVectors() is not None if periodic is None else periodic
+        self.allow_unseen_state = bool(allow_unseen_state)
+        self.numbers, self.chosen, self.said = _atoms(topology, atoms, self.periodic, model.states, state)
         _check_elements(model, [head for head, _, _ in terms], self.numbers, self.chosen)
         self.atoms = topology.getNumAtoms()
-        self.periodic = topology.getPeriodicBoxVectors() is not None if periodic is None else periodic
         mine = set(range(self.atoms) if self.chosen is None else self.chosen)
         self.bonds = [(a.index, b.index) for a, b in topology.bonds() if a.index in mine and b.index in mine]
 
@@ -212,8 +224,9 @@ def _native_force(e):
     load_native()
     chosen = range(e.atoms) if e.chosen is None else e.chosen
     node = ElementTree.Element(
-        "Force", type="MfmdForce", version="1", forceGroup="0", name="mfmd", periodic=str(int(e.periodic)), single=str(int(e.precision == "single")),
+        "Force", type="MfmdForce", version="2", forceGroup="0", name="mfmd", periodic=str(int(e.periodic)), single=str(int(e.precision == "single")),
         threads=str(e.threads or 0), atoms=_words(chosen), numbers=_words(e.numbers), bonds=_words(a for bond in e.bonds for a in bond),
+        states=_words(a for state in e.said.states for a in state), fragment=_words(e.said.fragment), allowUnseenState=str(int(e.allow_unseen_state)),
     )  # fmt: skip
     terms = ElementTree.SubElement(node, "Terms")
     for head, weight, parameter in e.terms:
@@ -238,13 +251,16 @@ class DomainReporter:
     interval : steps between looks; each is an evaluation without forces
     model, topology, atoms, precision, threads : as for `create_force`
     head : level whose error bar is told with it, where it has one; None for the highest
+    state : charge, multiplicity, fragments and allow_unseen_state, as for `create_force`
     """
 
-    def __init__(self, interval, model, topology, atoms=None, precision="single", threads=None, head=None):
-        self.engine = Engine(model, precision, threads=threads)
+    def __init__(
+        self, interval, model, topology, atoms=None, precision="single", threads=None, head=None, *, allow_unseen_state=False, **state
+    ):
+        self.engine = Engine(model, precision, threads=threads, allow_unseen_state=allow_unseen_state)
         self.interval, self.alarm, self.looks, self.far = interval, Alarm(), 0, 0
-        self.numbers, self.chosen = _atoms(topology, atoms)
         self.periodic = topology.getPeriodicBoxVectors() is not None
+        self.numbers, self.chosen, self.said = _atoms(topology, atoms, self.periodic, self.engine.states, state)
         self.head = self.engine.levels[-1] if head is None else head
         self.engine.terms([(self.head, 1.0)])
 
@@ -259,13 +275,23 @@ class DomainReporter:
         """Energies, error bars and whether it is far outside, of an openmm.State; told with `when` it was."""
         positions, cell = _seen(state, self.chosen, self.periodic)
         terms = [(self.head, 1.0)] + [(level, 0.0) for level in self.engine.levels]
-        out = self.engine.compute(
-            positions, self.numbers, cell, (self.periodic,) * 3, terms=terms, forces=False, error_bars=True, domain=True
+        (out,) = self.engine.compute_batch(
+            [(positions, self.numbers, cell, (self.periodic,) * 3)],
+            states=[self.said.spelled],
+            terms=terms,
+            forces=False,
+            error_bars=True,
+            domain=True,
         )
         self.looks, self.far = self.looks + 1, self.far + bool(out["grade"])
         self.grade, self.outside = out["grade"], out["outside"]
         self.alarm.tell(out, self.head, out["term_errors"][0], f"{when}: ")
         return positions, cell, out["term_energies"][1:], out["term_errors"][1:]
+
+    def write(self, path, positions, cell, info):
+        """Append a structure to an extended XYZ file, with its state where it is not neutral and closed-shell."""
+        atoms = ase.Atoms(self.numbers, positions, cell=cell, pbc=self.periodic, info=info)
+        ase.io.write(path, self.said.mark(atoms), format="extxyz", append=True)
 
 
 class HeadReporter(DomainReporter):
@@ -275,7 +301,7 @@ class HeadReporter(DomainReporter):
     ----------
     file : path, appended to
     interval : steps between lines
-    model, topology, atoms, precision, threads : as for `create_force`
+    model, topology, atoms, precision, threads, state : as for DomainReporter
     head : level whose error bar is watched; None for the highest
     limit : eV; a structure whose error bar is larger is outside what the model was trained on. None watches nothing
     frames : extended XYZ file that such structures are appended to, for `mfmd label`; their error bar stands in info["energy_error"]
@@ -287,9 +313,21 @@ class HeadReporter(DomainReporter):
     """
 
     def __init__(
-        self, file, interval, model, topology, atoms=None, precision="single", threads=None, head=None, limit=None, frames=None, stop=False
+        self,
+        file,
+        interval,
+        model,
+        topology,
+        atoms=None,
+        precision="single",
+        threads=None,
+        head=None,
+        limit=None,
+        frames=None,
+        stop=False,
+        **state,
     ):
-        super().__init__(interval, model, topology, atoms, precision, threads, head)
+        super().__init__(interval, model, topology, atoms, precision, threads, head, **state)
         self.limit, self.stop, self.frames = limit, stop, frames
         self.with_bars = self.engine.with_error_bars
         if limit is not None and self.head not in self.with_bars:
@@ -313,10 +351,7 @@ class HeadReporter(DomainReporter):
         if self.limit is None or errors[self.head] <= self.limit:
             return
         if self.frames is not None:
-            info = {"energy_error": errors[self.head], "step": simulation.currentStep}
-            ase.io.write(
-                self.frames, ase.Atoms(self.numbers, positions, cell=cell, pbc=self.periodic, info=info), format="extxyz", append=True
-            )
+            self.write(self.frames, positions, cell, {"energy_error": errors[self.head], "step": simulation.currentStep})
         if self.stop:
             raise LeftTrainedRegion(
                 f"step {simulation.currentStep}: the error bar of {self.head} is {errors[self.head]:.3f} eV, above {self.limit} eV"
@@ -327,10 +362,11 @@ class LeftTrainedRegion(Error):
     """A run has met a structure whose error bar is above the limit of a HeadReporter."""
 
 
-def write_archive(path, model, topology, head=None, precision="single", threads=None):
+def write_archive(path, model, topology, head=None, precision="single", threads=None, *, allow_unseen_state=False, **state):
     """Write what TorchForce runs (nm and kJ/mol, atomic numbers baked in) to a file, for programs that load it themselves.
 
     topology : openmm.app.Topology, or the path of a PDB file
+    state : charge, multiplicity and fragments, as for `create_force`; they are in the archive, and `mfmd info` shows them
 
     Returns
     -------
@@ -339,15 +375,16 @@ def write_archive(path, model, topology, head=None, precision="single", threads=
     from mfmd.training import export
 
     if not isinstance(topology, openmm.app.Topology):
+        state = pdb.state_said(topology) | {key: value for key, value in state.items() if value is not None}
         topology, _ = pdb.read_pdb(topology)
     model = load_model(model)
-    evaluated = Evaluated(model, topology, None, _terms(model, head, None, None), {}, precision, threads)
-    export.write_archive(path, script(evaluated), model.bytes)
+    evaluated = Evaluated(model, topology, None, _terms(model, head, None, None), {}, precision, threads, None, state, allow_unseen_state)
+    export.write_archive(path, script(evaluated), model.bytes, **{states.ENTRY: states.archived(*evaluated.said)})
     return evaluated.periodic
 
 
-def _atoms(topology, atoms):
-    """Atomic numbers of the atoms the model acts on, and their indices (None for all)."""
+def _atoms(topology, atoms, periodic, seen, state):
+    """Atomic numbers of the atoms the model acts on, their indices (None for all), and what is Said of their states; seen, state : as for states.of_atoms."""
     everything = list(topology.atoms())
     chosen = None if atoms is None else [int(a) for a in atoms]
     if chosen is not None:
@@ -358,13 +395,8 @@ def _atoms(topology, atoms):
     for atom in picked:
         if atom.element is None:
             raise InputError(f"atom {atom.index} ({atom.name}) has no element; a model needs one for every atom")
-    charged = {atom: atom.formalCharge for atom in picked if getattr(atom, "formalCharge", None)}
-    if total := sum(charged.values()):
-        one = next(iter(charged))
-        raise InputError(
-            f"the formal charges of the atoms add up to {total:+d} (atom {one.index}, {one.name}, has {charged[one]:+d}); charged molecules are not modelled yet"
-        )
-    return np.array([atom.element.atomic_number for atom in picked], np.int32), chosen
+    said = states.of_atoms(picked, len(picked) < len(everything), periodic, seen, **(state or {}))
+    return np.array([atom.element.atomic_number for atom in picked], np.int32), chosen, said
 
 
 def _seen(state, chosen, periodic):
@@ -379,7 +411,17 @@ def _python_force(e):
         raise HostError(f"host='python' needs openmm 8.5 or newer, and {openmm.__version__} is installed")
     terms = [(e.model.levels[head], weight, parameter) for head, weight, parameter in e.terms]
     picks = hasattr(openmm.PythonForce, "setParticles")  # since openmm 8.6 it hands over some atoms alone, and takes theirs alone
-    compute = PythonEvaluation(e.model.bytes, e.numbers, None if picks else e.chosen, terms, e.precision, e.threads, e.periodic)
+    compute = PythonEvaluation(
+        e.model.bytes,
+        e.numbers,
+        None if picks else e.chosen,
+        terms,
+        e.precision,
+        e.threads,
+        e.periodic,
+        e.said.spelled,
+        e.allow_unseen_state,
+    )
     force = openmm.PythonForce(compute, e.parameters)
     if picks and e.chosen is not None:
         force.setParticles(e.chosen)
@@ -390,8 +432,8 @@ def _python_force(e):
 class PythonEvaluation:
     """What PythonForce calls; pickled with the System, model included."""
 
-    def __init__(self, content, numbers, chosen, terms, precision, threads, periodic):
-        self.arguments = (content, numbers, chosen, terms, precision, threads, periodic)
+    def __init__(self, content, numbers, chosen, terms, precision, threads, periodic, state=None, allow_unseen_state=False):
+        self.arguments = (content, numbers, chosen, terms, precision, threads, periodic, state, allow_unseen_state)
         self.engine = None
 
     def __getstate__(self):
@@ -401,13 +443,13 @@ class PythonEvaluation:
         self.__init__(*arguments)
 
     def __call__(self, state):
-        content, numbers, chosen, terms, precision, threads, periodic = self.arguments
+        content, numbers, chosen, terms, precision, threads, periodic, said, allow_unseen_state = self.arguments
         if self.engine is None:
-            self.engine = Engine(content, precision, threads=threads)
+            self.engine = Engine(content, precision, threads=threads, allow_unseen_state=allow_unseen_state)
         picked, cell = _seen(state, chosen, periodic)
         values = state.getParameters()
         weighted = [(head, weight * (values[parameter] if parameter else 1.0)) for head, weight, parameter in terms]
-        out = self.engine.compute(picked, numbers, cell, (periodic,) * 3, terms=weighted)
+        (out,) = self.engine.compute_batch([(picked, numbers, cell, (periodic,) * 3)], states=[said], terms=weighted)
         forces = out["forces"]
         if chosen is not None:
             forces = np.zeros((len(state.getPositions(asNumpy=True)), 3))

@@ -23,7 +23,7 @@ class MfmdPotentialImpl(MLPotentialImpl):
     """One head of a model file.
 
     Arguments of createSystem and createMixedSystem beside openmm-ml's own: head, host, precision, threads, heads, terms, parameters, periodic, as for
-    mfmd.openmm.create_force; charge and multiplicity may be said if they are 0 and 1. InputError for others. The force is periodic where the
+    mfmd.openmm.create_force; also charge, multiplicity, fragments and allow_unseen_state. InputError for others. The force is periodic where the
     topology has a box or the System is periodic, as openmm-ml's own are; with interpolate=True openmm-ml does not show the System.
     """
 
@@ -36,13 +36,12 @@ class MfmdPotentialImpl(MLPotentialImpl):
 
     def addForces(self, topology, system, atoms, forceGroup, **arguments):
         from mfmd import openmm
-        from mfmd.structures.charge import charge_or_spin
 
         if self.model_path is None:
             raise openmm.InputError("MLPotential('mfmd') needs modelPath, the path of a model.pt")
-        if reason := charge_or_spin({key: arguments.pop(key, None) for key in ("charge", "multiplicity")}):
-            raise openmm.InputError(reason)
-        known = ("head", "host", "precision", "threads", "heads", "terms", "parameters", "periodic")
+        known = (
+            "head", "host", "precision", "threads", "heads", "terms", "parameters", "periodic", "charge", "multiplicity", "fragments", "allow_unseen_state",
+        )  # fmt: skip
         if unknown := [key for key in arguments if key not in known]:
             raise openmm.InputError(f"mfmd has no argument {unknown[0]!r}; it has {', '.join(known)}")
         if arguments.get("periodic") is None:

@@ -56,6 +56,7 @@ STANDARD = set(
 )  # residues of elements of one letter, whatever their atoms' names begin with
 DIVIDING = ("MODEL", "ENDMDL", "END")  # records between models
 TOLD = "REMARK  99 MFMD "  # begins a record of what mfmd's run had and the file cannot say
+STATE = "REMARK  99 STATE "  # and one of charge and multiplicity: words and numbers in turn
 HEAVIEST = 103  # element that a name may stand for
 
 
@@ -113,6 +114,13 @@ def read_pdb(path):
                 stacklevel=2,
             )
     return pdb.topology, _last(path, pdb)
+
+
+def state_said(path):
+    """{"charge": …, "multiplicity": …} of a PDB file that a run of mfmd has written for atoms that are not neutral and closed-shell; else {}."""
+    with open_with_compression(str(path), "rt") as file:
+        words = next((line.removeprefix(STATE).split() for line in file if line.startswith(STATE)), [])
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
 
 def is_mmcif(path):

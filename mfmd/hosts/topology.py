@@ -24,7 +24,7 @@ from ase.neighborlist import neighbor_list
 
 from mfmd import Error, Note
 from mfmd.hosts import pdb
-from mfmd.structures.charge import charge_or_spin
+from mfmd.structures.state import StateError, read_states, spelled
 
 STRETCH, LEAST, MOST = 0.3, 0.12, 0.25  # what is added to a covalent radius: times itself, and at least and at most, Å
 FEMTOSECOND = 1e-3  # ps
@@ -35,6 +35,8 @@ FOREIGN = {
     "held": r"(is)?fix(ed)?(atoms?)?|freeze|frozen|held|constraints?",
     "free": r"free|mobile|movable|movemask|moveflags?|selectivedynamics",
 }  # what arrays of other writers mean by their names, without case, - and _
+MDL_CHARGES = {1: 3, 2: 2, 3: 1, 5: -1, 6: -2, 7: -3}  # codes in the lines of atoms; 4 is a doublet radical
+MDL_UNPAIRED = {0: 0, 1: 0, 2: 1, 3: 2}  # of M  RAD: nothing, singlet, doublet, triplet
 
 
 class MDError(Error):
@@ -58,22 +60,33 @@ class Isotope(openmm.app.Element):
 
 @dataclasses.dataclass
 class Start:
-    """What a run begins with; positions (atoms, 3) Å, velocities (atoms, 3) Å/ps where the structure has any."""
+    """What a run begins with; positions (atoms, 3) Å, velocities (atoms, 3) Å/ps where the structure has any; what it says of its state beside formal
+    charges of the topology: charge, multiplicity or fragments, as mfmd.openmm.create_force takes them."""
 
     topology: openmm.app.Topology
     positions: np.ndarray
     velocities: np.ndarray | None = None
+    state: dict = dataclasses.field(default_factory=dict)
 
 
 def read_structure(path):
-    """(openmm.app.Topology, positions (atoms, 3) Å) of a file; see `read_start`."""
-    start = read_start(path)
-    return start.topology, start.positions
+    """(openmm.app.Topology, positions (atoms, 3) Å) of a file; see `read_start`. MDError where it has a state that a topology cannot say."""
+    return _without_state(read_start(path), f"{path}: ")
 
 
 def topology_of(atoms):
-    """(openmm.app.Topology, positions (atoms, 3) Å) of ase.Atoms; see `read_start`."""
-    start = start_of(atoms)
+    """(openmm.app.Topology, positions (atoms, 3) Å) of ase.Atoms; see `read_structure`."""
+    return _without_state(start_of(atoms))
+
+
+def _without_state(start, told=""):
+    numbers, formal = zip(*((a.element.atomic_number, a.formalCharge or 0) for a in start.topology.atoms()), strict=True)
+    (plain,), _, _ = read_states(numbers, {"charge": sum(formal)}, pbc=start.topology.getPeriodicBoxVectors() is not None)
+    if "fragments" in start.state or plain._asdict() | start.state != plain._asdict():
+        raise MDError(
+            f"{told}it has a state that an openmm.app.Topology cannot say ({', '.join(f'{key} {value}' for key, value in start.state.items())}); "
+            "mfmd.md.read_start and start_of give it too, as .state, for mfmd.openmm.create_system(model, start.topology, **start.state)"
+        )
     return start.topology, start.positions
 
 
@@ -85,8 +98,8 @@ def read_start(path):
 
     Raises
     ------
-    MDError : the file cannot be read, or says what cannot be kept: a charge, an unpaired spin, an atom without element or one that two elements
-        may be, constraints other than fixed atoms, velocities, masses or held atoms under a name that ASE does not know, a cell
+    MDError : the file cannot be read, or says what cannot be kept: charges and spins that contradict each other or the electrons, an atom without element
+        or one that two elements may be, constraints other than fixed atoms, velocities, masses or held atoms under a name that ASE does not know, a cell
         that OpenMM does not have
     """
     path = Path(path).expanduser()
@@ -96,6 +109,7 @@ def read_start(path):
     try:
         if suffix in (".pdb", ".ent"):
             start = _start_of_residues(path, *pdb.read_pdb(path))
+            start.state = pdb.state_said(path)
         elif suffix in (".cif", ".mmcif", ".pdbx") and pdb.is_mmcif(path):
             start = _start_of_residues(path, *pdb.read_mmcif(path))
         else:
@@ -109,8 +123,8 @@ def read_start(path):
 
 def start_of(atoms, said=(), told=""):
     """The Start of ase.Atoms; see `read_start`. said : bonds, pairs of indices; told : what Notes begin with."""
-    if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments()):
-        raise MDError(reason)
+    state, formal = _state(atoms), atoms.get_initial_charges()
+    formal = [int(q) for q in formal] if np.any(formal) and np.array_equal(formal, np.rint(formal)) else [None] * len(atoms)
     if not (atoms.numbers > 0).all():
         raise MDError(f"atom {np.argmin(atoms.numbers)} has no element")
     if atoms.pbc.any() and not atoms.pbc.all():
@@ -142,12 +156,30 @@ def start_of(atoms, said=(), told=""):
             residue, counts = topology.addResidue("MOL", chain), {}
         counts[element.symbol] = counts.get(element.symbol, 0) + 1
         name = pdb.label(element.symbol, counts[element.symbol]) if together else element.symbol
-        members.append(topology.addAtom(name, element, residue))
+        members.append(topology.addAtom(name, element, residue, formalCharge=formal[k]))
     for a, b in bonds:
         topology.addBond(members[a], members[b])
     if atoms.pbc.all():
         topology.setPeriodicBoxVectors([openmm.Vec3(*v) for v in atoms.cell.array] * unit.angstrom)
-    return Start(topology, positions, velocities)
+    return Start(topology, positions, velocities, state)
+
+
+def _state(atoms):
+    """What ase.Atoms say of charge and spin, as in Start."""
+    try:
+        states, fragment, unsaid = read_states(
+            atoms.numbers,
+            atoms.info,
+            atoms.get_initial_charges(),
+            atoms.get_initial_magnetic_moments(),
+            atoms.arrays.get("fragment", ()),
+            atoms.pbc,
+        )
+    except StateError as error:
+        raise MDError(str(error)) from None
+    if np.size(fragment):
+        return {"fragments": spelled(states, fragment)}
+    return {key: value for key, value in states[0]._asdict().items() if key not in unsaid}
 
 
 def _check_foreign(atoms):
@@ -342,7 +374,7 @@ def _last_frame(path):
                     f"the element of atom {name} of {residue} is {' or '.join(found) or 'unknown'}; use a format that has elements"
                 )
         atoms.symbols = [found[0] for found in symbols]
-    return atoms, _said_by_mdl(path) if kind in ("sdf", "mol") else ()
+    return atoms, _said_by_mdl(path, atoms) if kind in ("sdf", "mol") else ()
 
 
 def _take_masses_of_dump(path, atoms):
@@ -358,11 +390,26 @@ def _take_masses_of_dump(path, atoms):
         atoms.set_velocities(velocities)
 
 
-def _said_by_mdl(path):
-    """Bonds of an MDL file (V2000), of which ASE reads atoms alone; MDError where it has charges or isotopes."""
+def _said_by_mdl(path, atoms):
+    """Bonds of an MDL file (V2000), of which ASE reads atoms alone; charges and radicals go into ase.Atoms. MDError where it has isotopes."""
     lines = path.read_text().splitlines()
-    atoms, bonds = int(lines[3][:3]), int(lines[3][3:6])
-    for line in lines[4 + atoms + bonds :]:
-        if line.startswith(("M  CHG", "M  ISO", "M  RAD")):
+    count, bonds = int(lines[3][:3]), int(lines[3][3:6])
+    charges, unpaired, properties = np.zeros(count, int), 0, False
+    for line in lines[4 + count + bonds :]:
+        if line.startswith("M  ISO"):
             raise MDError(f"its line {' '.join(line.split())} is not read; use extended XYZ")
-    return [(int(line[:3]) - 1, int(line[3:6]) - 1) for line in lines[4 + atoms : 4 + atoms + bonds]]
+        if line.startswith(("M  CHG", "M  RAD")):
+            properties = True  # and those of the atoms' lines do not count
+            for atom, value in zip(*[iter(map(int, line[9:].split()))] * 2, strict=True):
+                if line.startswith("M  CHG"):
+                    charges[atom - 1] = value
+                else:
+                    unpaired += MDL_UNPAIRED[value]
+    for k, line in enumerate(lines[4 : 4 + count] if not properties else ()):
+        code = int(line[36:39].strip() or 0)
+        charges[k], unpaired = MDL_CHARGES.get(code, 0), unpaired + (code == 4)
+    if charges.any():
+        atoms.set_initial_charges(charges)
+    if unpaired:
+        atoms.info["unpaired_electrons"] = unpaired
+    return [(int(line[:3]) - 1, int(line[3:6]) - 1) for line in lines[4 + count : 4 + count + bonds]]

@@ -87,6 +87,9 @@ def script(e):
             self.register_buffer("numbers", torch.as_tensor(e.numbers))
             self.register_buffer("chosen", torch.as_tensor([] if e.chosen is None else e.chosen, dtype=torch.long))
             self.register_buffer("no_cell", torch.zeros(3, 3, dtype=torch.float64))
+            self.states = [value for state in e.said.states for value in state]
+            self.register_buffer("fragment", torch.as_tensor(e.said.fragment, dtype=torch.int32))
+            self.allow_unseen: bool = e.allow_unseen_state
             self.heads = [head for head, _, _ in e.terms]
             self.weights = [weight for _, weight, _ in e.terms]
             self.parameter_of = [names.index(name) if name else -1 for _, _, name in e.terms]
@@ -128,8 +131,18 @@ def script(e):
             for k, weight in enumerate(self.weights):
                 which = self.parameter_of[k]
                 weights.append(weight * float(inputs[which].item()) if which >= 0 else weight)
-            energies, forces, _ = self.engine.evaluate(
-                picked * self.length, self.numbers, cell, pbc, self.heads, weights, self.single, self.threads
+            energies, forces, _ = self.engine.evaluate_in_states(
+                picked * self.length,
+                self.numbers,
+                cell,
+                pbc,
+                self.states,
+                self.fragment,
+                self.heads,
+                weights,
+                self.single,
+                self.threads,
+                self.allow_unseen,
             )
             energies = energies * self.energy
             energy = torch.zeros([], dtype=torch.float64, device=positions.device)

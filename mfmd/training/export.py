@@ -146,12 +146,20 @@ class ModelFile(torch.nn.Module):
         self.head = head
 
     def forward(
-        self, positions: torch.Tensor, numbers: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor
+        self,
+        positions: torch.Tensor,
+        numbers: torch.Tensor,
+        cell: torch.Tensor,
+        pbc: torch.Tensor,
+        charge: int = 0,
+        multiplicity: int = 0,  # 2S + 1; 0: the lowest that the electrons can have
+        allow_unseen_state: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Energy (double, eV), forces (atoms, 3) eV/Å and virial (3, 3) eV of the highest level's head."""
-        energies, forces, virial = self.engine.evaluate(
-            positions, numbers, cell, pbc, [self.head], [1.0], positions.dtype != torch.float64, 1
-        )
+        energies, forces, virial = self.engine.evaluate_in_states(
+            positions, numbers, cell, pbc, [charge, multiplicity], torch.zeros(0), [self.head], [1.0], positions.dtype != torch.float64, 1,
+            allow_unseen_state,
+        )  # fmt: skip
         return energies[0], forces, virial
 
 
