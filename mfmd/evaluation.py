@@ -9,6 +9,7 @@ import numpy as np
 from mfmd import progress, units
 from mfmd.engine import Engine, load_model
 from mfmd.structures.record import KINDS, Structure
+from mfmd.structures.state import NEUTRAL, spelled
 
 
 @dataclass
@@ -27,30 +28,37 @@ def compare(model, structures, by="molecule", precision="single"):
     return collect(comparisons(model, structures, by, precision))
 
 
-def comparisons(model, structures, by="molecule", precision="single"):
+def comparisons(model, structures, by="molecule", precision="single", allow_unseen_state=False):
     """Labels against the engine's predictions: yields a Comparison of each structure at each level that it has a label of.
 
     Parameters
     ----------
     model : see mfmd.engine.load_model
     structures : structures.record.Structure with labels of the model's levels
-    by : info key that groups the structures; those without it form the group ""
+    by : info key that groups the structures, or charge or multiplicity; those without it form the group ""
+    allow_unseen_state : see mfmd.engine.Engine
 
-    Structures with an element a level was not trained on have no prediction of it: see `left_out`.
+    Structures with an element or in a state a level was not trained on have no prediction of it: see `left_out`.
     """
-    engine, elements = Engine(model, precision), _elements(model)
+    engine, trained = Engine(model, precision, allow_unseen_state=allow_unseen_state), Trained(model, allow_unseen_state)
     for s in progress.over(structures, "predicting the labels", "structures"):
         for level, label in s.labels.items():
-            if level not in elements or not np.isin(s.numbers, elements[level]).all():
+            if level not in trained.levels or trained.lacks(level, s) != ((), ()):
                 continue
             stress = label.stress is not None
-            out = engine.compute(
-                s.positions, s.numbers, s.cell, s.pbc, terms=[(level, 1.0)], forces=label.forces is not None, virial=stress, error_bars=True
-            )
+            (out,) = engine.compute_batch(
+                [(s.positions, s.numbers, s.cell, s.pbc)], states=[spelled(s.states, s.fragment)],
+                terms=[(level, 1.0)], forces=label.forces is not None, virial=stress, error_bars=True,
+            )  # fmt: skip
             if stress:
                 out["stress"] = -units.voigt(out["virial"]) / abs(np.linalg.det(s.cell))
             pairs = {kind: (np.asarray(value), out[kind]) for kind in KINDS if (value := getattr(label, kind)) is not None}
-            yield Comparison(s, level, str(s.info.get(by, "")), pairs, float(out["term_errors"][0]))
+            yield Comparison(s, level, _group(s, by), pairs, float(out["term_errors"][0]))
+
+
+def _group(s, by):
+    said = {"charge": s.charge, "multiplicity": ", ".join(str(state.multiplicity) for state in s.states)}
+    return str(said[by] if by in said else s.info.get(by, ""))
 
 
 def collect(found):
@@ -88,21 +96,43 @@ def reference_energies(model):
     return {name: of(name) for name in levels}
 
 
-def left_out(model, structures, levels):
-    """{level: {atomic numbers: structures}} of those that `compare` has no point of: the elements that the level was not trained on; () has no label of it."""
-    elements, left = _elements(model), {}
+def left_out(model, structures, levels, allow_unseen_state=False):
+    """{level: {(atomic numbers, states): structures}} of those that `comparisons` have no point of: what the level was not trained on; ((), ()) has no
+    label of it."""
+    trained, left = Trained(model, allow_unseen_state), {}
     for level in levels:
         left[level] = Counter()
         for s in structures:
-            unknown = np.setdiff1d(s.numbers, elements[level])
-            if level not in s.labels or len(unknown):
-                left[level][tuple(map(int, unknown)) if level in s.labels else ()] += 1
+            lacking = trained.lacks(level, s) if level in s.labels else ((), ())
+            if level not in s.labels or lacking != ((), ()):
+                left[level][lacking] += 1
     return left
 
 
-def _elements(model):
-    """{level: atomic numbers it was trained on}"""
-    return {level["name"]: level["elements"] for level in json.loads(load_model(model).metadata)["levels"]}
+class Trained:
+    """What the levels of a model were trained on, as its file says."""
+
+    def __init__(self, model, allow_unseen_state=False):
+        self.levels = {level["name"]: level for level in json.loads(load_model(model).metadata)["levels"]}
+        self.allow_unseen_state = allow_unseen_state
+
+    def lacks(self, level, s):
+        """(atomic numbers, states) of a structure that a level was not trained on; of states, nor one that it is relative to."""
+        elements = np.setdiff1d(s.numbers, self.levels[level]["elements"])
+        states = (
+            () if self.allow_unseen_state else sorted({state for k, state in enumerate(s.states) if not self._seen(level, state, s, k)})
+        )
+        return tuple(map(int, elements)), tuple(states)
+
+    def _seen(self, level, state, s, k):
+        if state == NEUTRAL and (np.count_nonzero(np.equal(s.fragment, k)) if np.size(s.fragment) else len(s.numbers)) == 1:
+            return True  # an atom by itself is what E0 is of
+        while level:
+            states = self.levels[level].get("states")  # missing: neutral ones of the lowest multiplicity
+            if [*state] not in states if states else state.charge or state.multiplicity > 2:
+                return False
+            level = self.levels[level].get("delta_of")
+        return True
 
 
 def ratios(points):

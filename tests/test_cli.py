@@ -77,7 +77,7 @@ def test_json_of_eval(model_file, tmp_path, monkeypatch, capsys):
     ]  # fmt: skip
     assert [row["mae"] for row in found["errors"]] == pytest.approx([0.25, 0.25, 0.01, 0.01], abs=1e-6)
     assert found["errors"][3]["rmse"] == pytest.approx(0.27 / np.sqrt(27), abs=1e-6)
-    assert {"level": "high", "elements": [], "structures": 1} in found["left_out"] and os.path.exists(found["report"])
+    assert {"level": "high", "elements": [], "states": [], "structures": 1} in found["left_out"] and os.path.exists(found["report"])
 
 
 def test_json_of_training(tmp_path, monkeypatch, capsys):

@@ -52,7 +52,7 @@ def test_errors_per_level_group_and_label(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["mfmd", "eval", str(path), str(tmp_path / "bare.xyz")])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "for elements that these were trained on (looked for energy_low" in capsys.readouterr().err
+    assert "for elements and states that these were trained on (looked for energy_low" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["mfmd", "eval", str(path), str(tmp_path / "labels.xyz"), "--energy-unit", "Hartree"])
     with pytest.warns(UserWarning, match="energies of level low are 27.2 times the model's; --energy-unit is Hartree"):
         cli.main()

@@ -43,7 +43,7 @@ def _run(arguments, out, told):
             )
         names = [name for name in names if name in keys]
     files = {arguments.level: arguments.files} if arguments.level else arguments.files
-    given = {key: getattr(arguments, key) for key in ("energy_unit", "length_unit", "format") if getattr(arguments, key)}
+    given = {key: getattr(arguments, key) for key in ("energy_unit", "length_unit", "spin", "format") if getattr(arguments, key)}
     config = plan.parse(
         {
             "out": ".",
@@ -66,16 +66,17 @@ def _run(arguments, out, told):
         for kind, key in own.items():
             if not any(name in s.labels and s.labels[name].count(kind) for s in structures):
                 raise DataError(f"--{kind}-key {name}={key}: no structure in {', '.join(arguments.files)} has this key")
-    lacking = {name: sorted(left.items()) for name, left in evaluation.left_out(model, structures, levels).items() if left}
-    left_out = [f"left out of {name}: {', '.join(_why(elements, number) for elements, number in left)}" for name, left in lacking.items()]
+    left = evaluation.left_out(model, structures, levels, arguments.allow_unseen_state)
+    lacking = {name: sorted(own.items()) for name, own in left.items() if own}
+    left_out = [f"left out of {name}: {', '.join(_why(*what, number) for what, number in own)}" for name, own in lacking.items()]
     for sentence in left_out:
         print(sentence)
-    found = list(evaluation.comparisons(model, structures, arguments.by, arguments.precision))
+    found = list(evaluation.comparisons(model, structures, arguments.by, arguments.precision, arguments.allow_unseen_state))
     points, bars = evaluation.collect(found)
     if not points:
         looked = ", ".join(level.energy for level in levels.values())
         raise DataError(
-            f"{', '.join(arguments.files)}: no label of the model's levels for elements that these were trained on (looked for {looked} and the like; "
+            f"{', '.join(arguments.files)}: no label of the model's levels for elements and states that these were trained on (looked for {looked} and the like; "
             "--energy-key names another key)"
         )
     for name, level in levels.items():
@@ -106,17 +107,17 @@ def _run(arguments, out, told):
         "errors": results.rows(dict(tables.ordered(errors)), "level", "group", "label"),
         "error_bars": bars,
         "left_out": [
-            {"level": name, "elements": [chemical_symbols[z] for z in elements], "structures": number}
-            for name, left in lacking.items()
-            for elements, number in left
+            {"level": name, "elements": [chemical_symbols[z] for z in elements], "states": states, "structures": number}
+            for name, own in lacking.items()
+            for (elements, states), number in own
         ],
         "report": str(out / "report.html"),
     }
 
 
 def _as_options(sentence):
-    """A sentence on a config's units, as one on eval's options."""
-    return re.sub(r"\bdata\.(energy|length)_unit:?", r"--\1-unit", sentence)
+    """A sentence on a config's keys, as one on eval's options."""
+    return re.sub(r"\bdata\.(energy|length)_unit:?", r"--\1-unit", sentence).replace("data.spin of a config", "--spin")
 
 
 def _keys(arguments, levels):
@@ -143,12 +144,13 @@ def _keys(arguments, levels):
     return keys
 
 
-def _why(elements, number):
+def _why(elements, states, number):
     """What was left out, and why: see evaluation.left_out."""
     from ase.data import chemical_symbols
 
-    symbols = ", ".join(chemical_symbols[z] for z in elements)
-    what = f"with {symbols}, which it was not trained on" if elements else "without a label"
+    lacking = ", ".join(chemical_symbols[z] for z in elements), "; ".join(f"charge {q:+d}, multiplicity {m}" for q, m in states)
+    hint = " (--allow-unseen-state evaluates it all the same)" if states and not elements else ""
+    what = f"with {' and '.join(filter(None, lacking))}, which it was not trained on{hint}" if elements or states else "without a label"
     return f"{number:,} structure{'s' if number > 1 else ''} {what}"
 
 
@@ -156,9 +158,9 @@ SAID = ("energy", "forces", "stress", "virial", "energy_unit", "forces_unit", "s
 
 
 def _units_of(data, files):
-    """The units of the training run's files, but for files that may say their own."""
+    """What the training run's config says of the numbers in files, but of files that may say it themselves."""
     from mfmd.structures.formats.registry import format_of
 
     if any(format_of(path) == "multifidelity" for path in files):
         return {}
-    return {key: data[key] for key in ("energy_unit", "length_unit") if data.get(key)}
+    return {key: data[key] for key in ("energy_unit", "length_unit", "spin") if data.get(key)}
