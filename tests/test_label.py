@@ -545,7 +545,7 @@ def test_labels_stay_with_their_geometry(tmp_path, inline, what):
         frames[0].pbc = True
     before = path.read_bytes()
     with pytest.raises(
-        schema.LabelError, match=r"the label of a-\d at level gfn2 was made of another geometry than a-\d has now; .*info key id"
+        schema.LabelError, match=r"the label of a-\d at level gfn2 was made of another geometry or state than a-\d has now; .*info key id"
     ):
         campaign.run(campaign_of(tmp_path, frames, levels={"gfn2": {"method": "gfn2"}}))
     assert path.read_bytes() == before
@@ -577,7 +577,7 @@ def test_a_trajectory_is_of_its_start(tmp_path, inline):
     assert "start" not in ase.io.read(c.out / "train.xyz").info
     path = c.out / "trajectories" / "w-train-300.xyz"
     frames[0].positions[0, 0] += 0.01
-    with pytest.raises(schema.LabelError, match=r"w-train-300.xyz was sampled from another geometry than w has now; give that another id"):
+    with pytest.raises(schema.LabelError, match=r"w-train-300.xyz was sampled from another geometry or state than w has now; give that another id"):
         campaign.run(campaign_of(tmp_path, frames, sampling=sampling))
     frames[0].positions[0, 0] -= 0.01
     c = campaign_of(tmp_path, frames, sampling=sampling)

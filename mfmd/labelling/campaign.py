@@ -18,11 +18,12 @@ import numpy as np
 
 from mfmd import Note, lock, progress
 from mfmd.config import write_json
-from mfmd.labelling.checks import absurd, check_elements, check_periodicity, check_splits, check_structure, fingerprint
+from mfmd.labelling.checks import absurd, check_elements, check_periodicity, check_splits, check_structure, contaminated, fingerprint
 from mfmd.labelling.journal import ISOLATED, Journal
 from mfmd.labelling.methods import isolated, label, probe, recorded
 from mfmd.labelling.sampling import read_structures, read_trajectory, simulate, trajectories
 from mfmd.labelling.schema import XTB, LabelError, Level
+from mfmd.labelling.states import state
 from mfmd.labelling.workers import in_parallel, on_cluster
 from mfmd.reports import labelling as report
 from mfmd.reports import page
@@ -101,7 +102,7 @@ def _run(config, retry, scheduler):
             if kind not in told:
                 warnings.warn(f"levels.{name}, {key}: {words}", stacklevel=2)
             told.add(kind)
-    _sort_out(structures, prints, journal)
+    _sort_out(config, structures, prints, journal)
     return structures, journal
 
 
@@ -174,7 +175,7 @@ def _check_geometries(config, structures, prints, journal):
                 warnings.warn(told, Note, stacklevel=3)
             if row.get("structure", prints[key]) != prints[key] or len(row.get("forces", atoms)) != len(atoms):
                 raise LabelError(
-                    f"{config.out}: the label of {key} at level {name} was made of another geometry than {key} has now; give each structure an id "
+                    f"{config.out}: the label of {key} at level {name} was made of another geometry or state than {key} has now; give each structure an id "
                     "that stays its own (info key id), or name another folder with out=…"
                 )
 
@@ -217,13 +218,22 @@ def _differences(row, made):
                 yield f"{key} {old}", f"{key} {new}"
 
 
-def _sort_out(structures, prints, journal):
-    """Labels that cannot be, against the isolated atoms, fail; their number stays in the journal."""
+def _sort_out(config, structures, prints, journal):
+    """Labels that cannot be, against the isolated atoms or the limit of spin contamination, fail; their number stays in the journal."""
     by_id = {a.info["id"]: a for a in structures}
     energies = journal.isolated()
     for (key, name), row in list(journal.labels.items()):
-        if key in by_id and "error" not in row and (reason := absurd(row["energy"], by_id[key], energies.get(name, {}))):
+        if key not in by_id or "error" in row:
+            continue
+        reason = absurd(row["energy"], by_id[key], energies.get(name, {}))
+        if name in config.levels and "spin_contamination" in row:
+            limit = config.levels[name].max_spin_contamination
+            reason = reason or contaminated(row["spin_contamination"], state(by_id[key]).multiplicity, limit)
+        if reason:
             journal.add(key, name, None, reason, prints[key])
+
+
+UNMIXED = ("keep", "forces", "max_spin_contamination")  # of which labels a level has, not of what they are
 
 
 def _check_same(config, journal):
@@ -237,7 +247,7 @@ def _check_same(config, journal):
     pairs = []
     for name in labelled & now["levels"].keys() & then["levels"].keys():
         old, new = then["levels"][name], now["levels"][name]
-        pairs += [(f"levels.{name}.{key}", old[key], new[key]) for key in new if key not in ("keep", "forces") and key in old]
+        pairs += [(f"levels.{name}.{key}", old[key], new[key]) for key in new if key not in UNMIXED and key in old]
     if sampled:
         old, new = (c["sampling"] or {} for c in (then, now))
         pairs += [("seed", then["seed"], now["seed"])]

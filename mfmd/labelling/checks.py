@@ -6,18 +6,23 @@ import numpy as np
 
 from mfmd.engine import CLOSEST, neighbor_list
 from mfmd.labelling.schema import XTB, LabelError
-from mfmd.structures.charge import charge_or_spin
+from mfmd.labelling.states import is_usual, state
 from mfmd.structures.identity import same
+from mfmd.structures.record import Structure
 
 # eV an atom, against isolated atoms. The shipped data have -6.5 to -2.7; CO2 in GFN1-xTB, whose isolated atoms lie high, -10.0, and its rhenium crystal
 # -12.0, the lowest found. Above are squeezed atoms: two of neon have 8 at 1.2 Å and 20 at 1.0 Å.
 BINDING = -15.0, 20.0
+# eV, times q (q + 1): more than it costs to take q electrons off an atom (helium 25 of 30, the first two of magnesium 23 of 90, three of aluminium 53 of 180).
+IONISED = 15.0
 
 
 def fingerprint(atoms):
-    """Hash of what a label depends on: elements, positions and periodic vectors to 1e-6 Å, periodicity."""
+    """Hash of what a label depends on: elements, positions and periodic vectors to 1e-6 Å, periodicity; charge and multiplicity where they are unusual."""
     lengths = np.concatenate([atoms.positions, atoms.cell.array[atoms.pbc]]).round(6) + 0.0  # no -0
-    parts = atoms.numbers.astype("<i8"), atoms.pbc.astype("u1"), lengths.astype("<f8")
+    parts = [atoms.numbers.astype("<i8"), atoms.pbc.astype("u1"), lengths.astype("<f8")]
+    if not is_usual(atoms):
+        parts.append(np.array(state(atoms), "<i8"))
     return "sha256-" + hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:32]
 
 
@@ -30,10 +35,6 @@ def check_elements(atoms):
 def check_structure(level, atoms):
     """LabelError for a structure that a level cannot be computed on."""
     check_elements(atoms)
-    if reason := charge_or_spin(atoms.info, atoms.get_initial_charges(), atoms.get_initial_magnetic_moments()):
-        raise LabelError(reason)
-    if atoms.numbers.sum() % 2:
-        raise LabelError(f"{atoms.get_chemical_formula()} has an odd number of electrons, and only closed shells are labelled")
     check_periodicity(level, atoms)
     if not np.isfinite(atoms.positions).all():
         raise LabelError(f"a position of {atoms.get_chemical_formula()} is not finite")
@@ -67,14 +68,26 @@ def absurd(energy, atoms, isolated):
     if not isolated.keys() >= set(symbols):
         return None
     binding = (energy - sum(isolated[symbol] for symbol in symbols)) / len(symbols)
-    if BINDING[0] <= binding <= BINDING[1]:
+    charge = abs(state(atoms).charge)
+    if BINDING[0] <= binding <= BINDING[1] + IONISED * charge * (charge + 1) / len(symbols):
         return None
     return f"the energy of {energy:.6g} eV is {binding:+.4g} eV an atom from that of its isolated atoms, which no bonding is; was another state found?"
 
 
+def contaminated(found, multiplicity, limit):
+    """Why a state is none of its multiplicity; None where it is. found : ⟨S²⟩ less that of the multiplicity; limit : of it"""
+    if abs(found) <= limit:
+        return None
+    return (
+        f"⟨S²⟩ is {found:.2g} above that of multiplicity {multiplicity}, which is more than max_spin_contamination ({limit:g}): the orbitals are no good "
+        "description of this state"
+    )
+
+
 def check_splits(structures):
     """LabelError for a structure in two splits; what is tested must not have been learned."""
-    for k, first in enumerate(same(structures)):
+    records = [Structure(a.numbers, a.positions, a.cell.array, a.pbc, {}, a.info["id"], states=(state(a),)) for a in structures]
+    for k, first in enumerate(same(records)):
         a, b = structures[first], structures[k]
         if a.info["split"] != b.info["split"]:
             raise LabelError(

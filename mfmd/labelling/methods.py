@@ -13,9 +13,11 @@ import numpy as np
 from ase.data import atomic_numbers, ground_state_magnetic_moments
 
 from mfmd import Note, units
-from mfmd.labelling.checks import check_structure
+from mfmd.labelling.checks import check_structure, contaminated
 from mfmd.labelling.definition import definition, functional, potential
 from mfmd.labelling.schema import CORRELATED, XTB, LabelError
+from mfmd.labelling.states import state
+from mfmd.structures.state import NEUTRAL, State
 
 HARTREE, BOHR = units.ENERGY["Hartree"], units.LENGTH["Bohr"]  # eV, Å
 
@@ -75,7 +77,7 @@ def probe(level, name, symbols):
 
 
 def label(level, atoms, forces=True):
-    """Energy of a structure at a level, and its forces and stress.
+    """Energy of a structure at a level, in the state that it says (labelling.states), and its forces and stress.
 
     Parameters
     ----------
@@ -83,25 +85,31 @@ def label(level, atoms, forces=True):
 
     Returns
     -------
-    {"energy": eV, "forces": (atoms, 3) eV/Å or absent, "stress": (6,) eV/Å³ Voigt, of periodic structures}
+    {"energy": eV, "forces": (atoms, 3) eV/Å or absent, "stress": (6,) eV/Å³ Voigt, of periodic structures, "spin_contamination": ⟨S²⟩ - S (S + 1) of the
+    unrestricted orbitals, the largest of the level's parts}
 
     Raises
     ------
-    LabelError : not converged or not finite, no analytic forces, a periodicity that the method does not have, atoms that overlap, a charge or an open shell
+    LabelError : not converged or not finite, no analytic forces, a periodicity that the method does not have, atoms that overlap, a charge or multiplicity
+        that the electrons cannot have, orbitals of another multiplicity
     """
     check_structure(level, atoms)
-    total = {}
+    total, contamination, found = {}, [], state(atoms)
     for method, coefficient in level.parts:
-        part = _xtb(method, atoms) if method.method in XTB else _pyscf(method, atoms, forces)
+        limit = level.max_spin_contamination
+        part = _xtb(method, atoms, found) if method.method in XTB else _pyscf(method, atoms, forces, found, limit)
+        if "spin_contamination" in part:
+            contamination.append(part.pop("spin_contamination"))
         for kind, value in part.items():
             total[kind] = total.get(kind, 0.0) + coefficient * np.asarray(value)
     for kind, value in total.items():
         if not np.isfinite(value).all():
             raise LabelError(f"the {kind} of {atoms.get_chemical_formula()} is not finite")
-    return {kind: value for kind, value in total.items() if forces or kind == "energy"}
+    out = {kind: value for kind, value in total.items() if forces or kind == "energy"}
+    return out | ({"spin_contamination": max(contamination, key=abs)} if contamination else {})
 
 
-def _xtb(method, atoms, unpaired=0):
+def _xtb(method, atoms, state=NEUTRAL):
     from tblite.interface import Calculator
 
     periodic = {"lattice": atoms.cell.array / BOHR, "periodic": atoms.pbc} if atoms.pbc.any() else {}
@@ -109,13 +117,24 @@ def _xtb(method, atoms, unpaired=0):
     words = []
     try:
         calculator = Calculator(
-            method.method, atoms.numbers, positions, uhf=unpaired if unpaired else None, logger=words.append, **periodic
+            method.method,
+            atoms.numbers,
+            positions,
+            charge=state.charge or None,
+            uhf=state.multiplicity - 1 or None,
+            logger=words.append,
+            **periodic,
         )
         calculator.set("verbosity", 0)
         result = calculator.singlepoint()
     except RuntimeError as error:
         raise LabelError(f"{method.method}: {error or 'tblite gives no reason'}") from None
     _tell(method, words)
+    electrons, most = result["orbital-occupations"].sum(), 2 * len(result["orbital-occupations"])
+    if abs(result["charges"].sum() - state.charge) > 0.01 or state.multiplicity - 1 > min(electrons, most - electrons) + 0.01:
+        raise LabelError(
+            f"{method.method} has valence electrons alone, and not those for charge {state.charge:+d} and multiplicity {state.multiplicity}"
+        )
     out = {"energy": float(result["energy"]) * HARTREE, "forces": -result["gradient"] * HARTREE / BOHR}
     if atoms.pbc.all():
         out["stress"] = units.voigt(result["virial"]) * HARTREE / atoms.cell.volume
@@ -136,15 +155,16 @@ def check_orbitals(name, field):
             warnings.warn(f"{name}: an occupied orbital lies above an empty one; there may be a lower state", stacklevel=3)
 
 
-def _pyscf(method, atoms, forces, unpaired=0):
+def _pyscf(method, atoms, forces, state=NEUTRAL, limit=np.inf):
+    """limit : of the spin contamination"""
     words = io.StringIO()
     with contextlib.redirect_stderr(words):  # where PySCF writes its warnings too, if its own output goes elsewhere
-        out = _solved(method, atoms, forces, unpaired)
+        out = _solved(method, atoms, forces, state, limit)
     _tell(method, words.getvalue().splitlines())
     return out
 
 
-def _solved(method, atoms, forces, unpaired):
+def _solved(method, atoms, forces, state, limit):
     from pyscf import cc, dft, gto, mp, scf
     from pyscf.data.elements import chemcore
     from pyscf.lib import logger
@@ -152,17 +172,17 @@ def _solved(method, atoms, forces, unpaired):
     symbols = atoms.get_chemical_symbols()
     cores = {symbol: potential(method.basis, symbol) for symbol in set(symbols)}
     molecule = gto.Mole(
-        atom=list(zip(symbols, atoms.positions.tolist(), strict=True)), unit="Å", basis=method.basis, cart=method.cartesian, spin=unpaired,
-        ecp={symbol: found for symbol, found in cores.items() if found},
+        atom=list(zip(symbols, atoms.positions.tolist(), strict=True)), unit="Å", basis=method.basis, cart=method.cartesian,
+        charge=state.charge, spin=state.multiplicity - 1, ecp={symbol: found for symbol, found in cores.items() if found},
     )  # fmt: skip
     molecule.stdout, molecule.verbose = io.StringIO(), logger.WARN
     molecule.build(dump_input=False, parse_arg=False)
-    correlated = method.method in CORRELATED
+    correlated, open_shell = method.method in CORRELATED, state.multiplicity > 1
     if correlated or method.method == "hf":
-        field = scf.UHF(molecule) if unpaired else scf.RHF(molecule)
+        field = scf.UHF(molecule) if open_shell else scf.RHF(molecule)
     else:
         xc = functional(method.method)[0]
-        field = dft.UKS(molecule, xc=xc) if unpaired else dft.RKS(molecule, xc=xc)
+        field = dft.UKS(molecule, xc=xc) if open_shell else dft.RKS(molecule, xc=xc)
         field.grids.level, field.nlcgrids.level = method.grid, min(method.grid, 3)
     if method.density_fitting:
         field = field.density_fit()
@@ -170,6 +190,9 @@ def _solved(method, atoms, forces, unpaired):
     if not field.converged:
         raise LabelError(f"{method.method}/{method.basis}: the self-consistent field has not converged")
     check_orbitals(method.method, field)
+    contamination = field.spin_square()[0] - (state.multiplicity**2 - 1) / 4 if open_shell else 0.0
+    if reason := contaminated(contamination, state.multiplicity, limit):
+        raise LabelError(f"{method.method}/{method.basis}: {reason}")
     energy, solver = field.e_tot, field
     frozen = chemcore(molecule) if correlated and method.frozen_core else 0
     if correlated and molecule.nelectron - 2 * frozen > 1 and np.any(field.mo_occ == 0):  # else there is nothing to correlate
@@ -180,8 +203,10 @@ def _solved(method, atoms, forces, unpaired):
         energy = solver.e_tot
         if method.method == "ccsd(t)":
             energy += solver.ccsd_t()
-    out = {"energy": float(energy) * HARTREE}
+    out = {"energy": float(energy) * HARTREE} | ({"spin_contamination": float(contamination)} if open_shell else {})
     if forces:
+        if method.method == "ccsd(t)" and solver is not field and open_shell:
+            raise LabelError("PySCF's gradients of ccsd(t) of open shells are not the slope of its energy; set forces: none")
         if method.method == "ccsd(t)" and solver is not field:
             from pyscf.cc import ccsd_t_lambda
             from pyscf.grad.ccsd_t import Gradients
@@ -206,10 +231,10 @@ def _solved(method, atoms, forces, unpaired):
 
 def isolated(level, symbol):
     """{"energy": eV} of an isolated atom in its ground state, spin-polarised."""
-    unpaired = round(ground_state_magnetic_moments[atomic_numbers[symbol]])
+    ground = State(0, 1 + round(ground_state_magnetic_moments[atomic_numbers[symbol]]))
     atom, energy = ase.Atoms(symbol), 0.0
     for method, coefficient in level.parts:
-        part = _xtb(method, atom, unpaired) if method.method in XTB else _pyscf(method, atom, False, unpaired)
+        part = _xtb(method, atom, ground) if method.method in XTB else _pyscf(method, atom, False, ground)
         energy += coefficient * part["energy"]
     if not np.isfinite(energy):
         raise LabelError(f"the energy is {energy}")

@@ -15,14 +15,17 @@ from mfmd import Note
 from mfmd.labelling.checks import fingerprint
 from mfmd.labelling.journal import ISOLATED
 from mfmd.labelling.schema import LabelError
+from mfmd.labelling.states import settle, state
 from mfmd.structures.record import KINDS, SPLITS
 
 
 def read_structures(config):
-    """The structures of the config as ase.Atoms, each with the info keys molecule and split (train where the file says nothing), without labels of its levels."""
+    """The structures of the config as ase.Atoms, each with the info keys molecule and split (train where the file says nothing), and charge and multiplicity
+    where it is no neutral closed shell; without labels of its levels."""
     out = []
     own = {f"{kind}_{level}" for kind in (*KINDS, "virial") for level in config.levels}
-    for name in config.structures:
+    for named in config.structures:
+        name, found = named.structure, []
         if Path(name).exists():
             try:
                 frames = ase.io.read(name, ":")
@@ -39,14 +42,24 @@ def read_structures(config):
                     atoms.arrays.pop(key, None)
                 atoms.info.setdefault("id", f"{Path(name).stem}-{k}")
                 atoms.info.setdefault("molecule", Path(name).stem if len(frames) == 1 else atoms.get_chemical_formula())
-                out.append(atoms)
+                found.append(atoms)
         else:
             try:
                 atoms = ase.build.molecule(name)
             except (KeyError, NotImplementedError):
                 raise LabelError(f"structures: {name!r} is neither a file nor a molecule that ase.build.molecule knows") from None
-            out.append(atoms)
+            if named.charge or named.multiplicity:  # the moments are of the neutral molecule's ground state
+                atoms.set_initial_magnetic_moments(None)
+            found.append(atoms)
             atoms.info |= {"id": name, "molecule": name}
+        for atoms in found:
+            try:
+                settle(atoms, named.said, config.spin)
+            except LabelError as error:
+                raise LabelError(f"structures: {atoms.info['id']}: {error}") from None
+            if ending := (f"{named.charge:+d}" if named.charge else "") + (f"m{named.multiplicity}" if named.multiplicity else ""):
+                atoms.info |= {key: f"{atoms.info[key]}{ending}" for key in ("id", "molecule")}
+        out += found
     ids = set()
     for atoms in out:
         key = atoms.info["id"] = str(atoms.info["id"])  # ASE reads 7 and T as numbers
@@ -91,7 +104,7 @@ def read_trajectory(path, start):
             warnings.warn(told, Note, stacklevel=2)
         elif then != fingerprint(start):
             raise LabelError(
-                f"{path} was sampled from another geometry than {start.info['id']} has now; give that another id (info key id), or name another "
+                f"{path} was sampled from another geometry or state than {start.info['id']} has now; give that another id (info key id), or name another "
                 "folder with out=…"
             )
     return frames
@@ -106,16 +119,19 @@ def simulate(sampling, path, start, split, temperature, seed):
 
     rng = np.random.default_rng(seed)
     atoms = start.copy()
-    atoms.calc = TBLite(method=sampling.method, verbosity=0)
+    atoms.calc = TBLite(method=sampling.method, verbosity=0, **state(start)._asdict())
     MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
     md = Langevin(atoms, sampling.timestep * fs, temperature_K=temperature, friction=sampling.friction / fs, fixcm=False, rng=rng)
     md.run(round(sampling.equilibration / sampling.timestep))
     frames, origin = [], fingerprint(start)
+    kept = {key: start.info[key] for key in ("charge", "multiplicity", "fragments") if key in start.info}
     for k in range(getattr(sampling, split)):
         md.run(round(sampling.interval / sampling.timestep))
         frame = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         frame.info = {"id": f"{path.stem}-{k:04d}", "molecule": start.info["molecule"], "split": split, "temperature": temperature}
-        frame.info["start"] = origin
+        frame.info |= {"start": origin} | kept
+        if "fragment" in start.arrays:
+            frame.arrays["fragment"] = start.arrays["fragment"]
         frames.append(frame)
     partial = path.with_suffix(".partial")
     ase.io.write(partial, frames, format="extxyz")

@@ -3,10 +3,11 @@
 import os
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_serializer, model_validator
 
 from mfmd import Error
 from mfmd.config import HomePath, NotNegative, Positive, Section
+from mfmd.structures.state import SPINS
 
 XTB = ("GFN1-xTB", "GFN2-xTB")
 CORRELATED = ("mp2", "ccsd", "ccsd(t)")
@@ -56,6 +57,9 @@ class Level(Method):
     keep: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] = (
         1.0  # labelled of train and val: a share, or how many; test is whole
     )
+    max_spin_contamination: NotNegative = (
+        0.1  # of open shells, ⟨S²⟩ of the Hartree-Fock or Kohn-Sham state above S (S + 1); beyond it a label fails
+    )
 
     @model_validator(mode="after")
     def _forces_are_a_slope(self):
@@ -93,12 +97,35 @@ class Sampling(Section):
         return self
 
 
+class Named(Section):
+    """Structures, and what they do not say of their charge and spin. A name by itself is one as well."""
+
+    structure: Annotated[str, AfterValidator(os.path.expanduser)]  # a file that ASE reads, or the name of a molecule in ase.build.molecule
+    charge: int | None = None  # elementary charges; where neither it nor the structure says it, 0
+    multiplicity: Annotated[int, Field(ge=1)] | None = None  # 2S + 1; where neither says it, the lowest that the electrons can have
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_itself(cls, value):
+        return {"structure": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _short(self, whole):
+        return {key: value for key, value in whole(self).items() if value is not None} if self.said else self.structure
+
+    @property
+    def said(self):
+        """Of charge and multiplicity those that are said."""
+        return {key: value for key in ("charge", "multiplicity") if (value := getattr(self, key)) is not None}
+
+
 class Config(Section):
     out: HomePath  # folder of structures, labels and what they were made with
     seed: int = 0  # of the dynamics, and of which structures `keep` keeps
     structures: Annotated[
-        list[Annotated[str, AfterValidator(os.path.expanduser)]], Field(min_length=1)
-    ]  # files that ASE reads, or names of molecules in ase.build.molecule
+        list[Named], Field(min_length=1)
+    ]  # files that ASE reads, or names of molecules in ase.build.molecule, by themselves or with charge and multiplicity
+    spin: Literal[SPINS] | None = None  # what a key `spin` of files is; without it such a key is refused where it may be both
     sampling: Sampling | None = None  # without it the structures are labelled as they are
     levels: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Level]  # cheapest first
     workers: Annotated[
@@ -108,4 +135,4 @@ class Config(Section):
     @field_validator("structures", mode="before")
     @classmethod
     def _one(cls, value):
-        return [value] if isinstance(value, str) else value
+        return value if isinstance(value, list) else [value]
