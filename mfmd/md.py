@@ -19,7 +19,6 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import openmm
 import openmm.app

@@ -40,10 +40,15 @@ def engine(path, head, precision="double", radial="exact", **options):
     e = Engine(path, precision, radial=radial, **options)
 
     def compute(atoms):
-        out = e.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[(head, 1.0)], virial=True)
+        out = e.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[(head, 1.0)], virial=True, **said(atoms))
         return out["energy"], out["forces"], out["virial"]
 
     return compute
+
+
+def said(atoms):
+    """The charge and multiplicity that ase.Atoms say, as hosts and engine have them for arguments."""
+    return {key: atoms.info[key] for key in ("charge", "multiplicity") if key in atoms.info}
 
 
 def slope_along(compute, atoms, i, a, h):
@@ -74,8 +79,7 @@ def topology(atoms):
     t = app.Topology()
     residue = t.addResidue("MOL", t.addChain())
     for k, z in enumerate(atoms.numbers):
-        atom = t.addAtom(f"A{k}", app.Element.getByAtomicNumber(int(z)), residue)
-        atom.formalCharge = atoms.info.get("charge") if k == 0 else None
+        t.addAtom(f"A{k}", app.Element.getByAtomicNumber(int(z)), residue)
     if atoms.pbc.any():
         t.setPeriodicBoxVectors([Vec3(*v) for v in atoms.cell.array] * unit.angstrom)
     return t
@@ -211,7 +215,9 @@ TO_BAR = {"metal": 1.6021765e6, "real": 68568.415}  # LAMMPS' own, of an energy 
 DUMP = "id x y z fx fy fz c_energy c_stress[1] c_stress[2] c_stress[3] c_stress[4] c_stress[5] c_stress[6]"
 
 
-def lammps(folder, atoms, model, commands, ranks=1, head="high", precision="double", unit="metal", first="", more=(), restart=None):
+def lammps(
+    folder, atoms, model, commands, ranks=1, head="high", precision="double", unit="metal", first="", more=(), restart=None, style=""
+):
     """Run LAMMPS on a structure, or from a restart file of it; the columns DUMP of the last step, sorted by atom, with the lines of output that
     `print` wrote. What LAMMPS said, where it failed."""
     folder.mkdir(exist_ok=True)
@@ -225,7 +231,7 @@ def lammps(folder, atoms, model, commands, ranks=1, head="high", precision="doub
     ]  # fmt: skip
     script = [
         *([f"read_restart {restart}"] if restart else begin),
-        f"pair_style mfmd head {head} precision {precision}", f"pair_coeff * * {model} {' '.join(elements)}", "neighbor 1.0 bin",
+        f"pair_style mfmd head {head} precision {precision} {style}", f"pair_coeff * * {model} {' '.join(elements)}", "neighbor 1.0 bin",
         "compute energy all pe/atom", "compute stress all stress/atom NULL virial", "compute pressure all pressure NULL virial",
         "thermo_style custom step pe etotal c_pressure[1] c_pressure[2] c_pressure[3] c_pressure[4] c_pressure[5] c_pressure[6]", "thermo_modify format float %.17g",
         f"timestep {0.0005 if unit == 'metal' else 0.5}", *more, *commands,

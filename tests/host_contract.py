@@ -37,8 +37,23 @@ BAD = {  # a structure and a head that must be refused, in these words
     "overlapping atoms": (lambda: changed(positions=ethanol().positions[1] + 0.1), "high", "atoms 0 and 1 overlap"),
     "a position that is no number": (lambda: changed(positions=np.nan), "high", "not finite|NaN|nan"),
     "a flat cell": (lambda: changed(cell=np.diag([9.0, 9.0, 1e-3])), "high", "the cell is flat"),
-    "a charge": (lambda: changed(info={"charge": 1}), "high", "charge"),
-    "an open shell": (lambda: changed(info={"multiplicity": 3}), "high", "open-shell"),
+    "a charge": (
+        lambda: changed(info={"charge": 1, "multiplicity": 2}),
+        "high",
+        "it has charge [+]1, multiplicity 2, and head middle was trained on neutral",
+    ),
+    "an open shell": (lambda: changed(info={"multiplicity": 3}), "high", "multiplicity 3, and head middle was trained on neutral"),
+    "a multiplicity of other electrons": (
+        lambda: changed(info={"multiplicity": 2}),
+        "high",
+        "multiplicity is 2, which 26 electrons cannot have",
+    ),
+}
+STATES = {  # of charged_file
+    "a cation": {"charge": 1, "multiplicity": 2},
+    "an anion": {"charge": -1, "multiplicity": 2},
+    "a triplet": {"charge": 0, "multiplicity": 3},
+    "a neutral molecule": {"charge": 0, "multiplicity": 1},
 }
 
 
@@ -58,8 +73,9 @@ class Evaluates(abc.ABC):
             pytest.importorskip(package)
 
     @abc.abstractmethod
-    def evaluator(self, path, head, precision, folder):
-        """A function of ase.Atoms -> energy (eV), forces (eV/Å) and, where `stress` says so, stress (3, 3) eV/Å³."""
+    def evaluator(self, path, head, precision, folder, allow_unseen_state=False):
+        """A function of ase.Atoms -> energy (eV), forces (eV/Å) and, where `stress` says so, stress (3, 3) eV/Å³. The atoms' info has `charge` and
+        `multiplicity`, or neither."""
 
     @abc.abstractmethod
     def reopened(self, path, atoms, folder):
@@ -102,6 +118,35 @@ class Evaluates(abc.ABC):
         here, there = self.reopened(any_model, ethanol(), tmp_path)
         assert here == there
 
+    def test_states(self, charged_file, tmp_path):
+        """One evaluator, a structure in one state after the other: what the engine has for each, and for a radical that does not say what it is."""
+        compute, bound = self.evaluator(charged_file, "high", self.precisions[-1], tmp_path), self.rounding[self.precisions[-1]]
+        energies = []
+        for said in (*STATES.values(), {}, {"charge": 1}, {"charge": -1}):
+            atoms = changed(info=said)
+            energy, forces, _ = backends.engine(charged_file, "high", "double", "table")(atoms)
+            e, f, *_ = compute(atoms)
+            assert abs(e - energy) < bound * len(atoms), said
+            np.testing.assert_allclose(f, forces, rtol=bound, atol=bound * np.abs(forces).max() * 3)
+            energies.append(energy)
+        assert len(set(energies)) == len(STATES)
+
+    def test_unseen_states(self, charged_file, tmp_path):
+        atoms = changed(info={"charge": 2, "multiplicity": 1})
+        with pytest.raises(
+            Exception,
+            match="it has charge [+]2, multiplicity 1, and head middle was trained on charge 0, multiplicity 1; .*allow_unseen_state",
+        ):
+            self.evaluator(charged_file, "high", self.precisions[-1], tmp_path)(atoms)
+        compute = self.evaluator(charged_file, "high", self.precisions[-1], tmp_path, allow_unseen_state=True)
+        wanted = backends.engine(charged_file, "high", "double", "table", allow_unseen_state=True)(atoms)[0]
+        assert compute(atoms)[0] == pytest.approx(wanted, abs=9 * self.rounding[self.precisions[-1]])
+
+    @pytest.mark.parametrize("state", ["a cation", "a triplet"])
+    def test_a_state_survives_into_a_fresh_process(self, charged_file, tmp_path, state):
+        here, there = self.reopened(charged_file, changed(info=STATES[state]), tmp_path)
+        assert here == there
+
     @pytest.mark.parametrize("kind", BAD)
     def test_refuses(self, model_file, tmp_path, kind):
         if kind in self.deaf:
@@ -141,22 +186,21 @@ class Moves(Evaluates):
 class OpenMMSystem(Moves):
     needs = ("openmm",)
     platform = "Reference"
-    deaf = {"an open shell": "an OpenMM Topology has no multiplicity"}
 
     @abc.abstractmethod
-    def system(self, path, atoms, head, precision, threads=None):
-        """The System."""
+    def system(self, path, atoms, head, precision, threads=None, **options):
+        """The System, in the state that the atoms say."""
 
     @property
     @abc.abstractmethod
     def prepare(self):
         """The Python line that makes the host usable in a process, before a System is deserialised there."""
 
-    def context(self, path, atoms, head, precision, threads=None):
-        return backends.context_of_system(self.system(path, atoms, head, precision, threads), atoms, self.platform, 0.0005)
+    def context(self, path, atoms, head, precision, threads=None, **options):
+        return backends.context_of_system(self.system(path, atoms, head, precision, threads, **options), atoms, self.platform, 0.0005)
 
-    def evaluator(self, path, head, precision, folder):
-        return lambda atoms: backends.energy_and_forces(self.context(path, atoms, head, precision))
+    def evaluator(self, path, head, precision, folder, allow_unseen_state=False):
+        return lambda atoms: backends.energy_and_forces(self.context(path, atoms, head, precision, allow_unseen_state=allow_unseen_state))
 
     def reopened(self, path, atoms, folder):
         import openmm
@@ -208,10 +252,12 @@ class OpenMMForce(OpenMMSystem):
     kind = None  # what create_force(host=…) takes
     derivatives = True  # of the energy in global parameters
 
-    def system(self, path, atoms, head, precision, threads=None):
+    def system(self, path, atoms, head, precision, threads=None, **options):
         import mfmd
 
-        return mfmd.openmm.create_system(path, backends.topology(atoms), head, self.kind, precision, threads)
+        return mfmd.openmm.create_system(
+            path, backends.topology(atoms), head, self.kind, precision, threads, **backends.said(atoms), **options
+        )
 
     def force(self, path, atoms, chosen=None, **options):
         import mfmd

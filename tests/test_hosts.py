@@ -15,15 +15,14 @@ import mfmd
 from mfmd import units
 
 PUBLISHED = os.environ.get("MFMD_WEIGHTS")
-NO_CHARGE = {kind: "the archive's forward has no argument that says it" for kind in ("a charge", "an open shell")}
 ANGSTROM, EV = 1 / units.ANGSTROM_PER_NM, units.KJ_PER_MOL  # nm, kJ/mol
 
 
 class TestASE(Moves):
     stress = True
 
-    def evaluator(self, path, head, precision, folder):
-        calculator = mfmd.Calculator(path, head, precision)
+    def evaluator(self, path, head, precision, folder, allow_unseen_state=False):
+        calculator = mfmd.Calculator(path, head, precision, allow_unseen_state=allow_unseen_state)
 
         def compute(atoms):
             atoms = atoms.copy()
@@ -59,7 +58,7 @@ class TestTorchScript(Evaluates):
     needs = ("torch",)
     heads = ("high",)  # the archive evaluates the last level
     stress = True
-    deaf = {"a head it does not have": "the archive evaluates the last level", **NO_CHARGE}
+    deaf = {"a head it does not have": "the archive evaluates the last level"}
     script = """
 import json, sys
 import torch
@@ -67,10 +66,10 @@ import mfmd.engine
 mfmd.engine.load_torch_host()
 given = json.loads(sys.argv[2])
 module = torch.jit.load(sys.argv[1])
-print(repr(float(module(*(torch.tensor(g, dtype=getattr(torch, d)) for g, d in given))[0])))
+print(repr(float(module(*(torch.tensor(g, dtype=getattr(torch, d)) for g, d in given), **json.loads(sys.argv[3]))[0])))
 """
 
-    def evaluator(self, path, head, precision, folder):
+    def evaluator(self, path, head, precision, folder, allow_unseen_state=False):
         import torch
 
         from mfmd.engine import load_torch_host
@@ -79,7 +78,8 @@ print(repr(float(module(*(torch.tensor(g, dtype=getattr(torch, d)) for g, d in g
         module = torch.jit.load(str(path))
 
         def compute(atoms):
-            energy, forces, virial = module(*self.arguments(atoms, {"single": "float32", "double": "float64"}[precision]))
+            given = self.arguments(atoms, {"single": "float32", "double": "float64"}[precision])
+            energy, forces, virial = module(*given, **backends.said(atoms), allow_unseen_state=allow_unseen_state)
             return float(energy), forces.double().numpy(), *([-virial.numpy() / atoms.get_volume()] if atoms.pbc.all() else [])
 
         return compute
@@ -95,7 +95,7 @@ print(repr(float(module(*(torch.tensor(g, dtype=getattr(torch, d)) for g, d in g
 
     def reopened(self, path, atoms, folder):
         here = self.evaluator(path, "high", "single", folder)(atoms)[0]
-        return here, float(backends.output(self.script, path, json.dumps(self.given(atoms, "float32"))))
+        return here, float(backends.output(self.script, path, json.dumps(self.given(atoms, "float32")), json.dumps(backends.said(atoms))))
 
 
 class TestGromacs(Evaluates):
@@ -104,7 +104,6 @@ class TestGromacs(Evaluates):
     needs = ("torch",)
     rounding = {"single": 1e-5, "double": 1e-5}  # positions and forces are single in both
     step, slope = 1e-2, 1e-3
-    deaf = NO_CHARGE
     script = """
 import ctypes, json, sys, zipfile
 import torch
@@ -121,16 +120,17 @@ assert "mfmd" not in sys.modules and energy.shape == () and forces.dtype == torc
 print(repr(energy.item()))
 """
 
-    def evaluator(self, path, head, precision, folder):
+    def evaluator(self, path, head, precision, folder, allow_unseen_state=False):
         import torch
 
         from mfmd.hosts import gromacs
 
         archive = folder / f"{head}-{precision}.pt"
-        gromacs.write_archive(archive, path, head, precision)
-        module = torch.jit.load(str(archive))
+        gromacs.write_archive(archive, path, head, precision)  # an unknown head is told now
 
         def compute(atoms):
+            gromacs.write_archive(archive, path, head, precision, **backends.said(atoms), allow_unseen_state=allow_unseen_state)
+            module = torch.jit.load(str(archive))
             inputs = [torch.tensor(atoms.positions * ANGSTROM, dtype=torch.float32), torch.tensor(atoms.numbers, dtype=torch.int32)]
             if atoms.pbc.any():
                 inputs += [torch.tensor(atoms.cell.array * ANGSTROM, dtype=torch.float32), torch.tensor(atoms.pbc)]
@@ -149,23 +149,32 @@ print(repr(energy.item()))
 class TestTorchSim(Moves):
     needs = ("torch_sim",)
     stress = True
-    deaf = {kind: "charge and spin are extras of a state" for kind in ("a charge", "an open shell")}
 
-    def model(self, path, head, precision, stress=False):
+    def model(self, path, head, precision, stress=False, **options):
         import torch
 
-        return mfmd.torchsim.MfmdModel(path, head, device=torch.device("cpu"), precision=precision, compute_stress=stress)
+        return mfmd.torchsim.MfmdModel(path, head, device=torch.device("cpu"), precision=precision, compute_stress=stress, **options)
 
     def state(self, atoms):
         import torch
         import torch_sim as ts
 
-        return ts.io.atoms_to_state([atoms], torch.device("cpu"), torch.float64)
+        state = ts.io.atoms_to_state([atoms], torch.device("cpu"), torch.float64)
+        for key, value in backends.said(atoms).items():
+            if hasattr(state, "system_extras"):
+                state.system_extras[key] = torch.tensor([value])
+            else:
+                setattr(state, key, torch.tensor([value]))
+        return state
 
-    def evaluator(self, path, head, precision, folder):
+    def evaluator(self, path, head, precision, folder, allow_unseen_state=False):
+        models = {}
+
         def compute(atoms):
             periodic = bool(atoms.pbc.all())
-            out = self.model(path, head, precision, periodic)(self.state(atoms))
+            if periodic not in models:
+                models[periodic] = self.model(path, head, precision, periodic, allow_unseen_state=allow_unseen_state)
+            out = models[periodic](self.state(atoms))
             return float(out["energy"][0]), out["forces"].numpy(), *([out["stress"][0].numpy()] if periodic else [])
 
         return compute
@@ -206,29 +215,28 @@ class TestLammps(Moves):
     ranks = 1
     restart = 1e-10  # a restart file keeps atoms in boxes and its own units
     deaf = {
-        "a charge": "q of LAMMPS' atoms is not read",
-        "an open shell": "LAMMPS has no word for it",
         "a flat cell": "LAMMPS makes the ghosts itself, and of a flat cell without end",
         "a position that is no number": "LAMMPS does not read such a file",
         "overlapping atoms": "said with LAMMPS' own numbers of atoms, see test_lammps.py",
         "an untrained element": "said of LAMMPS' atom types, see test_lammps.py",
     }
 
-    def evaluator(self, path, head, precision, folder):
+    def evaluator(self, path, head, precision, folder, allow_unseen_state=False):
         def compute(atoms):
             rotation = atoms.cell.standard_form()[1] if atoms.pbc.any() else np.eye(3)
-            got = self.run(path, atoms, ["run 0"], folder, head, precision)
+            got = self.run(path, atoms, ["run 0"], folder, head, precision, allow_unseen_state=allow_unseen_state)
             xx, yy, zz, xy, xz, yz = -got["pressure"] / backends.TO_BAR["metal"]
             stress = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
             return got["energy"], got["forces"] @ rotation, rotation.T @ stress @ rotation
 
         return compute
 
-    def run(self, path, atoms, commands, folder, head, precision="double", restart=None):
+    def run(self, path, atoms, commands, folder, head, precision="double", restart=None, allow_unseen_state=False):
         atoms = atoms.copy()
         if not atoms.pbc.any():
             atoms.center(8.0)
-        got = backends.lammps(folder, backends.lower(atoms), path, commands, self.ranks, head, precision, restart=restart)
+        style = " ".join(f"{key} {value}" for key, value in backends.said(atoms).items()) + " allow_unseen_state yes" * allow_unseen_state
+        got = backends.lammps(folder, backends.lower(atoms), path, commands, self.ranks, head, precision, restart=restart, style=style)
         if isinstance(got, str):
             raise RuntimeError(got)
         return got
@@ -274,15 +282,15 @@ class TestPythonForce(OpenMMForce):
 
 class TestOpenMMML(OpenMMSystem):
     needs = ("openmmml",)
-    deaf = {}
     prepare = "mfmd.openmm.load_native()"
 
-    def system(self, path, atoms, head, precision, threads=None):
+    def system(self, path, atoms, head, precision, threads=None, **options):
         from openmmml import MLPotential
 
-        said = {key: atoms.info[key] for key in ("charge", "multiplicity") if key in atoms.info}
         potential = MLPotential("mfmd", modelPath=str(path))
-        return potential.createSystem(backends.topology(atoms), head=head, precision=precision, threads=threads, **said)
+        return potential.createSystem(
+            backends.topology(atoms), head=head, precision=precision, threads=threads, **backends.said(atoms), **options
+        )
 
 
 def openmm_cell(atoms):

@@ -16,7 +16,8 @@ def assumed(unsaid, state, seen, whose="the structure"):
 
     unsaid : of read_states; state : the State; seen : Engine.states; whose : what the sentence begins with
     """
-    if not unsaid or (state.multiplicity == 1 and all(tuple(one) == NEUTRAL for states in seen.values() for one in states)):
+    others = any(tuple(one) != NEUTRAL for states in seen.values() for one in states)
+    if not unsaid or not (others or ("multiplicity" in unsaid and state.multiplicity > 1)):
         return None
     return f"{whose} says no {' and no '.join(sorted(unsaid))}; it is taken with {told(state)}"
 

@@ -15,7 +15,8 @@ from torch_sim.models.interface import ModelInterface
 
 from mfmd import Note
 from mfmd.engine import Alarm, Engine, InputError, load_model
-from mfmd.structures.charge import CLOSED, charge_or_spin
+from mfmd.hosts.states import assumed
+from mfmd.structures.state import KEYS, SPINS, StateError, name, read_states, spelled
 
 LOOK_EVERY = 100  # calls on a CUDA device, between looks at whether a system is far outside what the model was trained on
 
@@ -32,23 +33,43 @@ class MfmdModel(ModelInterface):
     dtype : of the states' tensors and of the results
     precision : of the engine, "single", "double" or, on a CUDA device, "tf32"
     compute_stress : of structures that are not periodic in three directions it is not a number, which is told once
+    spin : what a state's `spin` and `total_spin` are, "2S" or "2S+1", which TorchSim leaves open; without it those that may mean two things are refused
+    allow_unseen_state : whether charges and multiplicities that a head was not trained on are evaluated all the same
+
+    Charge and multiplicity of each system are those that a state says, in fields or extras of its systems and atoms: charge, total_charge, multiplicity, spin,
+    total_spin, total_magnetization, partial_charges, formal_charges, magnetic_moments. Where nothing is said a system is neutral and of the lowest
+    multiplicity, which is told once (mfmd.Note) where its electrons are odd or the model knows other states.
 
     Raises
     ------
     ModelFileError, InputError : as `mfmd.engine.Engine`
     """
 
-    def __init__(self, model, head=None, *, device=None, dtype=torch.float64, precision="single", compute_forces=True, compute_stress=True):
+    def __init__(
+        self,
+        model,
+        head=None,
+        *,
+        device=None,
+        dtype=torch.float64,
+        precision="single",
+        compute_forces=True,
+        compute_stress=True,
+        spin=None,
+        allow_unseen_state=False,
+    ):
         super().__init__()
+        if spin not in (None, *SPINS):
+            raise InputError(f"spin is {spin!r}; it must be one of {', '.join(SPINS)}")
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self._device.type == "cuda" and self._device.index is None:
             self._device = torch.device("cuda", torch.cuda.current_device())
         self._dtype, self._compute_forces, self._compute_stress = dtype, compute_forces, compute_stress
-        self.engine = Engine(load_model(model), precision, str(self._device))
+        self.engine = Engine(load_model(model), precision, str(self._device), allow_unseen_state=allow_unseen_state)
         self.terms = [(head or self.engine.levels[-1], 1.0)]
         self.engine.terms(self.terms)  # an unknown head is told now
-        self._known = None
-        self._told = False
+        self._known = self._said = self._states = None
+        self._spin, self._told, self._assumed = spin, False, False
         self._alarm = Alarm()
         self._calls = 0
 
@@ -66,26 +87,26 @@ class MfmdModel(ModelInterface):
 
         Raises
         ------
-        InputError : as `mfmd.engine.Engine.compute`; a state whose fields or extras say that a system is charged or open-shell
+        InputError : as `mfmd.engine.Engine.compute`; charges and spins that contradict each other or the electrons, or a spin that may mean two things
         """
         get = state.__getitem__ if isinstance(state, dict) else lambda key: getattr(state, key)
         pbc = [bool(p) for p in np.broadcast_to(torch.as_tensor(get("pbc")).cpu().numpy(), 3)]
         numbers, sizes = self._on_host(get("atomic_numbers"), get("system_idx"))
-        _refuse_charges(state, sizes)
+        states = self._states_of(state, numbers, sizes, pbc)
         positions = get("positions").detach().to(torch.float64).contiguous()
         cells = get("cell").detach().to(torch.float64).mT.contiguous()  # TorchSim's cell vectors are columns
         if self._device.type == "cuda":
-            energy, forces, virial = self._on_device(positions, cells, numbers, sizes, pbc)
+            energy, forces, virial = self._on_device(positions, cells, numbers, sizes, pbc, states)
             if self._calls % LOOK_EVERY == 0 and not torch.cuda.is_current_stream_capturing():
                 given = _apart(positions.cpu(), cells.cpu(), numbers, sizes, pbc)
-                self._tell(self.engine.compute_batch(given, terms=self.terms, forces=False, domain=True), given)
+                self._tell(self.engine.compute_batch(given, states=states, terms=self.terms, forces=False, domain=True), given, states)
             self._calls += 1
         else:
             given = _apart(positions, cells, numbers, sizes, pbc)
             results = self.engine.compute_batch(
-                given, terms=self.terms, forces=self._compute_forces, virial=self._compute_stress, domain=True
+                given, states=states, terms=self.terms, forces=self._compute_forces, virial=self._compute_stress, domain=True
             )
-            self._tell(results, given)
+            self._tell(results, given, states)
             energy = torch.tensor([r["energy"] for r in results], dtype=torch.float64)
             forces = torch.from_numpy(np.concatenate([r["forces"] for r in results])) if self._compute_forces else None
             virial = torch.from_numpy(np.stack([r["virial"] for r in results])) if self._compute_stress else None
@@ -104,14 +125,14 @@ class MfmdModel(ModelInterface):
                 )
         return out
 
-    def _tell(self, results, given):
+    def _tell(self, results, given, states):
         """The system that is farthest outside what the model was trained on; again when one is twice as far."""
         far = max(range(len(results)), key=lambda k: results[k]["grade"], default=None)
         if far is not None and results[far]["grade"] > self._alarm.grade:
-            error = self.engine.compute(*given[far], terms=self.terms, forces=False, error_bars=True)["term_errors"][0]
-            self._alarm.tell(results[far], self.terms[0][0], error, f"system {far} is ")
+            (out,) = self.engine.compute_batch([given[far]], states=[states[far]], terms=self.terms, forces=False, error_bars=True)
+            self._alarm.tell(results[far], self.terms[0][0], out["term_errors"][0], f"system {far} is ")
 
-    def _on_device(self, positions, cells, numbers, sizes, pbc):
+    def _on_device(self, positions, cells, numbers, sizes, pbc, states):
         energies = positions.new_empty(2, len(sizes))
         forces = torch.empty_like(positions) if self._compute_forces else None
         virials = torch.empty_like(cells) if self._compute_stress else None
@@ -120,6 +141,7 @@ class MfmdModel(ModelInterface):
         self.engine.enqueue(
             sizes, numbers, positions.data_ptr(), cells.data_ptr(), pbc, terms=self.terms, energies=energies.data_ptr(),
             forces=0 if forces is None else forces.data_ptr(), virials=0 if virials is None else virials.data_ptr(), stream=stream,
+            states=states,
         )  # fmt: skip
         return energies[0], forces, virials
 
@@ -134,6 +156,28 @@ class MfmdModel(ModelInterface):
             self._known = numbers, systems, versions, z, np.bincount(idx)
         return self._known[3:]
 
+    def _states_of(self, state, numbers, sizes, pbc):
+        """The states of the systems, as Engine.compute_batch takes them; read anew where numbers, or what the state says, are others."""
+        said = _said(state)
+        now = {"numbers": numbers, "sizes": sizes, "pbc": pbc} | said
+        if self._said and now.keys() == self._said.keys() and all(np.array_equal(now[k], self._said[k], equal_nan=True) for k in now):
+            return self._states
+        states, ends = [], np.cumsum(sizes)
+        for k, end in enumerate(ends):
+            atoms = slice(end - sizes[k], end)
+            info = {key: _scalar(value[k]) for key, value in said.items() if key not in OF_ATOMS}
+            of_atoms = {OF_ATOMS[key]: value[atoms] for key, value in said.items() if key in OF_ATOMS}
+            try:
+                found, _, unsaid = read_states(numbers[atoms], info, pbc=pbc, spin=self._spin, **of_atoms)
+            except StateError as error:
+                raise InputError(f"system {k}: {error}") from None
+            states.append(spelled(found))
+            if not self._assumed and (words := assumed(unsaid, found[0], self.engine.states, f"system {k}")):
+                self._assumed = True
+                warnings.warn(f"{words} (system_extras: charge, multiplicity)", Note, stacklevel=3)
+        self._said, self._states = now, states
+        return states
+
 
 def _apart(positions, cells, numbers, sizes, pbc):
     """The systems of a state on the host, as Engine.compute_batch takes them."""
@@ -142,25 +186,24 @@ def _apart(positions, cells, numbers, sizes, pbc):
     return [(positions[p].numpy(), numbers[p], cell.numpy(), pbc) for p, cell in zip(pieces, cells, strict=True)]
 
 
-def _refuse_charges(state, sizes):
-    """InputError where what a state says beside its structures, in fields or extras of its systems and atoms, is not neutral and closed-shell."""
-    said = {} if isinstance(state, dict) else {key: getattr(state, key, None) for key in ("charge", "spin")}
-    for extras in [state] if isinstance(state, dict) else [getattr(state, f"{kind}_extras", {}) for kind in ("system", "atom")]:
-        said |= extras
-    host = {
+def _said(state):
+    """What a state says of charge and spin in fields or extras of its systems and atoms, on the host."""
+    if isinstance(state, dict):
+        found = state
+    else:
+        found = {key: getattr(state, key, None) for key in (*KEYS, *OF_ATOMS)}
+        for kind in ("system", "atom"):
+            found |= getattr(state, f"{kind}_extras", {})
+    return {
         key: torch.as_tensor(value).detach().cpu().numpy()
-        for key, value in said.items()
-        if value is not None and (key.lower() in CLOSED or key in OF_ATOMS)
+        for key, value in found.items()
+        if value is not None and (name(key) in KEYS or key in OF_ATOMS)
     }
-    reasons = [charge_or_spin({key: v}) for key, value in host.items() if key not in OF_ATOMS for v in np.ravel(value)]
-    for key in OF_ATOMS.keys() & host.keys():
-        reasons += [charge_or_spin({}, **{OF_ATOMS[key]: part}) for part in np.split(host[key], np.cumsum(sizes)[:-1])]
-    if reason := next(filter(None, reasons), None):
-        raise InputError(reason)
 
 
-OF_ATOMS = {
-    "partial_charges": "charges",
-    "formal_charges": "charges",
-    "magnetic_moments": "moments",
-}  # extras, as charge_or_spin calls them
+def _scalar(value):
+    """A number; of a vector, which a magnetisation may be, its length."""
+    return np.linalg.norm(value) if np.size(value) == 3 else value
+
+
+OF_ATOMS = {"partial_charges": "charges", "formal_charges": "charges", "magnetic_moments": "moments"}  # extras, as read_states calls them
