@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mfmd.structures.formats import registry
 from mfmd.structures.record import DataError
+from mfmd.structures.state import read_states
 
 WATER = np.array([8, 1, 1])
 N = 3  # structures
@@ -138,8 +139,8 @@ def test_arrays_of_aimnet(tmp_path):
             np.savez(path, **content)
         structures = found_in(path, keys())
         assert_waters(structures)
-        assert [s["info"] for s in structures] == [{"charge": 0, "mult": 1}, {"charge": 1, "mult": 1}, {"charge": -1, "mult": 1}]
-        np.testing.assert_array_equal([s["charges"] for s in structures], charges)
+        assert [(s["info"]["charge"], s["info"]["mult"]) for s in structures] == [(0, 1), (1, 1), (-1, 1)]
+        np.testing.assert_array_equal([s["info"]["charges"] for s in structures], charges)
 
 
 def test_hdf5_of_ani1(tmp_path):
@@ -151,7 +152,7 @@ def test_hdf5_of_ani1(tmp_path):
     hdf5(tmp_path / "a.h5", {f"gdb11_s01/gdb11_s01-0/{key}": value for key, value in content.items()})
     structures = found_in(tmp_path / "a.h5", keys("energies", "-"))
     assert_waters(structures, forces=None, positions=POSITIONS.astype(np.float32))
-    assert structures[0]["info"] == {"molecule": "gdb11_s01/gdb11_s01-0", "charge": 0} and structures[0]["units"] == {}
+    assert structures[0]["info"] == {"molecule": "gdb11_s01/gdb11_s01-0", "smiles": "[H]O[H]"} and structures[0]["units"] == {}
 
 
 def test_hdf5_of_ani2x(tmp_path):
@@ -178,7 +179,8 @@ def test_hdf5_of_ani1x(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("smiles", "charge"), [("[O:1]([H:2])[H:3]", 0), ("[NH3+:1][CH2:2][C:3](=[O:4])[O-:5]", 0), ("[Mg++]", 2), ("[S-2:1].[C@@H:2]", -2)]
+    ("smiles", "charge"),
+    [("[O:1]([H:2])[H:3]", 0), ("[NH3+:1][CH2:2][C:3](=[O:4])[O-:5]", 0), ("[Mg++]", 2), ("[S-2:1].[C@@H:2]", -2)],
 )
 def test_hdf5_of_spice(tmp_path, smiles, charge):
     """Units as attributes, a gradient as it stands, the charge by the SMILES."""
@@ -193,7 +195,10 @@ def test_hdf5_of_spice(tmp_path, smiles, charge):
     structures = found_in(path, keys("dft_total_energy", "dft_total_gradient"))
     assert_waters(structures)
     assert structures[0]["units"] == {"length": "bohr", "dft_total_energy": "hartree", "dft_total_gradient": "hartree/bohr"}
-    assert structures[0]["info"] == {"molecule": "water", "charge": charge}
+    assert (
+        structures[0]["info"] == {"molecule": "water", "smiles": smiles}
+        and read_states(WATER, structures[0]["info"])[0][0].charge == charge
+    )
 
 
 def test_hdf5_of_qm7x(tmp_path):
@@ -403,6 +408,7 @@ def test_databases(name, tmp_path):
     structures = found_in(tmp_path / name, keys())
     assert_waters(structures)
     assert all((s["info"]["charge"], s["info"]["spin"], s["units"]) == (1, 2, {}) for s in structures)
+    assert structures[0]["default_spin"] == ("2S+1" if kind == "aselmdb" else None)
     before = sorted(tmp_path.iterdir())
     found_in(tmp_path / name, keys())
     assert sorted(tmp_path.iterdir()) == before  # reading leaves nothing behind
@@ -452,7 +458,7 @@ def test_qcschema(tmp_path):
     structures = found_in(path, keys())
     assert_waters(structures)
     for s in structures:
-        assert s["info"] == {"charge": 1, "multiplicity": 2}
+        assert s["info"] == {"charge": 1, "multiplicity": 2} and not np.size(s["fragment"])
         assert s["units"] == {"length": "Bohr", "energy": "Hartree", "forces": "Hartree/Bohr"}
     path.write_text(json.dumps(result(0, "energy", schema_name="qc_schema_output")))
     for given in (None, "qcschema"):
