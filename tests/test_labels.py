@@ -323,29 +323,106 @@ def test_distances_wherever_a_structure_lies(far):
 # ------------------------------------------------------------------------------------------------ charge and spin
 
 
-CHARGED = {
-    "Q": ({"Q": -1}, "Q is -1"),
-    "net_charge": ({"net_charge": 2.0}, "net_charge is \\+2"),
-    "Charge, capital": ({"Charge": 1}, "Charge is \\+1"),
-    "mult": ({"mult": 3}, "mult is \\+3"),
-    "unpaired electrons": ({"uhf": 1}, "uhf is \\+1"),
-    "a multiplicity that cannot be": ({"spin_multiplicity": 1}, "which 9 electrons cannot have"),
-    "a word": ({"charge": "cation"}, "'cation', which is not a number"),
-}
+def saying(info=(), charges=None, moments=None, name="H2O", pbc=False, **arrays):
+    """A molecule that says something of its charge and spin."""
+    atoms = ase.build.molecule(name)
+    atoms.set_initial_magnetic_moments(moments)
+    atoms.set_initial_charges(charges)
+    atoms.info = {"energy_gfn2": -100.0, **dict(info)}
+    for key, value in arrays.items():
+        atoms.set_array(key, np.asarray(value))
+    if pbc:
+        atoms.set_cell([9, 9, 9])
+        atoms.pbc = True
+    return atoms
 
 
-@pytest.mark.parametrize("kind", CHARGED)
-def test_what_says_that_a_structure_is_charged(tmp_path, kind):
-    info, words = CHARGED[kind]
-    atoms = ase.build.molecule("CH3" if "cannot" in kind else "H2O")
-    atoms.info = {"energy_gfn2": -100.0, **info}
-    with pytest.raises(DataError, match=f"frame 0: .*{words}|frame 0: {words}"):
+PAIR = {"fragments": [(-1, 1), (1, 1)]}
+WRONG_STATES = {  # what is said of water, and the sentence
+    "a word": (saying({"charge": "cation"}), "charge is 'cation', which is not a number"),
+    "true": (saying({"charge": True}), "charge is 'True', which is not a number"),
+    "half a charge": (saying({"charge": 0.5}), "charge is 0.5, which is no whole number"),
+    "an infinite charge": (saying({"total_charge": np.inf}), "total_charge is inf, which is no whole number"),
+    "a charge of another unit": (saying({"charge": 1.6e19}), "charge is 1.6e\\+19, which no molecule has"),
+    "more than all electrons": (saying({"charge": 11}), "charge is 11, and there are 10 electrons"),
+    "two charges": (saying({"charge": 1, "net_charge": 0}), "charge says the charge 1, and net_charge says 0; correct one of them"),
+    "a SMILES of another charge": (saying({"charge": 1, "smiles": "[O-][H]"}), "charge says the charge 1, and smiles says -1"),
+    "two SMILES": (saying({"smiles": "O", "mapped_smiles": "[OH3+]"}), "smiles says the charge 0, and mapped_smiles says 1"),
+    "atoms of another charge": (saying({"charge": 1}, [-1, 0, 0]), "charge says the charge 1, and the sum of the charges of the atoms says -1"),
+    "a column of another charge": (saying({"charge": 0}, q=[1.0, 0.0, 0.0]), "charge says the charge 0, and the sum .* says 1"),
+    "partial charges alone": (saying(charges=[-0.5, 0.1, 0.1]), "add up to -0.3, which is no whole number; say the charge"),
+    "a multiplicity of no electrons": (saying({"multiplicity": 0}), "multiplicity is 0; a multiplicity is 2S \\+ 1"),
+    "a multiplicity of the wrong parity": (saying({"mult": 2}), "multiplicity is 2, which 10 electrons cannot have; correct it, or remove"),
+    "a closed shell of a cation": (saying({"charge": 1, "multiplicity": 1}), "multiplicity is 1, which 9 electrons cannot have"),
+    "a closed shell of a radical": (saying({"spin_multiplicity": 1}, name="CH3"), "multiplicity is 1, which 9 electrons cannot have"),
+    "more unpaired than there are": (saying({"uhf": 12}), "multiplicity is 13, which 10 electrons cannot have"),
+    "half an electron": (saying({"magmom": 0.5}), "magmom is 0.5, which is no whole number"),
+    "two multiplicities": (saying({"mult": 3, "uhf": 0}), "mult says the multiplicity 3, and uhf says 1; correct one"),
+    "moments of another multiplicity": (saying({"mult": 1}, moments=[2, 0, 0]), "mult says the multiplicity 1, and the sum of the magnetic moments"),
+    "moments that are no electrons": (saying(moments=[0.4, 0, 0]), "add up to 0.4, which is no number of electrons"),
+    "moments that cancel": (saying(moments=[0, 1, -1]), "add up to nothing; open-shell singlets are not told from closed shells"),
+    "a spin": (saying({"spin": 2}), "spin is 2, which may be 2S or 2S \\+ 1; say which \\(data.spin of a config\\)"),
+    "a spin of a cation": (saying({"spin": 1, "charge": 1}), "spin is 1, which may be 2S or 2S \\+ 1"),
+    "fragments of nobody": (saying(PAIR), "fragments are said, and not which of them an atom belongs to"),
+    "fragments without states": (saying(fragment=[0, 0, 1]), "atoms have a fragment, and nothing says the states"),
+    "fragments that are no pairs": (saying({"fragments": "two"}), "fragments are two; wanted are pairs of charge and multiplicity"),
+    "fragments of half an atom": (saying(PAIR, fragment=[0, 0, 0.5]), "the fragments of the atoms are not 3 whole numbers"),
+    "one fragment too many": (saying(PAIR, fragment=[0, 1, 2]), "atom 2 is of fragment 2, and there are 2 fragments"),
+    "a fragment without atoms": (saying({"fragments": [(0, 1), (0, 1)]}, fragment=[0, 0, 0]), "fragment 1 has no atoms"),
+    "fragments of another charge": (saying({**PAIR, "charge": 1}, fragment=[0, 0, 1]), "fragments add up to \\+0, and the charge is \\+1"),
+    "fragments of another spin": (saying({**PAIR, "mult": 3}, fragment=[0, 0, 1]), "the multiplicity is 3, which fragments of 1, 1 cannot"),
+    "a fragment of the wrong parity": (saying({"fragments": [(0, 1), (0, 2)]}, fragment=[0, 0, 1]), "fragment 0: multiplicity is 1, which 9"),
+    "a crystal of the wrong parity": (saying({"charge": 1, "mult": 3}, pbc=True), "multiplicity is 3, which 9 electrons cannot have"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG_STATES)
+def test_charges_and_spins_that_cannot_be(tmp_path, kind):
+    atoms, words = WRONG_STATES[kind]
+    with pytest.raises(DataError, match=f"set.xyz: frame 0: .*{words}|set.xyz: frame 0: {words}") as error:
         consider(config(tmp_path, [atoms]))
-    import mfmd
+    assert "\n" not in str(error.value)
 
-    atoms.calc = mfmd.Calculator(ROOT_MODEL)
-    with pytest.raises(mfmd.Error, match=words):
-        atoms.get_potential_energy()
+
+SAID_STATES = {  # what is said, and what it is
+    "nothing": (saying(), (0, 1)),
+    "nothing, of a radical": (saying(name="CH3"), (0, 2)),
+    "a charge": (saying({"Total Charge": "+1"}), (1, 2)),
+    "a charge that is nearly whole": (saying({"charge": -1.0001}), (-1, 2)),
+    "nothing, under a key": (saying({"charge": np.nan, "multiplicity": 3}), (0, 3)),
+    "unpaired electrons": (saying({"uhf": 2}), (0, 3)),
+    "unpaired electrons, down": (saying({"magmom": -2.0}), (0, 3)),
+    "a spin of a closed shell": (saying({"spin": 1}), (0, 1)),
+    "a SMILES": (saying({"smiles": "[H:2][O+:1][H:3]"}), (1, 2)),
+    "atoms' charges": (saying(charges=[0.6, 0.2, 0.2]), (1, 2)),
+    "a column of charges": (saying(q=[-0.8, -0.1, -0.1]), (-1, 2)),
+    "partial charges beside the charge": (saying({"charge": 1}, [0.5, 0.2, 0.2]), (1, 2)),
+    "moments": (saying({"charge": 0}, moments=[1.5, 0.25, 0.25]), (0, 3)),
+    "one fragment": (saying({"fragments": [(1, 2)]}, fragment=[0, 0, 0]), (1, 2)),
+    "a quadrupole called Q": (saying({"Q": np.eye(3)}), (0, 1)),
+    "a crystal of an odd number": (saying({"charge": 1}, pbc=True), (1, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SAID_STATES)
+def test_charges_and_spins_that_are_said(tmp_path, kind):
+    atoms, wanted = SAID_STATES[kind]
+    c = config(tmp_path, [atoms])
+    (s,) = reading.read_file(c.data.train[0], c.data, c.levels)
+    assert s.states == (wanted,) and s.charge == wanted[0] and not np.size(s.fragment)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_fragments_through_a_file_and_a_run(tmp_path, stream):
+    """extxyz there and back, packed or not."""
+    atoms = saying({**PAIR, "charge": 0}, fragment=[0, 1, 0])
+    ions = [atoms.copy(), saying({"charge": 1})]
+    ions[1].positions += 0.01
+    c = config(tmp_path, [atoms, *ions], {"gfn2": {"unchecked": True}}, data={"val": [str(tmp_path / "set.xyz")], "stream": stream})
+    splits, _, _ = consider(c)
+    found = splits["val"][0]
+    assert found.states == ((-1, 1), (1, 1)) and list(found.fragment) == [0, 1, 0] and found.charge == 0
+    assert reading.subset_states(splits["val"], "gfn2") == [(-1, 1), (1, 1), (1, 2)]
 
 
 ROOT_MODEL = DATA.parent.parent / "tests" / "frozen" / "format1-heads.pt"
@@ -370,12 +447,12 @@ def test_a_charge_that_is_set_later_meets_no_cache():
         atoms.get_forces()
         change(atoms)
         for ask in (atoms.get_potential_energy, atoms.get_forces):
-            with pytest.raises(mfmd.Error, match="not modelled yet"):
+            with pytest.raises(mfmd.Error, match="trained on neutral structures of the lowest multiplicity only"):
                 ask()
 
 
 def test_formal_charges_add_up_over_the_atoms_the_model_sees(model_file):
-    pytest.importorskip("openmm")
+    openmm = pytest.importorskip("openmm")
     import backends
 
     import mfmd
@@ -383,9 +460,18 @@ def test_formal_charges_add_up_over_the_atoms_the_model_sees(model_file):
     topology = backends.topology(ethanol())
     members = list(topology.atoms())
     members[1].formalCharge, members[2].formalCharge = 1, -1
-    mfmd.openmm.create_force(model_file, topology, host="python")
-    with pytest.raises(mfmd.Error, match="add up to \\+1 \\(atom 1"):
-        mfmd.openmm.create_force(model_file, topology, [0, 1, 3], host="python")
+    for part, words in ((None, None), ([0, 1, 3], "it has charge \\+1")):
+        system = openmm.System()
+        for _ in members:
+            system.addParticle(12.0)
+        system.addForce(mfmd.openmm.create_force(model_file, topology, part, host="python"))
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+        context.setPositions(0.1 * ethanol().positions)
+        if words is None:
+            context.getState(energy=True)
+        else:
+            with pytest.raises(Exception, match=words):
+                context.getState(energy=True)
 
 
 def test_charge_of_a_torchsim_state():
@@ -398,8 +484,8 @@ def test_charge_of_a_torchsim_state():
     given = {key: getattr(state, key) for key in ("positions", "masses", "cell", "pbc", "atomic_numbers", "system_idx")}
     energy = model(given)["energy"]
     assert torch.equal(model({**given, "charge": torch.zeros(1), "spin": torch.ones(1)})["energy"], energy)
-    for key, value in (("charge", -1.0), ("spin", 2.0)):
-        with pytest.raises(mfmd.Error, match=f"{key} is"):
+    for key, value, words in (("charge", -1.0, "it has charge -1"), ("spin", 2.0, "spin is 2, which may be")):
+        with pytest.raises(mfmd.Error, match=words):
             model({**given, key: torch.tensor([value])})
 
 
@@ -476,6 +562,48 @@ def test_identity_is_by_comparison():
     assert np.array_equal(first[:400], np.tile(np.arange(200), 2)) and np.array_equal(first[400:1000], np.arange(400, 1000))
     assert np.array_equal(first[1000:], np.arange(800, 805))
     assert identity.alike(swapped, base) == {k: k for k in range(200)} and not identity.alike(periodic, base)
+
+
+def in_state(frames, charge, shift=0.0):
+    """The same nuclei with another charge, whose energies lie elsewhere."""
+    out = [a.copy() for a in frames]
+    for a in out:
+        a.info |= {"charge": charge, "energy_gfn2": a.info["energy_gfn2"] + shift}
+    return out
+
+
+def test_the_same_nuclei_in_two_states_are_two_structures(shipped, tmp_path):
+    """They are no duplicates, within a split and across; energies of one are not held against those of the other."""
+    methanol = [a for a in shipped if a.info["molecule"] == "methanol"][:60]
+    cations = in_state(methanol, 1, 9.7)
+    splits, _, said = consider(config(tmp_path, [*methanol, *cations], data={"val": 0.2}))
+    assert len(splits["train"]) + len(splits["val"]) == 120
+    assert not any(word in text for text in said for word in ("stand in the files again", "are structures of", "stand out"))
+    ase.io.write(tmp_path / "val.xyz", cations[:20] + methanol[:3], format="extxyz")
+    said = consider(config(tmp_path, methanol, data={"val": [str(tmp_path / "val.xyz")]}))[2]
+    assert any("3 structures of val are structures of train, 3 of them exactly" in text for text in said)
+    turned = in_state(methanol[:4], 1)
+    for a in turned:
+        a.rotate(50, (1, 2, 3))
+        del a.arrays["forces_gfn2"]
+    ase.io.write(tmp_path / "val.xyz", turned, format="extxyz")
+    assert not any(
+        "are structures of" in text for text in consider(config(tmp_path, methanol, data={"val": [str(tmp_path / "val.xyz")]}))[2]
+    )
+
+
+def test_few_ions_among_molecules_do_not_stand_out(shipped, tmp_path):
+    """A few small ones, far from each other in ionisation energy, and isolated ions; one that has gone wrong among enough of them is named."""
+    ammonia = [a for a in shipped if a.info["molecule"] == "ammonia"]
+    ions = in_state(ammonia[:5], 1, 10.2) + in_state(ammonia[5:10], -1, 1.5) + in_state(ammonia[10:14], 2, 36.0)
+    bare = [Atoms([z], info={"energy_gfn2": e, "charge": q}) for z, q, e in ((11, 1, -4000.0), (3, 1, -195.0), (17, -1, -12500.0))]
+    splits, isolated, said = consider(config(tmp_path, [*ammonia[20:], *ions, *bare], data={"val": 0.1}), {"gfn2": {1: -10.7, 7: -71.0}})
+    assert isolated == {"gfn2": {}} and not any("stand out" in text or "isolated" in text for text in said)
+    assert sum(len(s.numbers) == 1 for split in splits.values() for s in split) == 3
+    ions = in_state(ammonia[:80], 1, 10.2)
+    ions[7].info["energy_gfn2"] += 30.0
+    said = consider(config(tmp_path, [*ammonia[80:], *ions], data={"val": 0.1, "split_seed": 1}))[2]
+    assert any("the energy of 1 of" in text and f"frame {len(ammonia) - 80 + 7}" in text for text in said)
 
 
 @pytest.mark.parametrize("given", ["all", "some", "none"])
@@ -597,22 +725,6 @@ def test_few_frames_are_not_refused_for_a_slope_that_says_little(shipped, tmp_pa
     frames = [a for a in shipped if a.info["molecule"] == "ammonia"]
     for start in range(0, 100, 10):
         consider(config(tmp_path, frames[start : start + 10], data={"val": 0.2}))
-
-
-@pytest.mark.parametrize("key, value", [("charge", 1e-9), ("total charge", 0), ("magmom", 0.001), ("spin_mult", 1)])
-def test_numbers_that_stand_for_none(tmp_path, key, value):
-    atoms = ase.build.molecule("H2O")
-    atoms.info = {"energy_gfn2": -100.0, key: value}
-    with pytest.raises(DataError, match="no structure is left for the val split"):  # one structure: it was read
-        consider(config(tmp_path, [atoms]))
-
-
-@pytest.mark.parametrize("key, value", [("totalcharge", 1), ("formal_charge", -1), ("magmom", 2.0), ("Total Charge", 1), ("spin_mult", 3)])
-def test_other_spellings(tmp_path, key, value):
-    atoms = ase.build.molecule("H2O")
-    atoms.info = {"energy_gfn2": -100.0, key: value}
-    with pytest.raises(DataError, match="not modelled yet"):
-        consider(config(tmp_path, [atoms]))
 
 
 def test_a_key_that_matches_nothing_is_said(shipped, tmp_path):
