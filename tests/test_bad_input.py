@@ -118,8 +118,10 @@ TRAINING = {
     "kcal/mol taken for eV": (scale(KCAL), "energies in kcal/mol\\? then levels.gfn2.energy_unit: kcal/mol"),
     "Hartree, no atoms given": (scale(HARTREE, atoms=False), "energies in Hartree\\?"),
     "kcal/mol, no atoms given": (scale(KCAL, atoms=False), "energies in kcal/mol\\?"),
-    "charged": (label("charge", 1), "frame 3: charge is \\+1; charged and open-shell structures are not modelled"),
-    "open shell": (label("multiplicity", 3), "frame 3: multiplicity is \\+3; charged and open-shell"),
+    "a charge that is a word": (label("charge", "cation"), "frame 3: charge is 'cation', which is not a number; correct it, or remove"),
+    "a multiplicity that cannot be": (label("multiplicity", 2), "frame 3: multiplicity is 2, which 10 electrons cannot have"),
+    "a spin of two meanings": (label("spin", 2), "frame 3: spin is 2, which may be 2S or 2S \\+ 1; say which .data.spin"),
+    "a meaning of spin that is none": (edit("data.spin", "S"), "data.spin: found 'S'"),
     "unknown split": (edit("data.split_key", "molecule"), "info key 'molecule' is 'water'; it must be train, val or test"),
 }
 
@@ -194,8 +196,8 @@ DAMAGE = {
     "cut in half": (lambda p, t: t.write_bytes(p.read_bytes()[: p.stat().st_size // 2]) and t, "truncated"),
     "another archive": (lambda p, t: zipfile.ZipFile(t, "w").writestr("hello", "world") or t, "no entry|no mfmd model"),
     "a newer format": (
-        lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(format=3)),
-        "model format 3, and this mfmd reads up to 2; install a newer",
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(format=4)),
+        "model format 4, and this mfmd reads up to 3; install a newer",
     ),
     "an unknown head": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="tree")), "head of kind tree"),
     **{
@@ -315,10 +317,15 @@ RUNTIME = {
     "position not finite": (dict(positions=np.nan), "position of atom 0 is not finite"),
     "cell of no height": (dict(cell=np.eye(3) * 1e-3), "the cell is flat"),
     "flat cell": (dict(cell=[[5, 0, 0], [0, 5, 0], [5, 5, 0]]), "the cell is flat"),
-    "charged": (dict(info={"charge": -1}), "charge is -1"),
-    "charged by its atoms": (dict(charges=[1] + [0] * 8), "add up to \\+1"),
-    "open shell": (dict(info={"multiplicity": 2}), "open-shell"),
-    "magnetic": (dict(moments=[1] + [0] * 8), "open-shell"),
+    "charged": (
+        dict(info={"charge": -1}),
+        "it has charge -1, multiplicity 2, and head [a-z]+ was trained on neutral structures of the lowest",
+    ),
+    "charged by its atoms": (dict(charges=[1] + [0] * 8), "it has charge \\+1"),
+    "a triplet": (dict(info={"multiplicity": 3}), "multiplicity 3, and head"),
+    "a doublet that cannot be": (dict(info={"multiplicity": 2}), "multiplicity is 2, which 26 electrons cannot have"),
+    "magnetic": (dict(moments=[2] + [0] * 8), "multiplicity 3, and head"),
+    "a charge that its atoms contradict": (dict(info={"charge": 1}, charges=[-1] + [0] * 8), "correct one of them"),
 }
 
 
