@@ -20,12 +20,10 @@ def reference(model, head):
     """The torch model, in its own precision. Returns a function of ase.Atoms -> energy, forces, virial."""
     import torch
 
-    from mfmd.structures.record import Structure
     from mfmd.training import batches
 
     def compute(atoms):
-        s = Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "")
-        batch = batches.collate([s], [], model.backbone.radial.cutoff, torch.float64)
+        batch = batches.collate([structure(atoms)], [], model.backbone.radial.cutoff, torch.float64)
         p = model(batch, forces=[head], stress=[head])[head]
         s = p.stress[0].detach().numpy() * float(batch.volume[0])
         virial = -np.array([[s[0], s[5], s[4]], [s[5], s[1], s[3]], [s[4], s[3], s[2]]])
@@ -44,6 +42,15 @@ def engine(path, head, precision="double", radial="exact", **options):
         return out["energy"], out["forces"], out["virial"]
 
     return compute
+
+
+def structure(atoms):
+    """The record of ase.Atoms, in the states that they say."""
+    from mfmd.structures.record import Structure
+    from mfmd.structures.state import read_states
+
+    states, fragment, _ = read_states(atoms.numbers, atoms.info, fragment=atoms.arrays.get("fragment", ()), pbc=atoms.pbc)
+    return Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "", states=states, fragment=fragment)
 
 
 def said(atoms):

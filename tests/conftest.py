@@ -83,10 +83,10 @@ def all_at_once(seed=0):
     return Model(backbone, {"high": head}).eval()
 
 
-def write(model, path, elements=ELEMENTS, domain=None):
+def write(model, path, elements=ELEMENTS, domain=None, states=None):
     from mfmd.training import export
 
-    export.write_model(path, model, {level: list(elements) for level in model.heads}, {"made": "by the tests"}, domain=domain)
+    export.write_model(path, model, {level: list(elements) for level in model.heads}, {"made": "by the tests"}, domain=domain, states=states)
     return path
 
 
@@ -125,7 +125,7 @@ def charged_file(tmp_path_factory):
     for head in model.heads.values():
         torch.nn.init.normal_(head.of_states)
     path = tmp_path_factory.mktemp("charged") / "model.pt"
-    export.write_model(path, model, dict.fromkeys(LEVELS, list(ELEMENTS)), {"made": "by the tests"}, states=dict.fromkeys(LEVELS, SEEN))
+    export.write_model(path, model, {level: ELEMENTS for level in LEVELS}, {"made": "by the tests"}, states=dict.fromkeys(LEVELS, SEEN))
     return path
 
 

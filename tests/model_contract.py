@@ -13,7 +13,20 @@ from mfmd.engine import Engine, ModelFileError, load_model
 STRUCTURES = (ethanol, lambda: random_cell(5, atoms=12), lambda: random_cell(6, small=True))
 
 
+def in_state(make, charge, multiplicity):
+    """A structure that says its charge and multiplicity."""
+
+    def made():
+        atoms = make()
+        atoms.info |= {"charge": charge, "multiplicity": multiplicity}
+        return atoms
+
+    return made
+
+
 class Kind(abc.ABC):
+    structures = STRUCTURES  # the first is that of a training step
+    states = None  # that its levels were trained on, as its files say
     error_bars = ()  # levels whose energies come with one
     format = 1  # the lowest that its files can be of
     optional = ()  # tensors that a file may lack
@@ -28,14 +41,18 @@ class Kind(abc.ABC):
         torch = pytest.importorskip("torch")
         torch.set_default_dtype(torch.float64)
         model = cls().make(0).eval()
-        return model, write(model, tmp_path_factory.mktemp("kind") / "model.pt")
+        return model, cls.write(model, tmp_path_factory.mktemp("kind") / "model.pt")
+
+    @classmethod
+    def write(cls, model, path):
+        return write(model, path, states=cls.states and dict.fromkeys(model.levels, cls.states))
 
     def test_the_engine_computes_what_the_torch_model_does(self, made):
         """Energies to 1e-10 relative after E0, forces to 1e-9 eV/Å, virials to 1e-9 eV an atom."""
         model, path = made
         for level in model.levels:
             wanted, got = backends.reference(model, level), backends.engine(path, level)
-            for atoms in (make() for make in STRUCTURES):
+            for atoms in (make() for make in self.structures):
                 (e, f, v), (e2, f2, v2) = got(atoms), wanted(atoms)
                 assert e == pytest.approx(e2, rel=1e-13, abs=1e-10 * len(atoms))
                 np.testing.assert_allclose(f, f2, rtol=0, atol=1e-9)
@@ -48,7 +65,7 @@ class Kind(abc.ABC):
         model, path = made
         for level in model.levels:
             wanted, got = backends.engine(path, level), backends.engine(path, level, precision, "table", device=device)
-            for atoms in (make() for make in STRUCTURES):
+            for atoms in (make() for make in self.structures):
                 (e, f, _), (e2, f2, _) = got(atoms), wanted(atoms)
                 assert abs(e - e2) < (1e-6 if precision == "double" else 1e-5) * len(atoms)
                 np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5 if precision == "double" else 2e-5 * max(1.0, np.abs(f2).max()))
@@ -76,13 +93,10 @@ class Kind(abc.ABC):
         """The gradient of a loss of both reaches every weight, as finite differences say."""
         import torch
 
-        from mfmd.structures.record import Structure
         from mfmd.training import batches
 
         model = copy.deepcopy(made[0]).train()
-        atoms = ethanol()
-        structure = Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, "")
-        batch = batches.collate([structure], [], model.backbone.radial.cutoff, torch.float64)
+        batch = batches.collate([backends.structure(self.structures[0]())], [], model.backbone.radial.cutoff, torch.float64)
         forces = torch.linspace(-1, 1, 27, dtype=torch.float64).view(9, 3)
 
         def loss():
@@ -126,7 +140,7 @@ class Kind(abc.ABC):
         assert engine.levels == model.levels and list(engine.with_error_bars) == list(self.error_bars)
         assert engine.metadata["format"] == self.format
         assert all(level["elements"] == list(ELEMENTS) for level in engine.metadata["levels"])
-        assert load_model(write(model, tmp_path / "again.pt")).bytes == load_model(path).bytes
+        assert load_model(self.write(model, tmp_path / "again.pt")).bytes == load_model(path).bytes
         atoms = ethanol()
         out = engine.compute(atoms.positions, atoms.numbers, terms=[(level, 1.0) for level in model.levels], error_bars=True)
         assert [bool(np.isfinite(e) and e > 0) for e in out["term_errors"]] == [level in self.error_bars for level in model.levels]
@@ -148,7 +162,7 @@ class Kind(abc.ABC):
             assert back.chain(level) == model.chain(level)
             for a, b in zip(backends.reference(back, level)(atoms), backends.reference(model, level)(atoms), strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-14, atol=0)
-        again = write(back, tmp_path / "again.pt")
+        again = self.write(back, tmp_path / "again.pt")
         for name in backends.tensors(path):
             a, b = backends.tensor(path, name), backends.tensor(again, name)
             np.testing.assert_allclose(a, b, rtol=1e-14 if name.endswith((".e0", ".alone")) else 0, atol=0, err_msg=name)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import ELEMENTS, all_at_once, random_model
-from model_contract import Kind
+from model_contract import STRUCTURES, Kind, in_state
 
 pytest.importorskip("torch")
 import torch
@@ -147,8 +147,54 @@ class TestConstant(Kind):
         return Model(model.backbone, {**model.heads, "high": high}, {"high": "low"})
 
 
+STATES = [(0, 1), (1, 1), (-1, 1), (1, 2), (0, 3), (2, 1)]
+
+
+class TestStates(Kind):
+    """Charge and multiplicity in the embedding, and in the energy of a structure; a level relative to another, each with its own."""
+
+    format = 3
+    states = STATES
+    structures = (
+        in_state(STRUCTURES[0], 1, 2), *STRUCTURES, in_state(STRUCTURES[0], 0, 3), in_state(STRUCTURES[1], -1, 1), in_state(STRUCTURES[2], 2, 1),
+    )  # fmt: skip
+
+    def make(self, seed):
+        return with_states(published(seed))
+
+
+class TestStatesOfPublished(TestStates):
+    """In a backbone without a self pair, and beside the factor of a charge."""
+
+    def make(self, seed):
+        return with_states(all_at_once(seed))
+
+
+class TestChargeFactor(Kind):
+    """The factor of a charge alone, as torchmd-net has it."""
+
+    format = 3  # of its files: they say which states it has seen
+    states = STATES
+    structures = (in_state(STRUCTURES[0], 2, 1), *STRUCTURES, in_state(STRUCTURES[1], -1, 1), in_state(STRUCTURES[2], 1, 1))
+
+    def make(self, seed):
+        return published(seed, charge_factor=0.1)
+
+
+def with_states(model):
+    """The same, with a state embedding and a level relative to the first."""
+    model.backbone.add_states()
+    with torch.no_grad():
+        model.backbone.embedding.states.normal_()
+    (level, head), *_ = model.heads.items()
+    head.of_states.copy_(torch.tensor([9.0, -2.0, 0.5]))
+    high = MLPHead(16, 20.0, reference_energies(0.01), False)
+    high.of_states.copy_(torch.tensor([0.3, 0.2, 0.1]))
+    return Model(model.backbone, {level: head, "top": high}, {"top": level})
+
+
 class TestPublished(Kind):
-    """All at once, with the factor of a charge, which no structure has."""
+    """All at once."""
 
     format = 2
 
