@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import DATA, LEVELS, random_model, write
+from conftest import DATA, LEVELS, ethanol, random_model, write
 
 pytest.importorskip("lightning")
 import ase.io
@@ -236,3 +236,32 @@ def test_home_in_an_option(model_file, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main()
     assert str(tmp_path / "none.pdb") in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_structures_in_their_states(charged_file, tmp_path, monkeypatch, capsys):
+    """Each against the engine in its state, grouped by charge; what no head has seen is left out by name, unless it is asked for."""
+    engine, frames = Engine(charged_file, allow_unseen_state=True), []
+    for k, (charge, multiplicity) in enumerate([(0, 1), (1, 2), (-1, 2), (0, 3), (2, 1), (0, 5)]):
+        atoms = ethanol()
+        atoms.rattle(0.01, seed=k)
+        atoms.info = {"charge": charge, "multiplicity": multiplicity}
+        out = engine.compute(atoms.positions, atoms.numbers, charge=charge, multiplicity=multiplicity, terms=[("high", 1.0)])
+        atoms.info["energy_high"], atoms.arrays["forces_high"] = out["energy"] + 0.01, out["forces"]
+        frames.append(atoms)
+    pair = ethanol()
+    pair.info, pair.arrays["fragment"] = {"fragments": [(-1, 2), (1, 2)]}, np.array([0] * 2 + [1] * 7)
+    parts = [(np.arange(2), -1, 2), (np.arange(2, 9), 1, 2)]
+    pair.info["energy_high"] = engine.compute(pair.positions, pair.numbers, fragments=parts, terms=[("high", 1.0)])["energy"] + 0.01
+    ase.io.write(tmp_path / "a.xyz", [*frames, pair], format="extxyz")
+    printed = evaluate(monkeypatch, capsys, charged_file, tmp_path / "a.xyz", "--by", "charge")
+    assert errors_of(printed)["high", "energy"] == (5, pytest.approx(10.0, abs=0.02))
+    assert [f" {charge} " in printed for charge in ("-1", "0", "1", "2")] == [True, True, True, False]
+    for state in ("charge +0, multiplicity 5", "charge +2, multiplicity 1"):
+        assert f"1 structure with {state}, which it was not trained on (--allow-unseen-state" in printed
+    printed = evaluate(monkeypatch, capsys, charged_file, tmp_path / "a.xyz", "--allow-unseen-state")
+    assert errors_of(printed)["high", "energy"] == (7, pytest.approx(10.0, abs=0.02)) and "not trained on" not in printed
+    frames[0].info["spin"] = frames[0].info.pop("multiplicity") + 2
+    ase.io.write(tmp_path / "b.xyz", frames[:1], format="extxyz")
+    assert "say which (--spin), or the multiplicity" in evaluate(monkeypatch, capsys, charged_file, tmp_path / "b.xyz")
+    assert "energy" in evaluate(monkeypatch, capsys, charged_file, tmp_path / "b.xyz", "--spin", "2S+1")
