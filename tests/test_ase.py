@@ -2,6 +2,7 @@
 
 import pickle
 
+import ase.build
 import numpy as np
 import pytest
 from backends import python
@@ -143,13 +144,96 @@ def test_one_evaluation_for_energy_forces_and_stress(model_file, monkeypatch):
     atoms = random_cell(33, atoms=7)
     atoms.calc = mfmd.Calculator(model_file)
     calls = []
-    compute = atoms.calc.engine.compute
-    monkeypatch.setattr(atoms.calc.engine, "compute", lambda *a, **k: calls.append(1) or compute(*a, **k))
+    compute = atoms.calc.engine.compute_batch
+    monkeypatch.setattr(atoms.calc.engine, "compute_batch", lambda *a, **k: calls.append(1) or compute(*a, **k))
     atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energies()
     assert len(calls) == 1
     atoms.rattle(0.01)
     atoms.get_stress(), atoms.get_potential_energy()
     assert len(calls) == 2
+
+
+def test_a_state_that_changes_is_another_calculation(charged_file):
+    """However it is said; what is not said is taken, and told once a calculator."""
+    atoms, energies = ethanol(), {}
+    atoms.calc = mfmd.Calculator(charged_file, "low", "double")
+    with pytest.warns(mfmd.Note, match="no charge and no multiplicity; it is taken with charge 0, multiplicity 1") as told:
+        energies["nothing"] = atoms.get_potential_energy()
+        atoms.info["total_charge"] = 1
+        energies["charge"] = atoms.get_potential_energy()
+    assert len(told) == 1
+    atoms.info = {"spin multiplicity": 3}
+    energies["triplet"] = atoms.get_potential_energy()
+    atoms.info = {}
+    assert atoms.get_potential_energy() == energies["nothing"]
+    atoms.set_initial_charges([0.0] * 2 + [1.0] + [0.0] * 6)
+    assert atoms.get_potential_energy() == energies["charge"]
+    atoms.set_initial_charges(None)
+    atoms.set_initial_magnetic_moments([1.0, 1.0] + [0.0] * 7)
+    assert atoms.get_potential_energy() == energies["triplet"] != energies["charge"]
+    atoms.info["charge"] = 1
+    with pytest.raises(mfmd.Error, match="multiplicity is 3, which 25 electrons cannot have"):
+        atoms.get_potential_energy()
+    atoms.set_initial_magnetic_moments(None)
+    atoms.info["q"] = -1
+    with pytest.raises(mfmd.Error, match="charge says the charge 1, and q says -1"):
+        atoms.get_forces()
+
+
+def test_fragments_and_single_atoms(charged_file):
+    """An ion beside a molecule, out of reach: the energies of both; other fragments are another calculation. A neutral atom has its E0, and says nothing."""
+    import warnings
+
+    calculator = mfmd.Calculator(charged_file, "low", "double")
+
+    def energy(atoms):
+        atoms.calc = calculator
+        return atoms.get_potential_energy()
+
+    water, hydroxyl = ase.build.molecule("H2O"), ase.build.molecule("OH")
+    hydroxyl.info |= {"charge": -1}
+    hydroxyl.set_initial_magnetic_moments(None)
+    hydroxyl.info["multiplicity"] = 1
+    calculator = mfmd.Calculator(charged_file, "low", "double", allow_unseen_state=True)
+    both = water + hydroxyl
+    both.positions[3:] += 50.0
+    both.set_initial_magnetic_moments(None)
+    both.info = {"fragments": [(0, 1), (-1, 1)]}
+    both.arrays["fragment"] = np.array([0, 0, 0, 1, 1])
+    apart = energy(both)
+    assert apart == pytest.approx(energy(water) + energy(hydroxyl), abs=1e-9)
+    both.arrays["fragment"][:] = [1, 1, 1, 0, 0]
+    both.info["fragments"] = [(-1, 1), (0, 1)]
+    assert energy(both) == pytest.approx(apart, abs=1e-9)
+    both.info["fragments"] = [(1, 1), (0, 1)]
+    assert abs(energy(both) - apart) > 0.1
+    both.arrays["fragment"] = np.array([0, 0, 0, 1, 2])
+    with pytest.raises(mfmd.Error, match="fragment"):
+        energy(both)
+    with warnings.catch_warnings(action="error"):
+        assert energy(ase.Atoms("H")) == pytest.approx(-13.6, abs=1e-9)
+
+
+def test_an_assumption_is_told_where_it_matters(model_file, charged_file):
+    """Odd electrons, or a model that knows other states; not where all is said or nothing else can be."""
+    import warnings
+
+    for path, said, told in (
+        (model_file, {}, None),
+        (charged_file, {"charge": 0, "multiplicity": 1}, None),
+        (charged_file, {"charge": 1}, "no multiplicity; it is taken with charge +1, multiplicity 2"),
+    ):
+        atoms = ethanol()
+        atoms.info |= said
+        atoms.calc = mfmd.Calculator(path, "low")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            atoms.get_forces()
+        assert [told in str(w.message) for w in caught] == [True] * bool(told), caught
+    radical = ethanol()[:8]
+    radical.calc = mfmd.Calculator(model_file, "low")
+    with pytest.warns(mfmd.Note, match="taken with charge 0, multiplicity 2"):
+        radical.get_potential_energy()
 
 
 @pytest.fixture(params=["plain", "heads", "error bars"])

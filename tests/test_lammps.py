@@ -239,6 +239,59 @@ def test_the_model_for_a_part(model_file, tmp_path, name):
         np.testing.assert_allclose(got["pressure"] - rest["pressure"], [xx, yy, zz, xy, xz, yz], atol=1e-3)
 
 
+@pytest.mark.parametrize("said", ["charge 1 multiplicity 2", "charge -1", "multiplicity 3", ""])
+def test_states_on_any_ranks(charged_file, tmp_path, said):
+    """Of the whole system, and of a part among particles: the electrons are those of the model's atoms on all processes. A molecule in a periodic box that
+    says no multiplicity is a closed shell, as everywhere; a part is a molecule."""
+    atoms, mixed = corner(), mixture()
+    words = dict(zip(said.split()[::2], map(int, said.split()[1::2]), strict=True))
+    part = {"multiplicity": 2} | words if words.get("charge") else words
+    wanted = [
+        backends.engine(charged_file, "high", radial="table", allow_unseen_state=True)(changed_info(of, state))[:2]
+        for of, state in ((atoms, words), (mixed[mixed.numbers != 7], part))
+    ]
+    for ranks in (1, 2, 4):
+        style = f"{said} allow_unseen_state yes"
+        got = lammps(tmp_path / str(ranks), atoms, charged_file, ["run 0"], ranks, style=style)
+        assert isinstance(got, dict), got
+        assert got["energy"] == pytest.approx(wanted[0][0], abs=1e-7)
+        np.testing.assert_allclose(got["forces"], wanted[0][1], atol=1e-8)
+        more = (
+            f"pair_style hybrid mfmd head high precision double {style} zero 8.0",
+            f"pair_coeff * * mfmd {charged_file} C H NULL O",
+            "pair_coeff * 3 zero",
+            "pair_coeff 3 4 zero",
+        )
+        got = lammps(tmp_path / f"part{ranks}", mixed, charged_file, ["run 0"], ranks, more=more, first="processors * 1 1")
+        assert isinstance(got, dict), got
+        assert got["energy"] == pytest.approx(wanted[1][0], abs=1e-7)
+        np.testing.assert_allclose(got["forces"][mixed.numbers != 7], wanted[1][1], atol=1e-8)
+
+
+def changed_info(atoms, info):
+    atoms = atoms.copy()
+    atoms.info = info
+    return atoms
+
+
+def test_electrons_are_counted_again(charged_file, tmp_path):
+    """An atom that is deleted between runs makes a radical of the molecule."""
+    atoms = corner()
+    hydrogen = int(np.flatnonzero(atoms.numbers == 1)[-1])
+    commands = ["run 0", f"group one id {hydrogen + 1}", "delete_atoms group one", "run 0"]
+    got = lammps(tmp_path, changed_box(atoms), charged_file, commands, 2)
+    del atoms[hydrogen]
+    wanted = backends.engine(charged_file, "high", radial="table")(changed_info(changed_box(atoms), {"multiplicity": 2}))[0]
+    assert isinstance(got, dict) and got["energy"] == pytest.approx(wanted, abs=1e-7), got
+
+
+def changed_box(atoms):
+    """The same positions without periodic boundaries."""
+    atoms = atoms.copy()
+    atoms.pbc = False
+    return atoms
+
+
 def test_a_part_moves_alike_on_all_ranks(trained, model_file, tmp_path):
     """Particles and molecule pass from one half of the box to the other."""
     atoms = mixture()
@@ -372,6 +425,11 @@ def test_labels_of_types(model_file, tmp_path, labels, sentence):
         ("head high", "head highest", "highest"),
         ("precision double", "precision half", "'precision half' is none of"),
         ("precision double", "precision", "precision has no value"),
+        ("precision double", "charge one", "'charge one' is none of"),
+        ("precision double", "multiplicity 0", "'multiplicity 0' is none of"),
+        ("precision double", "allow_unseen_state maybe", "'allow_unseen_state maybe' is none of"),
+        ("precision double", "charge -1 multiplicity 1", "multiplicity is 1, which 27 electrons cannot have"),
+        ("precision double", "charge 1", "it has charge +1, multiplicity 2, and head middle was trained on neutral"),
         ("units metal", "units lj", "units metal and real, and here they are lj"),
         ("run 0", "neigh_modify exclude type 1 1\nrun 0", "neigh_modify exclude"),
     ],
@@ -389,13 +447,21 @@ def test_mistakes_stop_with_one_sentence(model_file, tmp_path, replace, by, sent
 
 
 @pytest.mark.parametrize(
-    "charges, sentence", [((1.0, 0.0), "the charges q of its atoms add up to 1,"), ((0.4, -0.4), None), ((0.0, 0.0), None)]
+    "charges, style, sentence",
+    [
+        ((1.0, 0.0), "", "the charges q of its atoms add up to 1; tell it with charge N"),
+        ((0.4, -0.4), "", None),
+        ((0.0, 0.0), "charge 1", None),
+        ((0.7, 0.3), "charge 1", None),
+        ((1.0, 0.0), "charge -1", "add up to 1, and it is told charge -1"),
+        ((0.4, -0.4), "charge 1", "and it is told charge 1"),
+    ],
 )
-def test_charges_of_atoms(model_file, tmp_path, charges, sentence):
-    """Charges of a force field may be there; that they add up to none is what the model stands for."""
+def test_charges_of_atoms(charged_file, tmp_path, charges, style, sentence):
+    """Charges of a force field may be there; they add up to what the model is told. None at all say nothing."""
     more = ("fix q all property/atom q", *(f"set atom {k} charge {q}" for k, q in enumerate(charges, 1)))
     for ranks in (1, 2):
-        got = lammps(tmp_path / str(ranks), molecule(), model_file, ["run 0"], ranks, more=more)
+        got = lammps(tmp_path / str(ranks), molecule(), charged_file, ["run 0"], ranks, more=more, style=style)
         assert (sentence in got) if sentence else isinstance(got, dict), got
 
 

@@ -22,6 +22,8 @@ from openmm import app, unit
 import mfmd
 from mfmd import Note, md, units
 from mfmd.hosts import pdb, topology
+from mfmd.hosts.states import Said
+from mfmd.structures.state import NEUTRAL
 
 
 def bonds(top):
@@ -125,14 +127,33 @@ def test_residue_templates_and_ions(tmp_path):
 
 
 def test_bonds_of_an_sdf_file(tmp_path):
-    """Which say them; charges and isotopes that ASE passes over are refused."""
+    """Which say them; isotopes that ASE passes over are refused."""
     sdf = "\n  made here\n\n  3  2  0  0  0  0  0  0  0  0999 V2000\n    0.0 0.0 0.0 O 0\n    0.97 0.0 0.0 H 0\n    -0.2 3.0 0.0 H 0\n  1  2  1  0\n  1  3  1  0\nM  END\n"
     (tmp_path / "w.sdf").write_text(sdf)
     assert bonds(md.read_structure(tmp_path / "w.sdf")[0]) == [(0, 1), (0, 2)]
-    for line in ("M  CHG  1   1  -1", "M  ISO  1   2   2"):
-        (tmp_path / "w.sdf").write_text(sdf.replace("M  END", f"{line}\nM  END"))
-        with pytest.raises(md.MDError, match=r"w\.sdf: its line M (CHG|ISO)"):
-            md.read_structure(tmp_path / "w.sdf")
+    (tmp_path / "w.sdf").write_text(sdf.replace("M  END", "M  ISO  1   2   2\nM  END"))
+    with pytest.raises(md.MDError, match=r"w\.sdf: its line M ISO"):
+        md.read_structure(tmp_path / "w.sdf")
+
+
+@pytest.mark.parametrize(
+    "code, line, formal, state",
+    [
+        (0, "", [None] * 3, {}),
+        (5, "", [-1, 0, 0], {"charge": -1}),
+        (5, "M  CHG  2   1   1   3   1\n", [1, 0, 1], {"charge": 2}),  # the atoms' own line does not count then
+        (0, "M  CHG  1   1   1\nM  RAD  1   1   2\n", [1, 0, 0], {"charge": 1, "multiplicity": 2}),
+        (0, "M  RAD  1   1   3\n", [None] * 3, {"multiplicity": 3}),
+    ],
+)
+def test_charges_and_radicals_of_an_sdf_file(tmp_path, code, line, formal, state):
+    row = "{:10.4f}{:10.4f}{:10.4f} {:<3} 0{:>3}\n".format
+    atoms = row(0, 0, 0, "O", code) + row(0.97, 0, 0, "H", 0) + row(-0.2, 0.95, 0, "H", 0)
+    (tmp_path / "w.sdf").write_text(
+        f"\n  made here\n\n  3  2  0  0  0  0  0  0  0  0999 V2000\n{atoms}  1  2  1  0\n  1  3  1  0\n{line}M  END\n"
+    )
+    start = md.read_start(tmp_path / "w.sdf")
+    assert [a.formalCharge for a in start.topology.atoms()] == formal and start.state == state
 
 
 def test_types_of_a_lammps_dump_are_no_elements(tmp_path):
@@ -227,7 +248,7 @@ def test_masses_of_the_file_are_those_of_the_system(atoms, tmp_path, model_file)
         system = mfmd.openmm.create_system(model_file, again, "low")
         masses = [system.getParticleMass(k).value_in_unit(unit.dalton) for k in range(9)]
         np.testing.assert_allclose(masses, ase.io.read(tmp_path / "m.xyz").get_masses(), rtol=1e-12)
-    md._write_pdb(tmp_path / "final.pdb", top, {"positions": atoms.positions / 10})
+    md._write_pdb(tmp_path / "final.pdb", top, {"positions": atoms.positions / 10}, Said((NEUTRAL,)))
     with pytest.warns(Note, match=r"it had \d atoms with masses of their own"):
         again, _ = md.read_structure(tmp_path / "final.pdb")
     assert [a.element for a in again.atoms()] == [app.Element.getBySymbol(s) for s in atoms.symbols]
@@ -388,7 +409,7 @@ def test_an_element_that_a_head_does_not_know_is_refused_before_anything_runs(mo
     for options in ({"head": "low"}, {"heads": ("low", "high")}, {"atoms": [1]}):
         with pytest.raises(mfmd.Error, match=r"atom 1 is Cl, and head \w+ was trained on H C N O only; take a model"):
             mfmd.openmm.create_force(model_file, top, **options)
-    assert mfmd.openmm.create_force(model_file, top, atoms=[0, 2, 3, 4], head="low")
+    assert mfmd.openmm.create_force(model_file, top, atoms=[0, 2, 3, 4], head="low", charge=1)
 
 
 # ------------------------------------------------------------------------------------------------ PDB and mmCIF files
@@ -490,8 +511,13 @@ def test_mmcif_files_say_charges_and_space_groups(tmp_path, model_file):
     words[columns.index("pdbx_formal_charge")] = "-1"
     (tmp_path / "m.cif").write_text(text.replace(rows[0], " ".join(words)))
     charged, _ = md.read_structure(tmp_path / "m.cif")
-    with pytest.raises(mfmd.Error, match="formal charges of the atoms add up to -1"):
-        mfmd.openmm.create_force(model_file, charged)
+    assert [a.formalCharge for a in charged.atoms()] == [-1] + [None] * 8
+    with pytest.warns(UserWarning, match="formal charges of the atoms add up to -1, and charge is 1, which is taken: 8 of 9 atoms have no"):
+        mfmd.openmm.create_force(model_file, charged, charge=1)
+    for atom in charged.atoms():
+        atom.formalCharge = atom.formalCharge or 0
+    with pytest.raises(mfmd.Error, match="formal charges of the atoms add up to -1, and charge is 1; correct one of them"):
+        mfmd.openmm.create_force(model_file, charged, charge=1)
     words[columns.index("type_symbol")] = "?"
     (tmp_path / "m.cif").write_text(text.replace(rows[0], " ".join(words)))
     with pytest.raises(md.MDError, match="has no element"):

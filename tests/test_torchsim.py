@@ -90,13 +90,13 @@ def test_two_ethanols_by_nve(trained):
     assert np.ptp(energies, axis=0).max() < 2e-3 * 9
 
 
-def stating(**said):
-    """A state of two ethanols that says these of itself: in its extras, where this version has them, else as fields."""
-    state = ts.io.atoms_to_state([ethanol(), ethanol()], torch.device("cpu"), torch.float64)
+def stating(systems=2, place="cpu", **said):
+    """A state of ethanols that says these of itself: in its extras, where this version has them, else as fields."""
+    state = ts.io.atoms_to_state([ethanol()] * systems, torch.device(place), torch.float64)
     for key, value in said.items():
-        value = torch.tensor(value, dtype=torch.float64)
+        value = torch.tensor(value, dtype=torch.float64, device=place)
         if hasattr(state, "system_extras"):
-            (state.atom_extras if len(value) > 2 else state.system_extras)[key] = value
+            (state.atom_extras if len(value) > systems else state.system_extras)[key] = value
         else:
             setattr(state, key, value)
     return state
@@ -105,13 +105,14 @@ def stating(**said):
 @pytest.mark.parametrize(
     "said, sentence",
     [
-        ({"charge": [0.0, 1.0]}, "charge is [+]1"),
-        ({"spin": [2.0, 1.0]}, "spin is [+]2"),
+        ({"charge": [0.0, 1.0]}, "it has charge [+]1, multiplicity 2, and head middle was trained on neutral"),
+        ({"spin": [2.0, 1.0]}, "system 0: spin is 2, which may be 2S or 2S [+] 1"),
+        ({"charge": [0.0, 0.5]}, "system 1: charge is 0.5, which is no whole number"),
         ({"charge": [0.0, 0.0], "spin": [1.0, 1.0]}, None),
         ({"charge": [0.0, 0.0], "spin": [0.0, 0.0]}, None),
-        ({"total_charge": [-1.0, 0.0]}, "total_charge is -1"),
-        ({"total_spin": [0.0, 1.5]}, "total_spin is [+]1.5"),
-        ({"total_magnetization": [[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]]}, "total_magnetization is [+]2"),
+        ({"total_charge": [-1.0, 0.0]}, "it has charge -1, multiplicity 2"),
+        ({"total_spin": [0.0, 1.5]}, "system 1: total_spin is 1.5"),
+        ({"total_magnetization": [[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]]}, "it has charge 0, multiplicity 3"),
         ({"partial_charges": [*[0.0] * 9, 0.5, *[0.0] * 8]}, "charges of the atoms add up to [+]0.5"),
         ({"partial_charges": [0.4, -0.4, *[0.0] * 16]}, None),
         (
@@ -134,6 +135,24 @@ def test_what_a_state_says_of_charge_and_spin(model_file, said, sentence):
     else:
         with pytest.raises(InputError, match=sentence):
             model(state)
+
+
+@pytest.mark.parametrize("spin, meant", [("2S", 2.0), ("2S+1", 3.0)])
+def test_a_batch_of_states(charged_file, device, spin, meant):
+    """Each system in its own, whatever the others are; a batch that says something else next is another."""
+    import mfmd
+    from mfmd.engine import Engine
+
+    place = device_of(device)
+    model = mfmd.torchsim.MfmdModel(charged_file, device=place, precision="double", compute_stress=False, spin=spin)
+    engine = Engine(charged_file, "double", "cpu" if device == "cpu" else "cuda")
+    a = ethanol()
+    for states in ([(0, 1), (1, 2), (0, 3)], [(-1, 2), (0, 3), (0, 1)]):
+        out = model(stating(3, place, charge=[float(q) for q, _ in states], spin=[m + meant - 3.0 for _, m in states]))
+        wanted = engine.compute_batch([(a.positions, a.numbers, None, (False,) * 3)] * 3, states=states, terms=[("high", 1.0)])
+        np.testing.assert_allclose(out["energy"].cpu(), [one["energy"] for one in wanted], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(out["forces"].cpu(), np.concatenate([one["forces"] for one in wanted]), rtol=0, atol=1e-9)
+        assert len(set(out["energy"].tolist())) == 3
 
 
 def test_the_system_that_is_far_outside_is_told_once(trained, device):

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../heads.hpp"
 #include "../mfmd.hpp"
 #include "atom.h"
 #include "comm.h"
@@ -180,7 +181,7 @@ class Pair final : public LAMMPS_NS::Pair {
     request.atom_energies = eflag_atom != 0;
     request.atom_virials = vflag_atom != 0;
     request.domain = says_;
-    request.allow_unseen_state = allow_unseen_state_;
+    request.allow_unseen_state = true;  // take_state has looked
     try {
       const Result& result = workspace_->evaluate(s, request);
       if (request.domain) tell(result.outside);
@@ -344,7 +345,10 @@ class Pair final : public LAMMPS_NS::Pair {
     const bool part = std::count(number_.begin() + 1, number_.end(), 0) > 0, periodic = !part && (domain->xperiodic || domain->yperiodic || domain->zperiodic);
     const int numbers[2] = {all[1], 0};  // their sum and whether there is one atom is all that is read
     try {
-      state_ = state_of(numbers, std::min(all[0], 2), charge_, multiplicity_, periodic);
+      Structure s;
+      s.atoms = all[0];
+      s.states = {state_ = state_of(numbers, std::min(all[0], 2), charge_, multiplicity_, periodic)};
+      check_states(*model_, heads_of(*model_, {{term_, 1.0}}), s, allow_unseen_state_);
     } catch (const Error& problem) {
       fail(std::string("pair_style mfmd: ") + problem.what());
     }

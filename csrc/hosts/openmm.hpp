@@ -9,6 +9,7 @@
 
 #include <map>
 
+#include "../heads.hpp"
 #include "../mfmd.hpp"
 
 namespace mfmd::openmm {
@@ -65,10 +66,17 @@ class Kernel : public OpenMM::KernelImpl {
     for (const int atom : force.atoms) check(atom);
     for (const auto& [a, b] : force.bonds) check(a), check(b);
   }
-  // The states in which the force's atoms are evaluated.
+  // The states in which the force's atoms are evaluated, and that its heads know them.
   static std::vector<State> states_of(const Force& force) {
+    Structure s;
+    s.atoms = static_cast<int>(force.numbers.size());
+    s.fragment = fragment_of(force);
+    std::vector<Term> terms;
+    for (const WeightedHead& term : force.terms) terms.push_back({term.head, term.weight});
     try {
-      return mfmd::states_of(force.numbers.data(), static_cast<int>(force.numbers.size()), force.states, fragment_of(force), force.periodic);
+      s.states = mfmd::states_of(force.numbers.data(), s.atoms, force.states, s.fragment, force.periodic);
+      check_states(*force.model, heads_of(*force.model, terms), s, force.allow_unseen_state);
+      return s.states;
     } catch (const Error& error) {
       throw OpenMMException(std::string("mfmd: ") + error.what());
     }
