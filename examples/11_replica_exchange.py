@@ -1,6 +1,6 @@
 """Replica exchange between levels of theory: one replica per λ, which trade places, so that each level samples what the others have found.
 
-python examples/10_replica_exchange.py [model.pt] [--heads gfn2 cctz] [--short]
+python examples/11_replica_exchange.py [model.pt] [--heads gfn2 cctz] [--short]
 
 E(λ) = (1 − λ) E_first + λ E_second; the ReplicaExchangeSampler of openmm (8.6 and newer) does the rest. The energies of all replicas in all states
 give the free energy between the levels by MBAR, as in 5_lambda.py.
