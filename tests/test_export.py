@@ -54,6 +54,71 @@ def test_export_for_gromacs(model_file, tmp_path, monkeypatch, capsys):
     assert float(energy) / units.KJ_PER_MOL == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.parametrize("host", ["openmm", "gromacs"])
+def test_archives_with_a_state(charged_file, tmp_path, monkeypatch, capsys, host):
+    """`mfmd info` shows what is in them; the other archive is told it with each structure."""
+    torch = pytest.importorskip("torch")
+    if host == "openmm":
+        pytest.importorskip("openmmtorch")
+        with open(tmp_path / "m.pdb", "w") as file:
+            app = pytest.importorskip("openmm.app")
+            app.PDBFile.writeFile(backends.topology(ethanol()), ethanol().positions, file)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["mfmd", *map(str, words)])
+        cli.main()
+        return capsys.readouterr()
+
+    more = ("--topology", tmp_path / "m.pdb") if host == "openmm" else ()
+    run(
+        "export",
+        charged_file,
+        "--for",
+        host,
+        "-o",
+        tmp_path / "a.pt",
+        "--charge",
+        "1",
+        "--multiplicity",
+        "2",
+        "--precision",
+        "double",
+        *more,
+    )
+    assert "evaluates charge 1, multiplicity 2, whatever" in run("info", tmp_path / "a.pt").out
+    assert json.loads(run("info", tmp_path / "a.pt", "--json").out)["archived"] == {"states": [[1, 2]], "fragment": []}
+    positions = torch.tensor(ethanol().positions / units.ANGSTROM_PER_NM)
+    arguments = (positions, torch.tensor(ethanol().numbers)) if host == "gromacs" else (positions,)
+    energy, _ = torch.jit.load(str(tmp_path / "a.pt"))(*arguments)
+    atoms = ethanol()
+    atoms.info |= {"charge": 1, "multiplicity": 2}
+    assert float(energy) / units.KJ_PER_MOL == pytest.approx(backends.engine(charged_file, "high", radial="table")(atoms)[0], abs=1e-8)
+    monkeypatch.setattr(
+        sys, "argv", ["mfmd", "export", str(charged_file), "--for", "torchscript", "-o", str(tmp_path / "t.pt"), "--charge", "1"]
+    )
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "told them with each structure" in capsys.readouterr().err
+    assert "charge and multiplicity: 0 1; 0 2; 0 3; +1 1; +1 2; -1 2" in run("info", charged_file).out
+
+
+def test_a_group_in_a_box_is_a_molecule(charged_file, tmp_path):
+    """For GROMACS, which says neither charge nor whether a group is all there is: the lowest multiplicity of the electrons."""
+    torch = pytest.importorskip("torch")
+    from mfmd.hosts import gromacs
+
+    gromacs.write_archive(tmp_path / "g.pt", charged_file, "low", "double", charge=1)
+    atoms = ethanol()
+    atoms.set_cell([12.0] * 3)
+    atoms.pbc = True
+    module = torch.jit.load(str(tmp_path / "g.pt"))
+    given = [torch.tensor(atoms.positions / 10), torch.tensor(atoms.numbers), torch.tensor(atoms.cell.array / 10), torch.tensor(atoms.pbc)]
+    atoms.info |= {"charge": 1, "multiplicity": 2}
+    assert float(module(*given)[0]) / units.KJ_PER_MOL == pytest.approx(
+        backends.engine(charged_file, "low", radial="table")(atoms)[0], abs=1e-8
+    )
+
+
 def test_without_torchscript(model, tmp_path, monkeypatch, capsys):
     """Where torch makes none, the file has the weights alone, aligned, and says so; `mfmd export` adds it later."""
     torch = pytest.importorskip("torch")

@@ -1,5 +1,6 @@
 """mfmd md: runs that an interruption does not change, ensembles, and what is refused."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import ase.build
 import ase.io
 import ase.units
+import backends
 import numpy as np
 import pytest
 from backends import interruptible
@@ -278,7 +280,10 @@ def test_structures_that_cannot_be_run(trained, tmp_path, monkeypatch):
     for name, more, words in (
         ("none.xyz", {}, "no such file"),
         ("broken.pdb", {}, "not a readable PDB file"),
-        ("charged.xyz", {}, "charge is"),
+        ("charged.xyz", {}, r"it has charge \+1, multiplicity 2, and head gfn2 was trained on charge 0, multiplicity 1 only"),
+        ("charged.xyz", {"charge": 0}, "charged.xyz says charge 1, and --charge is 0"),
+        ("ethanol.xyz", {"charge": -1}, "it has charge -1, multiplicity 2"),
+        ("ethanol.xyz", {"multiplicity": 2}, "multiplicity is 2, which 26 electrons cannot have"),
         ("one.xyz", {}, "two atoms or more"),
         ("sulfur.xyz", {}, "atom 1 is S"),
         ("flat.xyz", {}, "no volume"),
@@ -296,6 +301,87 @@ def test_structures_that_cannot_be_run(trained, tmp_path, monkeypatch):
     ):
         with pytest.raises(Error, match=words):
             md.run(settings(trained, name, "out", **more))
+
+
+def ions(start, out, model, **more):
+    options = {"time": 0.004, "every": 0.001, "checkpoint": 0.002, "timestep": 0.1, "threads": 1, "ensemble": "nve", "precision": "double"}
+    return md.run(md.Settings(str(model), str(start), str(out), **{**options, "minimize": False, "report_heads": True, **more}))
+
+
+def test_a_run_in_a_state(charged_file, tmp_path):
+    """Of a file or of the settings: the same run. Files say it, a run goes on in it alone, and so does one from its end."""
+    cation = ethanol()
+    cation.write(tmp_path / "plain.xyz")
+    cation.info |= {"charge": 1, "multiplicity": 2}
+    cation.write(tmp_path / "cation.xyz", format="extxyz")
+    ions(tmp_path / "cation.xyz", tmp_path / "of a file", charged_file)
+    ions(tmp_path / "plain.xyz", tmp_path / "said", charged_file, charge=1)
+    heads = [np.genfromtxt(tmp_path / out / "heads.csv", delimiter=",", names=True) for out in ("of a file", "said")]
+    assert np.array_equal(*heads)
+    final = ase.io.read(tmp_path / "said" / "final.pdb")
+    for head in ("low", "high"):
+        found = heads[0][head][-1]
+        gaps = []
+        for info in (cation.info, {}):
+            final.info = info
+            gaps.append(abs(backends.engine(charged_file, head)(final)[0] - found))
+        assert gaps[0] < 0.02 < 1.0 < gaps[1]
+    assert json.loads((tmp_path / "said" / "settings.json").read_text())["state"] == "charge +1, multiplicity 2"
+    assert "charge +1, multiplicity 2" in (tmp_path / "said" / "report.html").read_text()
+    start = md.read_start(tmp_path / "said" / "final.pdb")
+    assert start.state == {"charge": 1, "multiplicity": 2}
+    with pytest.raises(md.MDError, match=r"final.pdb: it has a state that an openmm.app.Topology cannot say \(charge 1, multiplicity 2\)"):
+        md.read_structure(tmp_path / "said" / "final.pdb")
+    ions(tmp_path / "said" / "final.pdb", tmp_path / "from its end", charged_file)
+    after = np.genfromtxt(tmp_path / "from its end" / "heads.csv", delimiter=",", names=True)
+    assert after["high"][0] == pytest.approx(heads[0]["high"][-1], abs=0.3)
+
+    def refused(words, name="plain.xyz", out="said", **more):
+        with pytest.raises(md.MDError, match=words):
+            ions(tmp_path / name, tmp_path / out, charged_file, **more)
+
+    ions(tmp_path / "plain.xyz", tmp_path / "said", charged_file, charge=1, multiplicity=2, time=0.008)  # the same, and longer
+    refused(r"holds a run with state charge \+1, multiplicity 2, and now it is charge 0, multiplicity 1", time=0.008)
+    refused("holds a run with state", charge=-1, time=0.008)
+    refused("holds a run with allow_unseen_state False", charge=1, time=0.008, allow_unseen_state=True)
+    refused("its run had charge", out="on", continue_from=str(tmp_path / "said"))
+    ions(tmp_path / "plain.xyz", tmp_path / "on", charged_file, continue_from=str(tmp_path / "said"), charge=1, minimize=None)
+    ions(tmp_path / "plain.xyz", tmp_path / "ionised", charged_file, continue_from=str(tmp_path / "on"), charge=0, minimize=None)
+
+
+def test_a_run_of_fragments(charged_file, tmp_path):
+    """Of an extended XYZ file: as two runs apart; final.pdb says what it lacks."""
+    both = ethanol() + ethanol()
+    both.positions[9:] += 40.0
+    both.arrays["fragment"] = np.repeat([0, 1], 9)
+    both.info["fragments"] = np.array([[0, 3], [-1, 2]])
+    both.write(tmp_path / "both.xyz", format="extxyz")
+    ions(tmp_path / "both.xyz", tmp_path / "run", charged_file)
+    with pytest.raises(md.MDError, match="says the states of its fragments, and --charge is given"):
+        ions(tmp_path / "both.xyz", tmp_path / "other", charged_file, charge=1)
+    with pytest.warns(Note, match="it had 2 fragments with states of their own"):
+        assert md.read_start(tmp_path / "run" / "final.pdb").state == {"charge": -1}
+    with pytest.raises(md.MDError, match="a state that an openmm.app.Topology cannot say"):
+        md.topology_of(both)
+    both.info["fragments"] = np.array([[-1, 2], [0, 3]])
+    both.write(tmp_path / "both.xyz", format="extxyz")
+    with pytest.raises(md.MDError, match="holds a run with structure_sha256"):
+        ions(tmp_path / "both.xyz", tmp_path / "run", charged_file, time=0.008)
+
+
+def test_a_folder_from_before_there_were_states(charged_file, tmp_path, start):
+    """Goes on as what it was: neutral."""
+    ions(start, tmp_path / "run", charged_file)
+    path = tmp_path / "run" / "settings.json"
+    kept = {
+        key: value
+        for key, value in json.loads(path.read_text()).items()
+        if key not in ("charge", "multiplicity", "allow_unseen_state", "state")
+    }
+    path.write_text(json.dumps(kept))
+    with pytest.raises(md.MDError, match="holds a run with state None"):
+        ions(start, tmp_path / "run", charged_file, time=0.008, charge=1)
+    assert ions(start, tmp_path / "run", charged_file, time=0.008)["steps"] == 80
 
 
 def test_reporter_of_heads(trained, model_file, tmp_path):
