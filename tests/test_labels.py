@@ -344,6 +344,7 @@ WRONG_STATES = {  # what is said of water, and the sentence
     "half a charge": (saying({"charge": 0.5}), "charge is 0.5, which is no whole number"),
     "an infinite charge": (saying({"total_charge": np.inf}), "total_charge is inf, which is no whole number"),
     "a charge of another unit": (saying({"charge": 1.6e19}), "charge is 1.6e\\+19, which no molecule has"),
+    "a number that stands for none": (saying({"charge": -999}), "charge is -999, and the nuclei have 10 together"),
     "more than all electrons": (saying({"charge": 11}), "charge is 11, and there are 10 electrons"),
     "two charges": (saying({"charge": 1, "net_charge": 0}), "charge says the charge 1, and net_charge says 0; correct one of them"),
     "a SMILES of another charge": (saying({"charge": 1, "smiles": "[O-][H]"}), "charge says the charge 1, and smiles says -1"),
@@ -590,6 +591,21 @@ def test_the_same_nuclei_in_two_states_are_two_structures(shipped, tmp_path):
     assert not any(
         "are structures of" in text for text in consider(config(tmp_path, methanol, data={"val": [str(tmp_path / "val.xyz")]}))[2]
     )
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_a_file_that_has_forgotten_its_charges_is_told(by_level, tmp_path, said):
+    """Of two levels' files only one says that its structures are cations; where the other says 0 they are."""
+    for name, info in (("dft", {"charge": 1}), ("cctz", {"charge": 0} if said else {})):
+        frames = ase.io.read(tmp_path / f"{name}.xyz", ":")
+        for a in frames:
+            a.info |= info
+        ase.io.write(tmp_path / f"{name}.xyz", frames, format="extxyz")
+    keys = {"energy": "E", "forces": "F"}
+    data = {"train": {name: str(tmp_path / f"{name}.xyz") for name in ("dft", "cctz")}, "val": 0.25}
+    c = plan.parse({"out": str(tmp_path / "run"), "data": data, "levels": dict.fromkeys(("dft", "cctz"), keys)}, "test")
+    words = f"{len(by_level)} structures name no charge and are taken as neutral, and with the same nuclei others are charged"
+    assert any(words in text for text in consider(c)[2]) != said
 
 
 def test_few_ions_among_molecules_do_not_stand_out(shipped, tmp_path):

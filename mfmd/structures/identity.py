@@ -10,10 +10,11 @@ PROJECTIONS = 8
 AT_ONCE = 4_000_000  # numbers that are looked at a time
 
 
-def same(structures):
-    """For every structure the index of the first that is the same: numbers in order, states, positions to SAME, cell and periodicity."""
+def same(structures, states=True):
+    """For every structure the index of the first that is the same: numbers in order, states (or whatever they are in), positions to SAME, cell and
+    periodicity."""
     first = np.arange(len(structures))
-    for group in _groups(structures).values():
+    for group in _groups(structures, states).values():
         if len(group) > 1:
             few, chosen, again = _few(structures, group, _along)
             pairs = [(group[chosen[a]], group[chosen[b]]) for a, b in cKDTree(few).query_pairs(SAME, p=np.inf)]
@@ -83,11 +84,11 @@ def _radii(structures):
     return np.stack(out, axis=1)
 
 
-def _groups(structures):
-    """Lists of indices of structures with the same numbers in order, in the same states and with the same periodicity."""
+def _groups(structures, states=True):
+    """Lists of indices of structures with the same numbers in order, in the same states (or whatever they are in) and with the same periodicity."""
     groups = {}
     for k, s in enumerate(structures):
-        groups.setdefault((s.numbers.tobytes(), bytes(s.pbc), s.state_key), []).append(k)
+        groups.setdefault((s.numbers.tobytes(), bytes(s.pbc), states and s.state_key), []).append(k)
     return groups
 
 

@@ -36,7 +36,23 @@ def merge(structures, levels):
         )
     if twice:
         warnings.warn(f"{twice:,} structures stand in the files again, and their labels are taken together", Note, stacklevel=3)
+    _tell_silence(kept)
     return kept
+
+
+def _tell_silence(structures):
+    """Nuclei that are those of an ion, at other levels and without a word of their charge: a file may have forgotten it."""
+    ions, silent = [s for s in structures if s.charge], [s for s in structures if "charge" in s.unsaid and not s.charge]
+    if not (ions and silent):
+        return
+    first = identity.same(ions + silent, states=False)[len(ions) :]
+    found = [(s, ions[k]) for s, k in zip(silent, first, strict=True) if k < len(ions) and not s.labels.keys() & ions[k].labels.keys()]
+    if found:
+        warnings.warn(
+            f"{len(found):,} structures name no charge and are taken as neutral, and with the same nuclei others are charged ({found[0][0].source}, and "
+            f"{found[0][1].source}); say their charge, 0 where it is meant",
+            stacklevel=4,
+        )
 
 
 def _merged(one, other, levels):

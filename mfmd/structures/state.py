@@ -5,6 +5,7 @@ cell has is a matter of its size). What contradicts itself, or may mean two thin
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,7 @@ MOST = 10_000  # of what can be meant
 SPINS = ("2S", "2S+1")  # what a config says that the keys of SPIN are
 
 
+@cache
 def name(key):
     return str(key).lower().replace(" ", "_").replace("-", "_")
 
@@ -76,9 +78,11 @@ def read_states(numbers, info=None, charges=(), moments=(), fragment=(), pbc=Fal
     StateError : a word where a number should be, a charge that is not whole, keys that contradict each other or the electrons, a spin that may be 2S or
         2S + 1, magnetic moments that add up to nothing
     """
-    info = info or {}
+    info = {key: value for key, value in (info or {}).items() if name(key) in SAID}
     charges = charges if np.size(charges) else _of_atoms(numbers, info)
     charge = _charge(info, charges)
+    if charge is not None and -charge > np.sum(numbers):
+        raise StateError(f"charge is {charge}, and the nuclei have {np.sum(numbers)} together")
     multiplicity = _multiplicity(numbers, info, moments, charge or 0, spin)
     said = next((value for key, value in info.items() if name(key) in FRAGMENTS and value is not None), None)
     if np.size(fragment) and said is None:
@@ -121,8 +125,6 @@ def _charge(info, charges):
         if str(value).strip():
             found = _same(found, key, smiles_charge(str(value)), "charge")
     total = _sum("charges", charges)
-    if found is None and abs(total) <= ROUNDED + 1e-3 * np.size(charges):
-        return None
     if np.any(charges):  # of a force field they may be partial, and each may be rounded
         whole = abs(total - round(total)) <= ROUNDED + 1e-3 * np.size(charges)
         if not whole and found is None:
