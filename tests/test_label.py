@@ -1,6 +1,7 @@
 """Labels made with tblite and PySCF: against the shipped ones, against finite differences, resumed, and failing."""
 
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -86,8 +87,19 @@ def test_forces_are_the_slope_of_the_energy(method):
             ase.Atoms("HeHe", [[0, 0, 0], [0, 0, 3]], cell=[9, 9, 9], pbc=True),
             "for molecules, and the structure is periodic",
         ),
-        (LEVELS["gfn2"], ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]), "odd number of electrons"),
-        (LEVELS["gfn2"], ase.Atoms("OH2", [[0, 0, 0], [0, 0, 1], [0, 1, 0]], info={"charge": 2}), "charge is"),
+        (
+            LEVELS["gfn2"],
+            ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]], info={"multiplicity": 1}),
+            "multiplicity is 1, which 9 electrons cannot have",
+        ),
+        (LEVELS["gfn2"], ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]], info={"charge": 10}), "charge is 10, and there are 9 electrons"),
+        (LEVELS["gfn2"], ase.Atoms("O", info={"multiplicity": 1}), "multiplicity is 1, and the ground state of the atom, .* has 3"),
+        (
+            LEVELS["gfn2"],
+            ase.Atoms("NaH", [[0, 0, 0], [0, 0, 1.9]], info={"charge": 4, "multiplicity": 1}),
+            "GFN2-xTB has valence electrons alone, and not those for charge .4",
+        ),
+        (LEVELS["gfn2"], ase.Atoms("NaH", [[0, 0, 0], [0, 0, 1.9]], info={"charge": 2, "multiplicity": 3}), "and multiplicity 3"),
         (schema.Level(method="mp2", basis="6-31g", density_fitting=True), ase.build.molecule("H2O"), "set forces: none"),
     ],
 )
@@ -146,13 +158,13 @@ def test_sampled_labelled_resumed(tmp_path):
 
 
 def test_a_failed_label_is_recorded_and_not_fatal(tmp_path, inline):
-    ase.io.write(tmp_path / "mixed.xyz", [ase.build.molecule("H2O"), ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]])], format="extxyz")
+    ase.io.write(tmp_path / "mixed.xyz", [ase.build.molecule("H2O"), ase.Atoms("OH", [[0, 0, 0], [0, 0, 0.3]])], format="extxyz")
     c = config(tmp_path, structures=str(tmp_path / "mixed.xyz"), sampling=None, levels={"gfn2": {"method": "GFN2-xTB"}})
     for retry in (False, False, True):
         assert campaign.run(c, retry) == {"gfn2": (1, 1)}
     rows = [json.loads(line) for line in (c.out / "labels.jsonl").read_text().splitlines()]
     failed = [r for r in rows if "error" in r]
-    assert len(failed) == 2 and "odd number of electrons" in failed[0]["error"] and len(rows) == 1 + 2 + 2
+    assert len(failed) == 2 and "0.30 Å apart" in failed[0]["error"] and len(rows) == 1 + 2 + 2
     assert "energy_gfn2" not in ase.io.read(c.out / "train.xyz", 1).info
 
 
@@ -248,7 +260,6 @@ def slab(*pbc, height=20.0):
         (slab(1, 1, 1, height=0.0), {}, "levels.gfn2.method: the structure is periodic .*, and its cell has no volume: a-1"),
         (slab(1, 1, 1), {"levels": {"hf": {"method": "hf", "basis": "sto-3g"}}}, "levels.hf.method: hf/sto-3g is for molecules.*periodic"),
         (slab(0, 0, 1), {"sampling": {}, "levels": {}}, "sampling: GFN2-xTB is periodic in three directions"),
-        (ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]), {"sampling": {}}, "sampling: HO has an odd number of electrons.*: a-1"),
         (ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.2]]), {"sampling": {}}, "sampling: atoms 0 and 1 of H2 are 0.20 Å apart: a-1"),
     ],
 )
@@ -262,7 +273,7 @@ def test_what_a_method_is_not_for_is_refused_before_anything_is_computed(tmp_pat
 
 def test_labels_of_the_input_never_pass_for_those_of_the_run(tmp_path, inline):
     frames = [ase.build.molecule(name) for name in ("H2O", "NH3", "CH4")]
-    frames.append(ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]))  # whose label fails
+    frames.append(ase.Atoms("OH", [[0, 0, 0], [0, 0, 0.3]]))  # whose label fails
     for k, atoms in enumerate(frames):
         atoms.set_initial_magnetic_moments(None)
         atoms.info |= {"id": f"f{k}", "energy_gfn2": 999.0, "stress_gfn2": np.full(6, 9.0), "energy_other": 1.5}
@@ -347,7 +358,7 @@ def test_a_structure_in_two_splits_is_refused(tmp_path, first, second):
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     c = config(Path("~"), structures=["~/a.xyz", "H2O"])
-    assert c.out == tmp_path / "labels" and c.structures == [str(tmp_path / "a.xyz"), "H2O"]
+    assert c.out == tmp_path / "labels" and [named.structure for named in c.structures] == [str(tmp_path / "a.xyz"), "H2O"]
 
 
 def command(tmp_path, tree, **more):
@@ -357,10 +368,12 @@ def command(tmp_path, tree, **more):
 
 
 def test_a_level_without_one_label_is_an_error(tmp_path):
-    ase.io.write(tmp_path / "oh.xyz", ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]), format="extxyz")
+    ase.io.write(tmp_path / "oh.xyz", ase.Atoms("OH", [[0, 0, 0], [0, 0, 0.3]]), format="extxyz")
     tree = {"out": str(tmp_path / "out"), "structures": str(tmp_path / "oh.xyz"), "levels": {"gfn2": {"method": "gfn2"}}, "workers": 1}
     done = command(tmp_path, tree)
-    assert done.returncode == 1 and "error: gfn2: not one label; the first failed: oh-0: HO has an odd number of electrons" in done.stderr
+    assert (
+        done.returncode == 1 and "error: gfn2: not one label; the first failed: oh-0: atoms 0 and 1 of HO are 0.30 Å apart" in done.stderr
+    )
     assert (tmp_path / "out" / "train.xyz").exists()
     done = command(tmp_path, tree | {"levels": {"dft": {"method": "b3lpy", "basis": "sto-3g"}}})
     assert done.returncode == 1 and "error: levels.dft.method: b3lpy is no method" in done.stderr and len(done.stderr.splitlines()) == 1
@@ -553,7 +566,7 @@ def test_labels_stay_with_their_geometry(tmp_path, inline, what):
 
 def test_what_is_no_other_geometry(tmp_path, inline):
     """An unused cell, a number's last digits, labels of before, which are told; a failed structure that was mended is labelled."""
-    frames = [*three(), ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]])]
+    frames = [*three(), ase.Atoms("OH", [[0, 0, 0], [0, 0, 0.3]])]
     c = campaign_of(tmp_path, frames)
     assert campaign.run(c) == {"gfn2": (3, 1)}
     frames[0].cell[:] = 0
@@ -577,7 +590,9 @@ def test_a_trajectory_is_of_its_start(tmp_path, inline):
     assert "start" not in ase.io.read(c.out / "train.xyz").info
     path = c.out / "trajectories" / "w-train-300.xyz"
     frames[0].positions[0, 0] += 0.01
-    with pytest.raises(schema.LabelError, match=r"w-train-300.xyz was sampled from another geometry or state than w has now; give that another id"):
+    with pytest.raises(
+        schema.LabelError, match=r"w-train-300.xyz was sampled from another geometry or state than w has now; give that another id"
+    ):
         campaign.run(campaign_of(tmp_path, frames, sampling=sampling))
     frames[0].positions[0, 0] -= 0.01
     c = campaign_of(tmp_path, frames, sampling=sampling)
@@ -705,3 +720,186 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path, n, seconds):
     (tmp_path / "script.py").write_text(ORPHANS.format(n=n, seconds=seconds))
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL and len(set(done.stdout.split())) in (1, 2)
+
+
+METHYL = ase.Atoms("CH3", [[0, 0, 0.05], [0, 1.08, 0], [0.935, -0.54, 0], [-0.935, -0.54, 0]])
+HF = {"hf": {"method": "hf", "basis": "sto-3g"}}
+
+
+def written(c):
+    return {a.info["id"]: a for split in SPLITS if (c.out / f"{split}.xyz").exists() for a in ase.io.read(c.out / f"{split}.xyz", ":")}
+
+
+def test_a_geometry_in_several_states(tmp_path, inline):
+    """They have ids of their own and labels of their own; a neutral closed shell is written as it always was."""
+    path = tmp_path / "methyl.xyz"
+    ase.io.write(path, METHYL, format="extxyz")
+    entries = [str(path), {"structure": str(path), "charge": 1}, {"structure": str(path), "charge": -1, "multiplicity": 1}]
+    c = config(tmp_path, structures=[*entries, "H2O", "O2", {"structure": "H", "charge": 1}, "O"], sampling=None, levels=HF)
+    assert campaign.run(c) == campaign.run(c) == {"hf": (7, 0)}
+    found = written(c)
+    states = {key: (a.info.get("charge"), a.info.get("multiplicity")) for key, a in found.items()}
+    assert states == {
+        "methyl-0": (0, 2), "methyl-0+1": (1, 1), "methyl-0-1m1": (-1, 1), "H2O": (None, None), "O2": (0, 3), "H+1": (1, 1), "O": (None, None),
+    }  # fmt: skip
+    energies = {key: a.info["energy_hf"] for key, a in found.items()}
+    assert energies["methyl-0+1"] - energies["methyl-0"] == pytest.approx(7.8, abs=1) and energies["H+1"] == 0
+    assert energies["O"] == json.loads((c.out / "atoms.json").read_text())["energies"]["O"]["hf"]
+    assert found["methyl-0+1"].info["molecule"] == "methyl+1"
+    page = (c.out / "report.html").read_text()
+    assert "of them charged" in page and "of them open shells" in page
+    # and mfmd-train reads them
+    pytest.importorskip("lightning")
+    from mfmd.structures import reading
+
+    t = plan.parse(
+        {"out": tmp_path, "data": {"train": str(c.out / "train.xyz"), "atoms": c.out / "atoms.json"}, "levels": {"hf": None}}, "x"
+    )
+    del states["O"]  # whose energy is in atoms.json
+    read = {s.info["id"]: tuple(s.states[0]) for part in reading.read(t.data, t.levels).values() for s in part}
+    assert read == {key: (0, 1) if None in pair else pair for key, pair in states.items()}
+
+
+def test_fingerprints_of_before_stay():
+    """Of a neutral structure in its lowest multiplicity, however it says so; others have one of their own."""
+
+    def of(atoms, **info):
+        atoms = atoms.copy()
+        atoms.info |= info
+        return checks.fingerprint(atoms)
+
+    lengths = METHYL.positions.round(6) + 0.0
+    content = METHYL.numbers.astype("<i8").tobytes() + bytes(3) + lengths.astype("<f8").tobytes()
+    before = "sha256-" + hashlib.sha256(content).hexdigest()[:32]
+    assert before == of(METHYL) == of(METHYL, charge=0, multiplicity=2) == of(METHYL, total_charge=0, uhf=1)
+    assert len({before, of(METHYL, charge=1), of(METHYL, charge=-1), of(METHYL, charge=1, multiplicity=3), of(METHYL, multiplicity=4)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("info", "more", "message"),
+    [
+        ({"charge": 0}, {"charge": 1}, "structures: a-0: charge says the charge 0, and the config says 1; correct one of them"),
+        (
+            {"uhf": 1},
+            {"charge": 0, "multiplicity": 4},
+            "the config says the multiplicity 4, and uhf says 2|uhf says .* 2, and the config says 4",
+        ),
+        ({}, {"charge": 1, "multiplicity": 2}, "structures: a-0: multiplicity is 2, which 8 electrons cannot have"),
+        ({"spin": 1}, {}, "structures: a-0: spin is 1, which may be 2S or 2S . 1; say which .spin in the config."),
+        ({"fragments": [(0, 2)]}, {}, "fragments have states, and a label is of the whole; say its charge and multiplicity too"),
+        ({"fragments": [(1, 1)], "charge": 0, "multiplicity": 2}, {}, "the charges of the fragments add up to .1, and the charge is .0"),
+    ],
+)
+def test_states_that_cannot_be(tmp_path, info, more, message):
+    atoms = METHYL.copy()
+    atoms.info |= info
+    c = campaign_of(tmp_path, [atoms], structures=[{"structure": str(tmp_path / "a.xyz")} | more])
+    with pytest.raises(schema.LabelError, match=message):
+        campaign.run(c)
+    assert not (c.out / "labels.jsonl").exists()
+
+
+def test_structures_of_the_config_have_these_keys(tmp_path):
+    for entry, message in (
+        ({"structure": "H2O", "chrage": 1}, "structures.0.chrage: unknown key; did you mean charge"),
+        ({"charge": 1}, "structures.0.structure: this key is required"),
+        ({"structure": "H2O", "multiplicity": 0}, "structures.0.multiplicity: found 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            config(tmp_path, structures=[entry])
+    c = config(tmp_path, structures=["H2O", {"structure": "CH3", "charge": 1}])
+    assert c.model_dump()["structures"] == ["H2O", {"structure": "CH3", "charge": 1}]
+
+
+@pytest.mark.parametrize(("spin", "value"), [("2S", 3), ("2S+1", 4)])
+def test_what_spin_is_says_the_config(tmp_path, inline, spin, value):
+    atoms = METHYL.copy()
+    atoms.info["spin"] = value
+    c = campaign_of(tmp_path, [atoms], spin=spin)
+    assert campaign.run(c) == {"gfn2": (1, 0)}
+    (found,) = written(c).values()
+    assert found.info["multiplicity"] == 4 and "spin" not in found.info
+
+
+def test_fragments_stay_with_their_structure(tmp_path, inline):
+    atoms = METHYL + ase.Atoms("He", [[0, 0, 4.0]])
+    atoms.arrays["fragment"] = np.array([0, 0, 0, 0, 1])
+    atoms.info |= {"charge": 1, "multiplicity": 1, "fragments": [(1, 1), (0, 1)]}
+    sampling = {"temperatures": [300.0], "train": 1, "val": 0, "test": 0, "interval": 1.0, "equilibration": 0.0}
+    for k, more in enumerate(({}, {"sampling": sampling})):
+        c = campaign_of(tmp_path, [atoms], out=tmp_path / str(k), **more)
+        assert campaign.run(c) == {"gfn2": (1, 0)}
+        (found,) = written(c).values()
+        assert (found.info["charge"], found.info["multiplicity"]) == (1, 1)
+        assert np.array_equal(found.info["fragments"], [(1, 1), (0, 1)]) and found.arrays["fragment"].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_ions_are_sampled_as_ions(tmp_path, inline):
+    """From one geometry in two states trajectories differ, and their labels are of the state."""
+    from tblite.ase import TBLite
+
+    sampling = {"temperatures": [300.0], "train": 2, "val": 0, "test": 1, "interval": 5.0, "equilibration": 5.0}
+    c = config(tmp_path, structures=["CH3", {"structure": "CH3", "charge": 1}], sampling=sampling, levels={"gfn2": {"method": "gfn2"}})
+    assert campaign.run(c) == campaign.run(c) == {"gfn2": (6, 0)}
+    found = written(c)
+    for key, (charge, multiplicity) in {"CH3-test-300-0000": (0, 2), "CH3_1-test-300-0000": (1, 1)}.items():
+        atoms = found[key]
+        assert (atoms.info["charge"], atoms.info["multiplicity"]) == (charge, multiplicity)
+        atoms.calc = TBLite(method="GFN2-xTB", verbosity=0, charge=charge, multiplicity=multiplicity)
+        assert atoms.info["energy_gfn2"] == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
+
+
+def test_states_of_one_geometry_may_be_in_two_splits(tmp_path, inline):
+    frames = [METHYL.copy(), METHYL.copy()]
+    for atoms, charge, split in zip(frames, (0, 1), ("train", "test"), strict=True):
+        atoms.info |= {"charge": charge, "split": split}
+    assert campaign.run(campaign_of(tmp_path, frames)) == {"gfn2": (2, 0)}
+    frames[1].info["charge"] = 0
+    with pytest.raises(schema.LabelError, match=r"a-1 .test. is the same structure as a-0 .train."):
+        campaign.run(campaign_of(tmp_path, frames, out=tmp_path / "other"))
+
+
+def test_a_label_of_another_state_is_no_label_of_this_one(tmp_path, inline):
+    assert campaign.run(campaign_of(tmp_path, [METHYL])) == {"gfn2": (1, 0)}
+    ion = METHYL.copy()
+    ion.info["charge"] = 1
+    with pytest.raises(schema.LabelError, match="the label of a-0 at level gfn2 was made of another geometry or state than a-0 has now"):
+        campaign.run(campaign_of(tmp_path, [ion]))
+
+
+def test_the_limit_of_spin_contamination_may_move(tmp_path, inline):
+    """Labels beyond it fail, whenever they were made; with a wider one `--retry` makes them."""
+
+    def run(retry=False, **more):
+        c = campaign_of(tmp_path, [METHYL], levels={"hf": {"method": "hf", "basis": "6-31g"} | more})
+        return campaign.run(c, retry)["hf"]
+
+    assert run() == (1, 0)
+    rows = [json.loads(line) for line in (tmp_path / "labels" / "labels.jsonl").read_text().splitlines()]
+    assert [row["spin_contamination"] for row in rows if row["id"] == "a-0"] == pytest.approx([0.013], abs=0.01)
+    assert run(max_spin_contamination=0.001) == run(retry=True, max_spin_contamination=0.001) == (0, 1)
+    assert run() == (0, 1) and run(retry=True) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "positions", "charge"),
+    [
+        ("H", [[0, 0, 0]], 1),
+        ("He", [[0, 0, 0]], 1),
+        ("Na", [[0, 0, 0]], 1),
+        ("Mg", [[0, 0, 0]], 2),
+        ("Al", [[0, 0, 0]], 3),
+        ("F", [[0, 0, 0]], -1),
+        ("OH", [[0, 0, 0], [0, 0, 0.97]], -1),
+        ("OH3", [[0, 0, 0.1], [0, 0.95, -0.2], [0.82, -0.47, -0.2], [-0.82, -0.47, -0.2]], 1),
+        ("CH3", METHYL.positions, 1),
+    ],
+)
+@pytest.mark.parametrize("of", [{"method": "hf", "basis": "6-31g"}, {"method": "gfn2"}])
+def test_ions_are_not_absurd(symbols, positions, charge, of):
+    atoms = ase.Atoms(symbols, positions, info={"charge": charge})
+    of = schema.Level(**of)
+    energy = methods.label(of, atoms, False)["energy"]
+    isolated = {symbol: methods.isolated(of, symbol)["energy"] for symbol in set(atoms.get_chemical_symbols())}
+    assert checks.absurd(energy, atoms, isolated) is None
+    assert checks.absurd(energy + 300 * len(atoms), atoms, isolated) and checks.absurd(energy - 100 * len(atoms), atoms, isolated)

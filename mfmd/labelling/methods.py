@@ -155,6 +155,32 @@ def check_orbitals(name, field):
             warnings.warn(f"{name}: an occupied orbital lies above an empty one; there may be a lower state", stacklevel=3)
 
 
+def _lowest(field):
+    """The state of an open shell, to second order where the first has found none, and followed down where orbitals of other symmetry have less energy."""
+    orbitals = None if field.converged else field.mo_coeff
+    for _ in range(FOLLOWED):
+        if orbitals is not None:
+            lower = field.newton()
+            lower.kernel(orbitals, field.mo_occ)
+            if field.converged and lower.e_tot > field.e_tot - FLAT:
+                return field
+            field = lower.remove_soscf()
+            if not field.converged:
+                return field
+        probed = field.copy()
+        if hasattr(field, "grids"):  # which direction is down shows on a coarse grid
+            probed.grids = field.grids.copy().reset()
+            probed.grids.level = 0
+        orbitals, _, stable, _ = probed.stability(return_status=True)
+        if stable:
+            return field
+    raise LabelError("the self-consistent field has no stable state near those that were tried")
+
+
+FOLLOWED = 5  # states in a row, each below the one before
+FLAT = 1e-6  # Hartree; by less two states are one
+
+
 def _pyscf(method, atoms, forces, state=NEUTRAL, limit=np.inf):
     """limit : of the spin contamination"""
     words = io.StringIO()
@@ -187,6 +213,8 @@ def _solved(method, atoms, forces, state, limit):
     if method.density_fitting:
         field = field.density_fit()
     field.kernel()
+    if open_shell and len(atoms) > 1:
+        field = _lowest(field)
     if not field.converged:
         raise LabelError(f"{method.method}/{method.basis}: the self-consistent field has not converged")
     check_orbitals(method.method, field)

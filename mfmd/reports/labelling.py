@@ -38,6 +38,7 @@ def write(config, structures, chosen, journal, told):
         facts={
             "levels, cheapest first": " → ".join(config.levels),
             "structures": len(structures),
+            **_states(structures),
             "labels": sum(map(len, made.values())),
             "failed": sum(map(len, failed.values())),
             "CPU time": page.duration(sum(row.get("cpu_seconds", 0.0) for of in made.values() for row in of.values())),
@@ -64,6 +65,20 @@ def write(config, structures, chosen, journal, told):
         seed=config.seed,
         told=told,
     )
+
+
+def _states(structures):
+    """How many structures are no neutral closed shells, where there are such."""
+    counts = {
+        "of them charged": sum(charge != 0 for _, charge, _ in map(_kind, structures)),
+        "of them open shells": sum(multiplicity > 1 for *_, multiplicity in map(_kind, structures)),
+    }
+    return {key: count for key, count in counts.items() if count}
+
+
+def _kind(atoms):
+    """Formula, charge and multiplicity; a lone neutral atom counts as a closed shell."""
+    return atoms.get_chemical_formula(), int(atoms.info.get("charge", 0)), int(atoms.info.get("multiplicity", 1))
 
 
 def _labels(level, config, asked, by_id, made, failed):
@@ -95,20 +110,20 @@ def _cost_figure(made):
 
 
 def _differences(made, by_id):
-    """For each pair of levels the distribution of their energies' difference, less its mean for the formula, which is what atoms account for."""
+    """For each pair of levels the distribution of their energies' difference, less its mean for the formula and state, which is what atoms account for."""
     drawn = []
     for low, high in itertools.combinations(made, 2):
-        of_formula = {}
+        of_kind = {}
         for key in made[low].keys() & made[high].keys():
             atoms = by_id[key]
             difference = (made[high][key]["energy"] - made[low][key]["energy"]) / len(atoms)
-            of_formula.setdefault(atoms.get_chemical_formula(), []).append(1e3 * difference)
-        parts = [np.array(values) - np.mean(values) for values in of_formula.values() if len(values) > 1]
+            of_kind.setdefault(_kind(atoms), []).append(1e3 * difference)
+        parts = [np.array(values) - np.mean(values) for values in of_kind.values() if len(values) > 1]
         if parts:
             values = np.concatenate(parts)
             what = (
-                f"Energy of {high} less that of {low}, per atom, against its mean over structures of one formula: {len(values):,} structures of "
-                f"{len(parts)} formula{'s' if len(parts) > 1 else ''}, standard deviation {values.std():.1f} meV/atom."
+                f"Energy of {high} less that of {low}, per atom, against its mean over structures of one formula and state: {len(values):,} structures of "
+                f"{len(parts)} formula{'s' if len(parts) > 1 else ''} in their states, standard deviation {values.std():.1f} meV/atom."
             )
             drawn.append(figures.histogram(what, {f"{high} − {low}": values}, "difference, meV/atom", "structures"))
     return drawn
@@ -125,16 +140,16 @@ def _force_differences(made):
 
 
 def _strained(made, by_id):
-    """The structures with the highest energy per atom against the lowest of their formula, at the level that has the most labels."""
+    """The structures with the highest energy per atom against the lowest of their formula and state, at the level that has the most labels."""
     level = max(made, key=lambda name: len(made[name]))
     lowest, above = {}, {}
     for key, row in made[level].items():
-        formula = by_id[key].get_chemical_formula()
-        lowest[formula] = min(lowest.get(formula, np.inf), row["energy"])
+        kind = _kind(by_id[key])
+        lowest[kind] = min(lowest.get(kind, np.inf), row["energy"])
     for key, row in made[level].items():
-        above[key] = 1e3 * (row["energy"] - lowest[by_id[key].get_chemical_formula()]) / len(by_id[key])
+        above[key] = 1e3 * (row["energy"] - lowest[_kind(by_id[key])]) / len(by_id[key])
     order = sorted((key for key in above if above[key] > 0), key=above.get, reverse=True)
-    return [_drawn(by_id[key], f"{above[key]:.0f} meV/atom above the lowest of its formula at {level}") for key in order[:DRAWN]]
+    return [_drawn(by_id[key], f"{above[key]:.0f} meV/atom above the lowest of its formula and state at {level}") for key in order[:DRAWN]]
 
 
 def _failing(failed, by_id):
