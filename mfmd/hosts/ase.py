@@ -12,8 +12,8 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes,
 
 from mfmd import Note, units
 from mfmd.engine import Alarm, Engine, InputError, load_model
-from mfmd.hosts.states import assumed
-from mfmd.structures.state import StateError, read_states, spelled
+from mfmd.hosts.states import assumed, of_structure
+from mfmd.structures.state import StateError, spelled
 
 
 @dataclasses.dataclass
@@ -167,14 +167,7 @@ class Calculator(AseCalculator):
 def _states(atoms):
     """States of its fragments, the fragment of each atom or (), and what nothing says."""
     try:
-        return read_states(
-            atoms.numbers,
-            atoms.info,
-            atoms.get_initial_charges(),
-            atoms.get_initial_magnetic_moments(),
-            atoms.arrays.get("fragment", ()),
-            atoms.pbc,
-        )
+        return of_structure(atoms)
     except StateError as error:
         raise InputError(str(error)) from None
 

@@ -24,6 +24,7 @@ from ase.neighborlist import neighbor_list
 
 from mfmd import Error, Note
 from mfmd.hosts import pdb
+from mfmd.hosts.states import of_structure
 from mfmd.structures.state import StateError, read_states, spelled
 
 STRETCH, LEAST, MOST = 0.3, 0.12, 0.25  # what is added to a covalent radius: times itself, and at least and at most, Å
@@ -167,14 +168,7 @@ def start_of(atoms, said=(), told=""):
 def _state(atoms):
     """What ase.Atoms say of charge and spin, as in Start."""
     try:
-        states, fragment, unsaid = read_states(
-            atoms.numbers,
-            atoms.info,
-            atoms.get_initial_charges(),
-            atoms.get_initial_magnetic_moments(),
-            atoms.arrays.get("fragment", ()),
-            atoms.pbc,
-        )
+        states, fragment, unsaid = of_structure(atoms, atoms.calc and atoms.calc.results)
     except StateError as error:
         raise MDError(str(error)) from None
     if np.size(fragment):
