@@ -99,9 +99,10 @@ def _check_same(config, then):
         then["backbone"]["checkpoint"] = now["backbone"]["checkpoint"]
     for old, new in (
         (then["backbone"], now["backbone"]),
+        (then["data"], now["data"]),
         *((then["levels"].get(name, {}), level) for name, level in now["levels"].items()),
     ):
-        old |= {key: None for key in ("zbl", "from") if key in new and key not in old}  # a run that began before there was this key
+        old |= {key: None for key in ("zbl", "spin", "from") if key in new and key not in old}  # a run that began before there was this key
     if files is None:
         warnings.warn(
             f"the run in {config.out} began with an mfmd that kept no fingerprints of its files; that they are the same is taken on trust",
