@@ -342,4 +342,4 @@ def test_a_tilde_is_the_users_home(monkeypatch, tmp_path):
     assert [str(p) for p, _ in config.data.files("train") + config.data.files("val")] == [f"{tmp_path}/{n}.xyz" for n in "abv"]
     assert (config.out, config.data.atoms) == (tmp_path / "run", tmp_path / "atoms.json")
     labels = parse({"out": "~/labels", "structures": "~/start.xyz", "levels": {}}, "here", schema.Config)
-    assert (labels.out, labels.structures) == (tmp_path / "labels", [f"{tmp_path}/start.xyz"])
+    assert (labels.out, [named.structure for named in labels.structures]) == (tmp_path / "labels", [f"{tmp_path}/start.xyz"])
