@@ -1,5 +1,6 @@
 """Labels are what they say: units, signs, charges, and which structures are one, as files of real users have them."""
 
+import itertools
 import json
 import warnings
 
@@ -12,7 +13,7 @@ from conftest import DATA, ethanol
 
 from mfmd import Note, units
 from mfmd.config import ConfigError
-from mfmd.structures import checks, identity, reading
+from mfmd.structures import checks, consistency, identity, reading
 from mfmd.structures.record import DataError, Label, Structure
 
 pytest.importorskip("pydantic")
@@ -756,3 +757,33 @@ def test_isolated_atoms_in_a_box(shipped, tmp_path):
     crystal = Atoms("C", cell=[3, 3, 3], pbc=True, info={"energy_gfn2": -60.0})
     splits, isolated, _ = consider(config(tmp_path, [*atoms, crystal, *shipped[:30]], data={"val": 0.2}))
     assert isolated["gfn2"] == {1: -10.0, 6: -60.0, 7: -70.0, 8: -80.0} and len(splits["train"]) + len(splits["val"]) == 31
+
+
+def test_bonds_that_do_not_stretch_say_nothing_of_the_sign(tmp_path):
+    """Scans at fixed bond lengths, of molecules whose longer bonds happen to be pushed: the work of the forces says that their sign is right."""
+    rng, frames = np.random.default_rng(0), []
+    for k in range(120):
+        length, push = ((1.08, -0.4), (1.12, 0.4))[k // 60]
+        atoms = ase.build.molecule("CH4")
+        rays = atoms.positions[1:] / np.linalg.norm(atoms.positions[1:], axis=1)[:, None] + rng.normal(scale=0.015, size=(4, 3))
+        atoms.positions[1:] = length * rays / np.linalg.norm(rays, axis=1)[:, None]
+        # E = -push · Σ bond lengths + ½ · 3 eV/Å² · Σ (H-H distance - 1.8 Å)²
+        bonds, forces = atoms.positions[1:] - atoms.positions[0], np.zeros((5, 3))
+        energy = -push * np.linalg.norm(bonds, axis=1).sum() - 200.0
+        forces[1:] += push * bonds / length
+        for i, j in itertools.combinations(range(1, 5), 2):
+            apart = atoms.positions[j] - atoms.positions[i]
+            r = np.linalg.norm(apart)
+            energy += 1.5 * (r - 1.8) ** 2
+            forces[j] -= 3.0 * (r - 1.8) * apart / r
+            forces[i] += 3.0 * (r - 1.8) * apart / r
+        forces[0] = -forces[1:].sum(0)
+        if k >= 60:  # another molecule
+            atoms, forces = atoms + Atoms("Ne", [[6, 0, 0]]), np.vstack([forces, np.zeros(3)])
+        atoms.info["energy_gfn2"], atoms.arrays["forces_gfn2"] = energy, forces
+        frames.append(atoms)
+    c = config(tmp_path, frames)
+    structures = list(reading.read_file(tmp_path / "set.xyz", c.data, c.levels))
+    pull = consistency.pull(structures, "gfn2")
+    assert pull.value > 0 and pull.correlation > 0.7
+    assert not list(checks.questions(structures, "gfn2", c.levels["gfn2"], {}, c.data))
