@@ -143,6 +143,17 @@ def test_arrays_of_aimnet(tmp_path):
         np.testing.assert_array_equal([s["info"]["charges"] for s in structures], charges)
 
 
+def test_charges_of_the_atoms_of_all_structures(tmp_path):
+    """Which may be those of as many structures."""
+    content = {"R": POSITIONS[:2], "Z": WATER, "E": ENERGIES[:2], "formal_charges": np.array([1, 0, 0])}
+    np.savez(tmp_path / "a.npz", **content)
+    assert all(read_states(WATER, s["info"])[0] == ((1, 2),) for s in found_in(tmp_path / "a.npz", keys("E", "-")))
+    np.savez(tmp_path / "a.npz", **content | {"R": POSITIONS, "E": ENERGIES})
+    refused(
+        tmp_path / "a.npz", keys("E", "-"), r"formal_charges has 3 numbers, which may be one a structure or one an atom; write it as \(str"
+    )
+
+
 def test_hdf5_of_ani1(tmp_path):
     """Nested groups, symbols of elements, the SMILES as an array of its letters; structures of high energy are left alone."""
     content = {

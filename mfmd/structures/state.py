@@ -48,6 +48,7 @@ KEYS = CHARGE | MULTIPLICITY | UNPAIRED | SPIN
 SAID = KEYS | SMILES | FRAGMENTS  # all that read_states looks for
 ROUNDED = 1e-2  # by how much a number may be off from a whole one
 MOST = 10_000  # of what can be meant
+SUM = 0.1  # by how much the charges of atoms, which may be rounded or of a population analysis, may be off from a whole one
 SPINS = ("2S", "2S+1")  # what a config says that the keys of SPIN are
 
 
@@ -87,7 +88,7 @@ def read_states(numbers, info=None, charges=(), moments=(), fragment=(), pbc=Fal
     said = next((value for key, value in info.items() if name(key) in FRAGMENTS and value is not None), None)
     if np.size(fragment) and said is None:
         raise StateError(
-            "atoms have a fragment, and nothing says the states of the fragments (fragments: pairs of charge and multiplicity)"
+            "atoms have a fragment, and nothing says the states of the fragments; give fragments, pairs of charge and multiplicity, or another name"
         )
     try:
         if said is not None:
@@ -126,7 +127,7 @@ def _charge(info, charges):
             found = _same(found, key, smiles_charge(str(value)), "charge")
     total = _sum("charges", charges)
     if np.any(charges):  # of a force field they may be partial, and each may be rounded
-        whole = abs(total - round(total)) <= ROUNDED + 1e-3 * np.size(charges)
+        whole = abs(total - round(total)) <= SUM + 1e-3 * np.size(charges)
         if not whole and found is None:
             raise StateError(f"the charges of the atoms add up to {total:+g}, which is no whole number; say the charge")
         if whole or abs(total - found[1]) > 0.5:  # beside a charge that is said, those of a population analysis may be further off

@@ -17,6 +17,7 @@ from mfmd.structures.state import KEYS, SAID, SMILES, name
 NUMBERS = ("Z", "z", "numbers", "atomic_numbers", "nuclear_charges", "species", "atNUM")  # (atoms,) or (structures, atoms)
 POSITIONS = ("R", "positions", "coordinates", "coords", "coord", "conformations", "atXYZ")  # (structures, atoms, 3), or (atoms, 3) of one
 OTHERS = ("cell", "pbc", "lattice", "N", "e_unit", "r_unit", "fragment", "fragments")  # N: how many atoms, of rows that are filled up
+OF_ATOMS = ("charges", "formal_charges")  # (structures, atoms), or (atoms,) of all structures; or one a structure
 WANTED = (
     f"positions (structures, atoms, 3) under one of {', '.join(POSITIONS)} and atomic numbers, or symbols of elements, under one of "
     f"{', '.join(NUMBERS)}"
@@ -150,6 +151,12 @@ def _checked(arrays, names, levels, source):
     n, atoms = positions.shape[:2]
     if numbers.shape not in ((atoms,), (n, atoms)):
         raise DataError(f"{source}: {numbers.shape} atomic numbers for positions of shape {positions.shape}")
+    for key in [key for key in rows if name(key) in OF_ATOMS and rows[key].shape == (atoms,) and atoms > 1 and not one]:
+        if n == atoms:
+            raise DataError(
+                f"{source}: {key} has {n} numbers, which may be one a structure or one an atom; write it as (structures, atoms)"
+            )
+        rows[key] = np.broadcast_to(rows[key], (n, atoms))
     for key, value in rows.items():
         if value.shape[:1] != (n,) and (value.size > 1 or name(key) not in SAID):  # one charge may be that of all structures
             raise DataError(f"{source}: {key} has {len(value) if value.ndim else 1} entries for {n} structures")
