@@ -174,7 +174,7 @@ def _lowest(field):
         orbitals, _, stable, _ = probed.stability(return_status=True)
         if stable:
             return field
-    raise LabelError("the self-consistent field has no stable state near those that were tried")
+    raise LabelError(f"each of {FOLLOWED} states of the self-consistent field was unstable, one below the other")
 
 
 FOLLOWED = 5  # states in a row, each below the one before

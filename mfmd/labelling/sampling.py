@@ -36,7 +36,6 @@ def read_structures(config):
                     f"{name}: {', '.join(old)} of the file are left out, since this run makes these labels anew", Note, stacklevel=2
                 )
             for k, atoms in enumerate(frames):
-                atoms.calc = None
                 for key in own:
                     atoms.info.pop(key, None)
                     atoms.arrays.pop(key, None)
@@ -57,6 +56,7 @@ def read_structures(config):
                 settle(atoms, named.said, config.spin)
             except LabelError as error:
                 raise LabelError(f"structures: {atoms.info['id']}: {error}") from None
+            atoms.calc = None
             if ending := (f"{named.charge:+d}" if named.charge else "") + (f"m{named.multiplicity}" if named.multiplicity else ""):
                 atoms.info |= {key: f"{atoms.info[key]}{ending}" for key in ("id", "molecule")}
         out += found

@@ -4,6 +4,7 @@ from ase.data import ground_state_magnetic_moments
 
 from mfmd.engine import states_of
 from mfmd.labelling.schema import LabelError
+from mfmd.structures.formats.fields import from_atoms
 from mfmd.structures.state import FRAGMENTS, NEUTRAL, SPIN, State, StateError, name, read_states
 
 OF_CONFIG = {
@@ -24,10 +25,10 @@ def state(atoms, said=None, spin=None):
     ------
     LabelError : it cannot be, may mean two things or contradicts the config; fragments have states, and nothing says that of the whole
     """
-    info = atoms.info | {OF_CONFIG[key]: value for key, value in (said or {}).items()}
+    own = from_atoms(atoms, (), {}, "")
+    info = own["info"] | {OF_CONFIG[key]: value for key, value in (said or {}).items()}
     whole = {key: value for key, value in info.items() if name(key) not in FRAGMENTS}
-    given = {"charges": atoms.get_initial_charges(), "moments": atoms.get_initial_magnetic_moments(), "spin": spin}
-    fragment = atoms.arrays.get("fragment", ())
+    fragment, given = own["fragment"], {"charges": own["charges"], "moments": own["moments"], "spin": spin}
     try:
         (found,), _, unsaid = read_states(atoms.numbers, whole, pbc=atoms.pbc, **given)
         if len(whole) < len(info) or len(fragment):
