@@ -8,6 +8,7 @@ import torch
 from ase.geometry import wrap_positions
 
 from mfmd.engine import neighbor_list
+from mfmd.structures.state import state_terms
 
 DTYPE = {"single": torch.float32, "double": torch.float64}
 
@@ -29,11 +30,6 @@ class Batch:
     energy: dict[str, torch.Tensor]  # (structures,) eV, double; NaN where missing
     forces: dict[str, torch.Tensor]  # (atoms, 3) eV/Å; a level without any is absent
     stress: dict[str, torch.Tensor]  # (structures, 6) eV/Å³; likewise
-
-
-def state_terms(states):
-    """(states, 3) positive charge, negative charge, unpaired electrons: what is learned of a State is linear in these."""
-    return np.array([[max(charge, 0), max(-charge, 0), multiplicity - 1] for charge, multiplicity in states], float)
 
 
 def half_pairs(structure, cutoff):

@@ -13,7 +13,8 @@ from mfmd.config import ConfigError
 from mfmd.structures import reading
 from mfmd.structures.checks import deviations
 from mfmd.structures.record import DataError
-from mfmd.training.batches import collation, state_terms
+from mfmd.structures.state import state_terms
+from mfmd.training.batches import collation
 from mfmd.training.heads import TABLE
 
 
@@ -65,12 +66,12 @@ def fit_reference_energies(structures, energies, elements, level, given, of_stat
 
     structures, energies : as many; elements : atomic numbers wanted; level : for messages. Energies that stand far out from the others
         (checks.deviations) have no say
-    given, of_states : {Z: eV} and eV of each of batches.state_terms; where compositions do not determine the solution, that with the smallest
+    given, of_states : {Z: eV} and eV of each of state.state_terms; where compositions do not determine the solution, that with the smallest
         deviation from these is taken
 
     Returns
     -------
-    {Z: eV}, eV of each of batches.state_terms, and whether the compositions determine all of it
+    {Z: eV}, eV of each of state.state_terms, and whether the compositions determine all of it
     """
     if not structures:
         missing = [chemical_symbols[z] for z in elements if z not in given]

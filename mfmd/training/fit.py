@@ -22,7 +22,7 @@ import torch
 
 from mfmd import Error, progress
 from mfmd.structures import reading
-from mfmd.training.batches import state_terms
+from mfmd.structures.state import state_terms
 
 # Of weights that multiply features scaled to unit size, relative to the noise; of Gauss-Newton, relative to the kernel.
 PENALTIES = np.logspace(-8, 4, 25)

@@ -12,7 +12,7 @@ TABLE = 119  # rows of per-element tables, indexed by atomic number
 
 
 class Head(nn.Module):
-    """scale (eV), e0 (eV, by atomic number) and of_states (eV a fragment, times batches.state_terms) are double, and no gradient trains them; `constant`
+    """scale (eV), e0 (eV, by atomic number) and of_states (eV a fragment, times state.state_terms) are double, and no gradient trains them; `constant`
     is eV a structure, whatever its size, and zero but for levels that others have trained so."""
 
     constant = 0.0

@@ -4,7 +4,7 @@
               + sum_fragments of_states_level · terms of its state (+ repulsion) (+ constant)
 
 An atom has the charge and multiplicity of its fragment, which is the whole structure unless it says otherwise: they are added to its element's row of the
-embedding, linear in positive charge, negative charge and unpaired electrons (batches.state_terms).
+embedding, linear in positive charge, negative charge and unpaired electrons (state.state_terms).
 
 TensorNet: G. Simeon, G. De Fabritiis, NeurIPS 2023 (arXiv 2306.06482), the O(3) variant. Per atom and channel a 3x3
 tensor, kept as components of its irreducible parts I (1), A (3), S (5) in an orthonormal basis, so that the squared
