@@ -22,7 +22,7 @@ test: $(VENV)/built $(VENV)/tested test-emulated
 EMULATED = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_CUDA=emulated \
   -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 test-emulated: build/emulated/done
-	$(BIN)/python -m pytest --engine build/emulated -k "cuda and not on_a_trained_model" tests/test_cuda.py tests/test_engine.py tests/test_kinds.py tests/test_frozen.py tests/test_domain.py
+	$(BIN)/python -m pytest --engine build/emulated -k "cuda and not on_a_trained_model" tests/test_cuda.py tests/test_engine.py tests/test_kinds.py tests/test_frozen.py tests/test_domain.py tests/test_states.py
 
 build/emulated/done: $(VENV)/tested $(SOURCES) $(shell find tests/emulator -type f)
 	echo "building the emulated CUDA engine"

@@ -12,7 +12,7 @@ from mfmd.engine import Engine, load_model
 
 FOLDER = Path(__file__).parent / "frozen"
 FILES = sorted(FOLDER.glob("*.pt"))
-FORMATS = {1, 2}  # that there have been
+FORMATS = {1, 2, 3}  # that there have been
 
 
 def frames(path):
@@ -21,6 +21,10 @@ def frames(path):
 
 def given(frame):
     return np.array(frame["positions"]), frame["numbers"], np.array(frame["cell"]), frame["pbc"]
+
+
+def state(frame):
+    return {key: frame[key] for key in ("charge", "multiplicity") if key in frame}
 
 
 def test_every_format_and_kind_of_head_is_there():
@@ -40,7 +44,7 @@ def test_the_engine_computes_what_was_computed(path, way):
     bound = 1e-9 if radial == "exact" else 1e-5
     for frame in frames(path):
         for level, wanted in frame["levels"].items():
-            got = engine.compute(*given(frame), terms=[(level, 1.0)], virial=True, error_bars=True)
+            got = engine.compute(*given(frame), terms=[(level, 1.0)], virial=True, error_bars=True, **state(frame))
             assert got["energy"] == pytest.approx(wanted["energy"], abs=bound * len(frame["numbers"]))
             np.testing.assert_allclose(got["forces"], wanted["forces"], rtol=0, atol=bound)
             if "virial" in wanted:
@@ -66,6 +70,6 @@ def test_the_archive_and_the_calculator_open_it(path):
         level = list(frame["levels"])[-1]
         wanted = frame["levels"][level]
         arguments = (torch.tensor(positions), torch.tensor(numbers), torch.tensor(cell), torch.tensor(pbc))
-        assert float(module(*arguments)[0]) == pytest.approx(wanted["energy"], abs=1e-5 * len(numbers))
-        atoms = Atoms(numbers, positions, cell=cell, pbc=pbc, calculator=mfmd.Calculator(path, level, "double"))
+        assert float(module(*arguments, **state(frame))[0]) == pytest.approx(wanted["energy"], abs=1e-5 * len(numbers))
+        atoms = Atoms(numbers, positions, cell=cell, pbc=pbc, info=state(frame), calculator=mfmd.Calculator(path, level, "double"))
         np.testing.assert_allclose(atoms.get_forces(), wanted["forces"], rtol=0, atol=1e-5)

@@ -152,7 +152,7 @@ class ModelFile(torch.nn.Module):
         cell: torch.Tensor,
         pbc: torch.Tensor,
         charge: int = 0,
-        multiplicity: int = 0,  # 2S + 1; 0: the lowest that the electrons can have
+        multiplicity: int = 1,  # 2S + 1; 0: the lowest that the electrons can have
         allow_unseen_state: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Energy (double, eV), forces (atoms, 3) eV/Å and virial (3, 3) eV of the highest level's head."""
