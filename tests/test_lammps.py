@@ -275,11 +275,13 @@ def changed_info(atoms, info):
 
 
 def test_electrons_are_counted_again(charged_file, tmp_path):
-    """An atom that is deleted between runs makes a radical of the molecule."""
+    """An atom that is deleted between runs makes a radical of the molecule; each run says what it is of."""
     atoms = corner()
     hydrogen = int(np.flatnonzero(atoms.numbers == 1)[-1])
     commands = ["run 0", f"group one id {hydrogen + 1}", "delete_atoms group one", "run 0"]
     got = lammps(tmp_path, changed_box(atoms), charged_file, commands, 2)
+    told = [line.partition(" have ")[2] for line in backends.lmp(tmp_path, 2).stdout.splitlines() if "mfmd: its atoms" in line]
+    assert told == ["charge 0, multiplicity 1", "charge 0, multiplicity 2"]
     del atoms[hydrogen]
     wanted = backends.engine(charged_file, "high", radial="table")(changed_info(changed_box(atoms), {"multiplicity": 2}))[0]
     assert isinstance(got, dict) and got["energy"] == pytest.approx(wanted, abs=1e-7), got

@@ -384,6 +384,40 @@ def test_a_mixed_system_is_periodic_as_its_system_is(what, model_file):
         assert backends.energy_and_forces(c)[0] == pytest.approx(wanted, rel=1e-8)
 
 
+def test_openmm_ml_of_an_ion(charged_file):
+    """A part of a System: its formal charges count, or what is said; without either an odd number of electrons is refused."""
+    pytest.importorskip("openmmml")
+    import openmm
+    from openmmml import MLPotential
+
+    atoms = ethanol() + ethanol()
+    atoms.positions[9:] += 50.0
+    atoms.info = {}
+    potential, mm = MLPotential("mfmd", modelPath=str(charged_file)), openmm.System()
+    for _ in atoms:
+        mm.addParticle(1.0)
+    options = {"head": "low", "precision": "double", "threads": 1}
+    for part, formal, said, state in (
+        (range(9), {}, {"charge": 1}, (1, 2)), (range(9), {2: -1}, {}, (-1, 2)), (range(9), {12: 1}, {}, (0, 1)),
+        (range(9, 18), {}, {"charge": 0, "multiplicity": 3}, (0, 3)), (range(9, 17), {}, {"charge": 1}, (1, 1)),
+    ):  # fmt: skip
+        topology = backends.topology(atoms)
+        for atom in topology.atoms():
+            atom.formalCharge = formal.get(atom.index)
+        system = potential.createMixedSystem(topology, mm, list(part), **options, **said)
+        wanted = changed_info(atoms[list(part)], dict(zip(("charge", "multiplicity"), state, strict=True)))
+        energy = backends.energy_and_forces(backends.context_of_system(system, atoms))[0]
+        assert energy == pytest.approx(backends.engine(charged_file, "low", radial="table")(wanted)[0], abs=1e-8)
+    with pytest.raises(InputError, match="the 8 atoms of the model's part have an odd number of electrons"):
+        potential.createMixedSystem(backends.topology(atoms), mm, list(range(9, 17)), **options)
+
+
+def changed_info(atoms, info):
+    atoms = atoms.copy()
+    atoms.info = info
+    return atoms
+
+
 def changed_box(atoms):
     """The same positions without a box."""
     without = atoms.copy()

@@ -23,6 +23,7 @@
 #include "neighbor.h"
 #include "pair.h"
 #include "update.h"
+#include "utils.h"
 #include "variable.h"
 #ifndef MFMD_LAMMPS_VERSION  // compiled against a source tree
 #include "version.h"
@@ -144,6 +145,8 @@ class Pair final : public LAMMPS_NS::Pair {
     check_neighbors();
     check_charges();
     take_state();
+    if (comm->me == 0 && (state_ != State() || model_->states().size() > 1))
+      LAMMPS_NS::utils::logmesg(lmp, "pair_style mfmd: its atoms have {}\n", told(state_));
     if (force->pair != this) force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);  // hybrid/overlay: buffers are of its size
     neighbor->add_request(this, LAMMPS_NS::NeighConst::REQ_FULL);
   }

@@ -39,7 +39,8 @@ def _gromacs(arguments):
     gromacs.write_archive(arguments.output, arguments.model, arguments.head, arguments.precision, **_state(arguments))
     mdp = MDP | {"nnpot-modelfile": arguments.output}
     lines = "\n".join(f"{key} = {value}" for key, value in mdp.items())
-    return f"in the mdp file, with box and pbc in a periodic box alone:\n{lines}", {"mdp": mdp}
+    state = f"of charge {arguments.charge or 0}, multiplicity {arguments.multiplicity or 'the lowest that the electrons can have'}"
+    return f"{state}; in the mdp file, with box and pbc in a periodic box alone:\n{lines}", {"mdp": mdp}
 
 
 def _state(arguments):

@@ -375,7 +375,10 @@ def write_archive(path, model, topology, head=None, precision="single", threads=
     from mfmd.training import export
 
     if not isinstance(topology, openmm.app.Topology):
-        state = pdb.state_said(topology) | {key: value for key, value in state.items() if value is not None}
+        said, given = pdb.state_said(topology), {key: value for key, value in state.items() if value is not None}
+        if wrong := [key for key in said.keys() & given.keys() if said[key] != given[key]]:
+            raise InputError(f"{topology} says {wrong[0]} {said[wrong[0]]}, and {wrong[0]} is {given[wrong[0]]}; correct one of them")
+        state = said | given
         topology, _ = pdb.read_pdb(topology)
     model = load_model(model)
     evaluated = Evaluated(model, topology, None, _terms(model, head, None, None), {}, precision, threads, None, state, allow_unseen_state)
