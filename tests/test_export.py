@@ -102,6 +102,16 @@ def test_archives_with_a_state(charged_file, tmp_path, monkeypatch, capsys, host
     assert "charge and multiplicity: 0 1; 0 2; 0 3; +1 1; +1 2; -1 2" in run("info", charged_file).out
 
 
+def test_an_archive_of_a_pdb_file_that_says_its_state(charged_file, tmp_path):
+    """As a run of `mfmd md` writes it."""
+    app = pytest.importorskip("openmm.app")
+    with open(tmp_path / "m.pdb", "w") as file:
+        file.write("REMARK  99 STATE charge 1 multiplicity 2\n")
+        app.PDBFile.writeFile(backends.topology(ethanol()), ethanol().positions, file)
+    with pytest.raises(mfmd.Error, match="m.pdb says charge 1, and charge is 0; correct one of them"):
+        mfmd.openmm.write_archive(tmp_path / "a.pt", charged_file, tmp_path / "m.pdb", charge=0)
+
+
 def test_a_group_in_a_box_is_a_molecule(charged_file, tmp_path):
     """For GROMACS, which says neither charge nor whether a group is all there is: the lowest multiplicity of the electrons."""
     torch = pytest.importorskip("torch")

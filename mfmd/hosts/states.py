@@ -107,7 +107,7 @@ def of_atoms(atoms, part, periodic, seen, charge=None, multiplicity=None, fragme
                 f"the {len(atoms)} atoms of the model's part have an odd number of electrons, and neither charge= nor a formal charge says why; "
                 "say charge=, and multiplicity= too if they are a radical"
             )
-        if words := assumed(unsaid, state, seen, "the topology"):
+        if words := assumed(unsaid, state, seen):
             warnings.warn(words, Note, stacklevel=5)
         return Said((state,))
     if charge is not None or multiplicity is not None:
