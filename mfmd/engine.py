@@ -286,9 +286,8 @@ class Engine:
         ------
         InputError : as `compute`, of any of the structures
         """
-        states = [None] * len(structures) if states is None else states
         return self._workspace.evaluate(
-            [self._checked(*s, state) for s, state in zip(structures, states, strict=True)],
+            [self._checked(*s, state) for s, state in zip(structures, _of_each(states, len(structures)), strict=True)],
             self.terms(terms), forces, virial, atom_energies, error_bars, domain, self.allow_unseen_state,
         )  # fmt: skip
 
@@ -319,7 +318,7 @@ class Engine:
         """
         atoms, numbers, pbc = np.asarray(atoms, np.int32), np.asarray(numbers, np.int32), [bool(p) for p in pbc]
         parts = np.split(numbers, np.cumsum(atoms)[:-1])
-        said = [_states(part, state, pbc) for part, state in zip(parts, [None] * len(parts) if states is None else states, strict=True)]
+        said = [_states(part, state, pbc) for part, state in zip(parts, _of_each(states, len(parts)), strict=True)]
         fragment = np.concatenate([np.zeros(len(n), np.int32) if f is None else f for n, (_, f) in zip(parts, said, strict=True)])
         self._workspace.enqueue(
             atoms, numbers, positions, cells, pbc, self.terms(terms), energies, forces, virials, stream,
@@ -337,6 +336,12 @@ class Engine:
         pbc = [bool(p) for p in pbc]
         states, fragment = _states(integers, state, pbc)
         return np.asarray(positions, float), integers, np.asarray(cell, float), pbc, states, () if fragment is None else fragment
+
+
+def _of_each(states, structures):
+    if states is not None and len(states) != structures:
+        raise InputError(f"states are of {len(states)} structures, and there are {structures}")
+    return [None] * structures if states is None else states
 
 
 def _states(numbers, state, pbc):

@@ -169,10 +169,10 @@ class OnDevice:
 
     place = None  # torch's device, set by the fixture
 
-    def __init__(self, engine, structures, terms):
+    def __init__(self, engine, structures, terms, states=None):
         import torch
 
-        self.engine, self.structures, self.terms = engine, structures, terms
+        self.engine, self.structures, self.terms, self.states = engine, structures, terms, states
         if self.place == "cuda" and not torch.cuda.is_available():
             pytest.skip("this torch has no CUDA, and the engine's structures are to lie on the device")
         systems, atoms = len(structures), sum(map(len, structures))
@@ -198,12 +198,14 @@ class OnDevice:
             forces=self.forces.data_ptr(),
             virials=self.virials.data_ptr(),
             stream=torch.cuda.current_stream().cuda_stream if self.place == "cuda" else 0,
+            states=self.states,
         )
         return [x.cpu().numpy() for x in (self.energies, self.forces, self.virials)]
 
     def check(self, cpu):
         energies, forces, virials = self.run()
-        wanted = [cpu.compute(a.positions, a.numbers, a.cell.array, a.pbc, terms=self.terms, virial=True) for a in self.structures]
+        given = [(a.positions, a.numbers, a.cell.array, a.pbc) for a in self.structures]
+        wanted = cpu.compute_batch(given, states=self.states, terms=self.terms, virial=True)
         np.testing.assert_allclose(energies[0], [w["energy"] for w in wanted], rtol=1e-13)
         np.testing.assert_allclose(energies[1:].T, [w["term_energies"] for w in wanted], rtol=1e-13)
         np.testing.assert_allclose(forces, np.concatenate([w["forces"] for w in wanted]), atol=1e-10)
@@ -227,6 +229,25 @@ def test_structures_on_the_device(model_file, small):
         if step == 5:
             steps.terms = [("middle", 0.25), ("low", 0.75)]
         steps.check(cpu)
+
+
+def test_states_on_the_device(charged_file):
+    """Structures in states of their own, which change from step to step, a state that the heads have not seen among them."""
+    cuda, cpu = (Engine(charged_file, "double", device, allow_unseen_state=True) for device in ("cuda", "cpu"))
+    molecules = OnDevice(cuda, [ethanol(), ethanol(), ethanol()], [("high", 1.0), ("low", 0.5)])
+    for states in (
+        None,
+        [(1, 2), None, (-1, 2)],
+        [(0, 3), (0, 1), (1, 2)],
+        [(range(8), 1, 1), ([8], 0, 2)],
+        [(-2, 3), (0, 1), (4, 3)],
+        None,
+    ):
+        molecules.states = [states, (1, None), None] if states and isinstance(states[0][0], range) else states
+        molecules.check(cpu)
+    with pytest.raises(InputError, match="states are of 1 structures, and there are 3"):
+        molecules.states = [(0, 1)]
+        molecules.run()
 
 
 @pytest.mark.parametrize("precision", ["double", "single"])
