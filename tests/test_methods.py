@@ -455,6 +455,20 @@ def test_a_lone_atom_is_the_isolated_one(symbol):
         assert found["energy"] == methods.isolated(of, symbol)["energy"] and np.abs(found["forces"]).max() < 1e-6
 
 
+@pytest.mark.parametrize(("name", "charge", "multiplicity"), [("H2", 0, 3), ("H2", 1, 2), ("H2", 2, 1), ("H2", -1, 2)])
+@pytest.mark.parametrize("method", ["hf", "pbe", "mp2", "ccsd"])
+def test_few_electrons_and_few_orbitals(method, name, charge, multiplicity):
+    """No correlation, no other orbitals, no electrons."""
+    atoms = in_state(name, charge, multiplicity)
+    found = methods.label(level(method, grid=0), atoms)
+    of = molecule(atoms, "sto-3g", charge=charge, spin=multiplicity - 1)
+    field = dft.UKS(of, xc="pbe") if method == "pbe" else scf.UHF(of)
+    if method == "pbe":
+        field.grids.level = 0
+    assert found["energy"] == pytest.approx(field.kernel() * HARTREE, abs=1e-4)
+    np.testing.assert_allclose(found["forces"].sum(0), 0, atol=1e-4)
+
+
 def test_orbitals_of_other_multiplicities_are_refused():
     atoms = in_state("CN", multiplicity=2)
     with pytest.raises(schema.LabelError, match=r"hf/6-31g: ⟨S²⟩ is 0.\d+ above that of multiplicity 2, .* max_spin_contamination .0.1."):

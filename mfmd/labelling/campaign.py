@@ -23,7 +23,7 @@ from mfmd.labelling.journal import ISOLATED, Journal
 from mfmd.labelling.methods import isolated, label, probe, recorded
 from mfmd.labelling.sampling import read_structures, read_trajectory, simulate, trajectories
 from mfmd.labelling.schema import XTB, LabelError, Level
-from mfmd.labelling.states import state
+from mfmd.labelling.states import state_of
 from mfmd.labelling.workers import in_parallel, on_cluster
 from mfmd.reports import labelling as report
 from mfmd.reports import page
@@ -44,7 +44,7 @@ def run(config, retry=False, scheduler=None):
 
     Raises
     ------
-    LabelError : a structure that is no file and no molecule, a method or basis that cannot be computed, a periodicity that a method does not have, a
+    LabelError : a structure that is no file and no molecule, or whose charge and multiplicity cannot be, a method or basis that cannot be computed, a periodicity that a method does not have, a
         trajectory that failed, structures with one id or in two splits, labels or trajectories in `out` that were made otherwise, a full disk
     ModuleNotFoundError : a package of the extra `label` is missing
     FolderInUse : another process labels in config.out
@@ -228,7 +228,7 @@ def _sort_out(config, structures, prints, journal):
         reason = absurd(row["energy"], by_id[key], energies.get(name, {}))
         if name in config.levels and "spin_contamination" in row:
             limit = config.levels[name].max_spin_contamination
-            reason = reason or contaminated(row["spin_contamination"], state(by_id[key]).multiplicity, limit)
+            reason = reason or contaminated(row["spin_contamination"], state_of(by_id[key]).multiplicity, limit)
         if reason:
             journal.add(key, name, None, reason, prints[key])
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mfmd.engine import CLOSEST, neighbor_list
 from mfmd.labelling.schema import XTB, LabelError
-from mfmd.labelling.states import is_usual, state
+from mfmd.labelling.states import is_usual, state_of
 from mfmd.structures.identity import same
 from mfmd.structures.record import Structure
 
@@ -22,7 +22,7 @@ def fingerprint(atoms):
     lengths = np.concatenate([atoms.positions, atoms.cell.array[atoms.pbc]]).round(6) + 0.0  # no -0
     parts = [atoms.numbers.astype("<i8"), atoms.pbc.astype("u1"), lengths.astype("<f8")]
     if not is_usual(atoms):
-        parts.append(np.array(state(atoms), "<i8"))
+        parts.append(np.array(state_of(atoms), "<i8"))
     return "sha256-" + hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:32]
 
 
@@ -68,7 +68,7 @@ def absurd(energy, atoms, isolated):
     if not isolated.keys() >= set(symbols):
         return None
     binding = (energy - sum(isolated[symbol] for symbol in symbols)) / len(symbols)
-    charge = abs(state(atoms).charge)
+    charge = abs(state_of(atoms).charge)
     if BINDING[0] <= binding <= BINDING[1] + IONISED * charge * (charge + 1) / len(symbols):
         return None
     return f"the energy of {energy:.6g} eV is {binding:+.4g} eV an atom from that of its isolated atoms, which no bonding is; was another state found?"
@@ -86,7 +86,7 @@ def contaminated(found, multiplicity, limit):
 
 def check_splits(structures):
     """LabelError for a structure in two splits; what is tested must not have been learned."""
-    records = [Structure(a.numbers, a.positions, a.cell.array, a.pbc, {}, a.info["id"], states=(state(a),)) for a in structures]
+    records = [Structure(a.numbers, a.positions, a.cell.array, a.pbc, {}, a.info["id"], states=(state_of(a),)) for a in structures]
     for k, first in enumerate(same(records)):
         a, b = structures[first], structures[k]
         if a.info["split"] != b.info["split"]:

@@ -16,7 +16,7 @@ from mfmd import Note, units
 from mfmd.labelling.checks import check_structure, contaminated
 from mfmd.labelling.definition import definition, functional, potential
 from mfmd.labelling.schema import CORRELATED, XTB, LabelError
-from mfmd.labelling.states import state
+from mfmd.labelling.states import state_of
 from mfmd.structures.state import NEUTRAL, State
 
 HARTREE, BOHR = units.ENERGY["Hartree"], units.LENGTH["Bohr"]  # eV, Å
@@ -94,7 +94,7 @@ def label(level, atoms, forces=True):
         that the electrons cannot have, orbitals of another multiplicity
     """
     check_structure(level, atoms)
-    total, contamination, found = {}, [], state(atoms)
+    total, contamination, found = {}, [], state_of(atoms)
     for method, coefficient in level.parts:
         limit = level.max_spin_contamination
         part = _xtb(method, atoms, found) if method.method in XTB else _pyscf(method, atoms, forces, found, limit)
@@ -213,7 +213,7 @@ def _solved(method, atoms, forces, state, limit):
     if method.density_fitting:
         field = field.density_fit()
     field.kernel()
-    if open_shell and len(atoms) > 1:
+    if open_shell and len(atoms) > 1 and any(0 < np.count_nonzero(occupied) < len(occupied) for occupied in field.mo_occ):
         field = _lowest(field)
     if not field.converged:
         raise LabelError(f"{method.method}/{method.basis}: the self-consistent field has not converged")
@@ -224,6 +224,8 @@ def _solved(method, atoms, forces, state, limit):
     energy, solver = field.e_tot, field
     frozen = chemcore(molecule) if correlated and method.frozen_core else 0
     if correlated and molecule.nelectron - 2 * frozen > 1 and np.any(field.mo_occ == 0):  # else there is nothing to correlate
+        if forces and open_shell and method.method == "ccsd(t)":
+            raise LabelError("PySCF's gradients of ccsd(t) of open shells are not the slope of its energy; set forces: none")
         solver = mp.MP2(field, frozen=frozen) if method.method == "mp2" else cc.CCSD(field, frozen=frozen)
         solver.kernel()
         if method.method != "mp2" and not solver.converged:
@@ -233,8 +235,6 @@ def _solved(method, atoms, forces, state, limit):
             energy += solver.ccsd_t()
     out = {"energy": float(energy) * HARTREE} | ({"spin_contamination": float(contamination)} if open_shell else {})
     if forces:
-        if method.method == "ccsd(t)" and solver is not field and open_shell:
-            raise LabelError("PySCF's gradients of ccsd(t) of open shells are not the slope of its energy; set forces: none")
         if method.method == "ccsd(t)" and solver is not field:
             from pyscf.cc import ccsd_t_lambda
             from pyscf.grad.ccsd_t import Gradients

@@ -15,7 +15,7 @@ from mfmd import Note
 from mfmd.labelling.checks import fingerprint
 from mfmd.labelling.journal import ISOLATED
 from mfmd.labelling.schema import LabelError
-from mfmd.labelling.states import settle, state
+from mfmd.labelling.states import settle, state_of
 from mfmd.structures.record import KINDS, SPLITS
 
 
@@ -119,7 +119,7 @@ def simulate(sampling, path, start, split, temperature, seed):
 
     rng = np.random.default_rng(seed)
     atoms = start.copy()
-    atoms.calc = TBLite(method=sampling.method, verbosity=0, **state(start)._asdict())
+    atoms.calc = TBLite(method=sampling.method, verbosity=0, **state_of(start)._asdict())
     MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
     md = Langevin(atoms, sampling.timestep * fs, temperature_K=temperature, friction=sampling.friction / fs, fixcm=False, rng=rng)
     md.run(round(sampling.equilibration / sampling.timestep))

@@ -14,7 +14,7 @@ OF_CONFIG = {
 IN_WORDS = dict.fromkeys(OF_CONFIG.values(), "the config") | {"data.spin of a config": "spin in the config"}
 
 
-def state(atoms, said=None, spin=None):
+def state_of(atoms, said=None, spin=None):
     """The State of a structure as a whole; of a lone neutral atom that of its ground state.
 
     Parameters
@@ -55,8 +55,8 @@ def _is_lone(atoms, found):
 
 def settle(atoms, said, spin):
     """Put the state of a structure under charge and multiplicity, where it is no neutral closed shell or lone atom; `said`, `spin`: of the config.
-    LabelError : see `state`"""
-    found = state(atoms, said, spin)
+    LabelError : see `state_of`"""
+    found = state_of(atoms, said, spin)
     if spin is not None:
         for key in [key for key in atoms.info if name(key) in SPIN]:
             del atoms.info[key]
@@ -66,5 +66,5 @@ def settle(atoms, said, spin):
 
 def is_usual(atoms):
     """Whether a structure is neutral and in its lowest multiplicity, or a lone neutral atom."""
-    found = state(atoms)
+    found = state_of(atoms)
     return _is_lone(atoms, found) or [found] == states_of(atoms.numbers, [(0, 0)], (), bool(atoms.pbc.any()))
