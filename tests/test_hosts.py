@@ -79,7 +79,8 @@ print(repr(float(module(*(torch.tensor(g, dtype=getattr(torch, d)) for g, d in g
 
         def compute(atoms):
             given = self.arguments(atoms, {"single": "float32", "double": "float64"}[precision])
-            energy, forces, virial = module(*given, **backends.said(atoms), allow_unseen_state=allow_unseen_state)
+            said = {"multiplicity": 0} | backends.said(atoms)  # left out it is 1, and 0 is the lowest
+            energy, forces, virial = module(*given, **said, allow_unseen_state=allow_unseen_state)
             return float(energy), forces.double().numpy(), *([-virial.numpy() / atoms.get_volume()] if atoms.pbc.all() else [])
 
         return compute
