@@ -17,13 +17,14 @@ template <int RANK, class T> inline Vec<T> norm1(const Vec<T>* v) {
   return sum;
 }
 
-template <int RANK, class T>
+// FACTOR: products are multiplied by what w.factor has for the slot of an atom.
+template <int RANK, bool FACTOR, class T>
 void forward(const Weights<T>& w, int l, const int* slot, const T* x, const T* y, const T* m, T* dx, T* next, int begin, int end, T* scratch) {
   constexpr int W = Simd<T>::width, C = tensor::components(RANK);
   const int F = w.F;
   for (int i = begin; i < end; i += kAtomBlock) {
     const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
-    const auto factor = [&](int a) { return w.factor[slot[i + a]]; };
+    [[maybe_unused]] const auto factor = [&](int a) { return w.factor[slot[i + a]]; };
     for (int a = 0; a < atoms; ++a)
       for (int f = 0; f < F; f += W) {
         const std::size_t row = static_cast<std::size_t>(i + a) * C * F + place(C, f), own = static_cast<std::size_t>(a) * C * F + place(C, f);
@@ -31,7 +32,7 @@ void forward(const Weights<T>& w, int l, const int* slot, const T* x, const T* y
         load<RANK, T>(m + row, vm);
         load<RANK, T>(y + row, vy);
         tensor::anticommutator<RANK, T>(vm, vy, p);
-        if (w.factor)
+        if constexpr (FACTOR)
           for (int k = 0; k < C; ++k) p[k] *= factor(a);
         const Vec<T> inverse = T(1) / norm1<RANK, T>(p);
         for (int k = 0; k < C; ++k) at(scratch + own + k * kSlab) = p[k] * inverse;
@@ -44,7 +45,7 @@ void forward(const Weights<T>& w, int l, const int* slot, const T* x, const T* y
         load<RANK, T>(x + row, vx);
         load<RANK, T>(dx + row, d);
         tensor::anticommutator<RANK, T>(d, d, square);
-        if (w.factor)
+        if constexpr (FACTOR)
           for (int k = 0; k < C; ++k) square[k] *= factor(a);
         const Vec<T> inverse = T(1) / norm1<RANK, T>(vx);
         for (int k = 0; k < C; ++k) at(next + row + k * kSlab) = vx[k] * inverse + d[k] + T(0.5) * square[k];
@@ -52,7 +53,7 @@ void forward(const Weights<T>& w, int l, const int* slot, const T* x, const T* y
   }
 }
 
-template <int RANK, class T>
+template <int RANK, bool FACTOR, class T>
 void reverse(const Weights<T>& w, int l, const int* slot, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, const T* sums, T* asums, int begin, int end,
              T* scratch) {
   constexpr int W = Simd<T>::width, C = tensor::components(RANK);
@@ -61,7 +62,7 @@ void reverse(const Weights<T>& w, int l, const int* slot, const T* y, const T* m
   T* ap = scratch + static_cast<std::size_t>(kAtomBlock) * C * F;
   for (int i = begin; i < end; i += kAtomBlock) {
     const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
-    const auto factor = [&](int a) { return w.factor[slot[i + a]]; };
+    [[maybe_unused]] const auto factor = [&](int a) { return w.factor[slot[i + a]]; };
     for (int a = 0; a < atoms; ++a)
       for (int f = 0; f < F; f += W) {
         const std::size_t row = static_cast<std::size_t>(i + a) * C * F + place(C, f), own = static_cast<std::size_t>(a) * C * F + place(C, f);
@@ -70,7 +71,7 @@ void reverse(const Weights<T>& w, int l, const int* slot, const T* y, const T* m
         load<RANK, T>(dx + row, d);
         tensor::transpose<RANK>(d);
         tensor::anticommutator<RANK, T>(adjoint, d, through);
-        if (w.factor)
+        if constexpr (FACTOR)
           for (int k = 0; k < C; ++k) through[k] *= factor(a);
         for (int k = 0; k < C; ++k) at(adx + own + k * kSlab) = adjoint[k] + through[k];
       }
@@ -83,14 +84,14 @@ void reverse(const Weights<T>& w, int l, const int* slot, const T* y, const T* m
         load<RANK, T>(y + row, vy);
         load<RANK, T>(ap + own, back);
         tensor::anticommutator<RANK, T>(vm, vy, p);
-        if (w.factor)
+        if constexpr (FACTOR)
           for (int k = 0; k < C; ++k) p[k] *= factor(a);
         const Vec<T> inverse = T(1) / norm1<RANK, T>(p);
         Vec<T> dot{};
         for (int k = 0; k < C; ++k) dot += back[k] * p[k];
         dot *= 2 * inverse * inverse;
         for (int k = 0; k < C; ++k) back[k] = back[k] * inverse - p[k] * dot;
-        if (w.factor)
+        if constexpr (FACTOR)
           for (int k = 0; k < C; ++k) back[k] *= factor(a);
         tensor::transpose<RANK>(vy);
         tensor::transpose<RANK>(vm);
@@ -117,12 +118,18 @@ void reverse(const Weights<T>& w, int l, const int* slot, const T* y, const T* m
 
 template <class T>
 void product(const Weights<T>& w, int l, const int* slot, const T* x, const T* y, const T* m, T* dx, T* next, int begin, int end, T* scratch) {
-  with_rank(w.rank, [&](auto rank) { forward<decltype(rank)::value, T>(w, l, slot, x, y, m, dx, next, begin, end, scratch); });
+  with_rank(w.rank, [&](auto rank) {
+    if (w.factor) forward<decltype(rank)::value, true, T>(w, l, slot, x, y, m, dx, next, begin, end, scratch);
+    else forward<decltype(rank)::value, false, T>(w, l, slot, x, y, m, dx, next, begin, end, scratch);
+  });
 }
 template <class T>
 void product_reverse(const Weights<T>& w, int l, const int* slot, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, const T* sums, T* asums, int begin, int end,
                      T* scratch) {
-  with_rank(w.rank, [&](auto rank) { reverse<decltype(rank)::value, T>(w, l, slot, y, m, dx, ax, am, ay, sums, asums, begin, end, scratch); });
+  with_rank(w.rank, [&](auto rank) {
+    if (w.factor) reverse<decltype(rank)::value, true, T>(w, l, slot, y, m, dx, ax, am, ay, sums, asums, begin, end, scratch);
+    else reverse<decltype(rank)::value, false, T>(w, l, slot, y, m, dx, ax, am, ay, sums, asums, begin, end, scratch);
+  });
 }
 
 #define MFMD_INSTANTIATE(T)                                                                                        \
