@@ -285,6 +285,28 @@ def test_elements_that_the_file_does_not_know(load, frames, tmp_path):
         train(load("strategy=chain", "levels.xtb.energy=energy_gfn2"))
 
 
+def test_states_that_the_file_does_not_know(load, frames, tmp_path):
+    """What they add to an energy is fitted before anything is learned; a level that no stage learns has not seen them."""
+    some = [a for a in frames if a.info["molecule"] == "ethanol" and "energy_cctz" in a.info]
+    ions = [a.copy() for a in some]
+    for atoms in ions:
+        atoms.info |= {"charge": 1, "energy_gfn2": atoms.info["energy_gfn2"] + 7.5, "energy_cctz": atoms.info["energy_cctz"] + 9.0}
+    ase.io.write(tmp_path / "small.xyz", some + ions, format="extxyz")
+    both = "{xtb: {from: gfn2, energy: energy_gfn2, forces: forces_gfn2}, cctz: {}}"
+    stage = {"name": "a", "start": "checkpoint", "backbone_rate": 0.0}
+    ethanol, positions = some[0], some[0].positions
+    for level, heads, plus, known in (("xtb", {}, 7.5, {"xtb": 2}), ("cctz", {"cctz": "xtb"}, 9.0, {"xtb": 1, "cctz": 2})):
+        out, stages = tmp_path / level, [stage | {"levels": {level: {}}, "heads": heads}]
+        with pytest.warns(
+            Note, match="knows nothing of charge \\+1, multiplicity 2, which training structures have: a stage whose backbone is frozen"
+        ):
+            train(load(f"out={out}", f"stages={json.dumps(stages)}", "train.epochs=1", "train.learning_rate=1e-9", levels=both))
+        engine = Engine(out / "model.pt", "double")
+        assert {name: len(states) for name, states in engine.states.items()} == known
+        neutral, ion = (engine.compute(positions, ethanol.numbers, terms=[(level, 1.0)], charge=q)["energy"] for q in (0, 1))
+        assert ion - neutral == pytest.approx(plus, abs=0.1)
+
+
 def structures_of(frames, model, level, energy, count=40):
     """Ethanol, moved about, with an energy (of a function of a batch) at a level."""
     rng, out = np.random.default_rng(0), []

@@ -78,9 +78,7 @@ def fit_reference_energies(structures, energies, elements, level, given, of_stat
         if missing:
             raise DataError(f"levels.{level}: it has no energies to fit E0 to, and data.atoms has none for {', '.join(missing)}")
         return {z: given[z] for z in elements}, np.asarray(of_states), True
-    off = deviations(structures, energies) / [len(s.numbers) for s in structures]
-    kept = np.flatnonzero(np.abs(off) <= max(0.5, 30.0 * np.median(np.abs(off))))
-    structures, energies = [structures[k] for k in kept], np.asarray(energies)[kept]
+    structures, energies = _usual(structures, energies)
     counts = np.empty((len(structures), len(elements) + 3))
     for row, s in zip(counts, structures, strict=True):
         row[:] = [*(np.count_nonzero(s.numbers == z) for z in elements), *state_terms(s.states).sum(0)]
@@ -91,6 +89,30 @@ def fit_reference_energies(structures, energies, elements, level, given, of_stat
     change, _, rank, _ = np.linalg.lstsq(rows * weight[:, None], mean * weight, rcond=1e-10)
     found = start + change
     return dict(zip(elements, found[:-3].tolist(), strict=True)), found[-3:], bool(rank == np.count_nonzero(counts.any(axis=0)))
+
+
+def _usual(structures, energies):
+    """Those of structures and energies that do not stand far out from the others."""
+    off = deviations(structures, energies) / [len(s.numbers) for s in structures]
+    kept = np.flatnonzero(np.abs(off) <= max(0.5, 30.0 * np.median(np.abs(off))))
+    return [structures[k] for k in kept], np.asarray(energies)[kept]
+
+
+def fit_new_states(model, level, seen, structures, config):
+    """In place, what those terms of states add that a level of the checkpoint has not met: by least squares of what it leaves of the energies (eV).
+
+    seen : the States that it was trained on
+    """
+    new = ~state_terms(seen).any(axis=0)
+    labelled = reading.where(
+        structures, lambda s: level in s.labels and s.labels[level].energy is not None and state_terms(s.states)[:, new].any()
+    )
+    if not len(labelled):
+        return
+    predicted = in_batches(lambda batch: model.eval()(batch)[level].energy, labelled, config)
+    left, rest = _usual(labelled, [s.labels[level].energy - e for s, e in zip(labelled, predicted, strict=True)])
+    counts = np.array([state_terms(s.states).sum(0) for s in left]) * new
+    model.heads[level].of_states += torch.as_tensor(np.linalg.lstsq(counts, rest, rcond=1e-10)[0])
 
 
 def known_elements(structures, level, imported):

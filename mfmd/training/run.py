@@ -190,7 +190,9 @@ def _run(config, console, out, splits, isolated, told):
     imported = checkpoint.elements if checkpoint else {}
     if checkpoint and reading.has_states(splits["train"]):
         checkpoint.model.backbone.add_states()
-    check_levels(config, splits, imported)
+    check_levels(config, splits, imported, checkpoint.states if checkpoint else {})
+    for level in checkpoint.model.levels if checkpoint else ():  # parents before those relative to them
+        energies.fit_new_states(checkpoint.model, level, checkpoint.states[level], splits["train"], config)
     counts = labels["train"]
     for line in plan.learned(config, counts):
         console.print(line)
@@ -317,10 +319,8 @@ def _run(config, console, out, splits, isolated, told):
         learned = reading.where(splits["train"], lambda s: any(level in s.labels for level in seen[chosen]))
         known = sorted({z for of_level in elements.values() for z in of_level})
         trained_on = domain.trained_on(model, learned, known, collation(config, []))
-    states = {
-        level: sorted({*reading.subset_states(splits["train"], level), *(checkpoint.states.get(level, ()) if checkpoint else ())})
-        for level in model.levels
-    }
+    states = {level: checkpoint.states.get(level, ()) if checkpoint else () for level in model.levels}
+    states |= {level: sorted({*states[level], *reading.subset_states(splits["train"], level)}) for level in states.keys() & seen[chosen]}
     export.write_model(out / "model.pt", model, elements, provenance, splits["val"], trained_on, states)
     console.print(f"model file: {out / 'model.pt'}")
     report.write(out, config, plan.describe(config), splits, labels, records, errors, sizes, files, told)

@@ -13,6 +13,7 @@ from mfmd import Error, Note, progress
 from mfmd.config import ConfigError
 from mfmd.structures import reading
 from mfmd.structures.record import DataError, Label
+from mfmd.structures.state import state_terms
 from mfmd.training import energies
 from mfmd.training.batches import collation
 from mfmd.training.heads import TABLE, LinearHead, MLPHead
@@ -24,10 +25,10 @@ class PlanError(Error):
     """A stage did not do what the plan says of it; a defect, found before it could spoil a run."""
 
 
-def check_levels(config, splits, imported):
+def check_levels(config, splits, imported, states):
     """Levels have names that torch takes, and labels of those from the checkpoint are of elements that it knows; ConfigError, DataError.
 
-    imported : {level: atomic numbers} of the checkpoint
+    imported, states : {level: atomic numbers} and {level: States} of the checkpoint
     """
     for level in config.levels:
         if hasattr(torch.nn.ModuleDict, level):
@@ -45,6 +46,16 @@ def check_levels(config, splits, imported):
             warnings.warn(
                 f"backbone.checkpoint: {config.backbone.checkpoint} knows nothing of {', '.join(chemical_symbols[z] for z in new)}, which training "
                 "structures have: a stage whose backbone is frozen cannot learn them",
+                Note,
+                stacklevel=4,
+            )
+        met = np.any([state_terms(of_level).any(axis=0) for of_level in states.values()], axis=0)
+        new = sorted({state for s in splits["train"] for state in s.states if state_terms([state])[:, ~met].any()})
+        if new:
+            words = "; ".join(f"charge {charge:+d}, multiplicity {multiplicity}" for charge, multiplicity in new)
+            warnings.warn(
+                f"backbone.checkpoint: {config.backbone.checkpoint} knows nothing of {words}, which training structures have: a stage whose backbone is "
+                "frozen learns what these states add to an energy, and not that they change forces",
                 Note,
                 stacklevel=4,
             )
