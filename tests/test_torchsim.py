@@ -119,6 +119,14 @@ def stating(systems=2, place="cpu", **said):
             {"partial_charges": [0.4, *[0.0] * 16, -0.4]},
             "charges of the atoms add up to [+]0.4",
         ),  # of two systems, each of which is charged
+        (
+            {"charges": [0.0, 1.0, *[0.0] * 16]},
+            "charge 0, and the sum of the charges of the atoms says 1|it has charge [+]1",
+        ),  # of atoms, by their number
+        (
+            {"partial_charges": [1.0, *[0.0] * 17], "formal_charges": [-1.0, *[0.0] * 17]},
+            "another sum of the charges of the atoms says|charge 0, and the sum of the charges",
+        ),
         ({"magnetic_moments": [1.0, -1.0, *[0.0] * 16]}, "magnetic moments"),
     ],
 )

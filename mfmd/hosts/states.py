@@ -8,26 +8,17 @@ import numpy as np
 
 from mfmd import Note
 from mfmd.engine import InputError
-from mfmd.structures.state import CHARGE, NEUTRAL, StateError, name, read_states, spelled
+from mfmd.structures.state import NEUTRAL, StateError, read_states, said_of, spelled
 
 
 def of_structure(atoms, computed=None):
-    """read_states of ase.Atoms; computed : results of a calculator, which say as much of charge and spin as what was set.
+    """read_states of ase.Atoms; computed : as for said_of.
 
     Raises
     ------
     StateError : as read_states
     """
-    computed = computed or {}
-    charges = [value for key, value in atoms.arrays.items() if name(key) in CHARGE | {"initial_charges"}] + [computed.get("charges", ())]
-    return read_states(
-        atoms.numbers,
-        {key: computed[key] for key in ("magmom",) if key in computed} | atoms.info,
-        next((value for value in charges if np.ndim(value) == 1 and np.any(value)), ()),
-        computed.get("magmoms", atoms.get_initial_magnetic_moments()),
-        atoms.arrays.get("fragment", ()),
-        atoms.pbc,
-    )
+    return read_states(atoms.numbers, pbc=atoms.pbc, **said_of(atoms, computed))
 
 
 def assumed(unsaid, state, seen, whose="the structure"):

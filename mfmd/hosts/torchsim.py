@@ -16,7 +16,7 @@ from torch_sim.models.interface import ModelInterface
 from mfmd import Note
 from mfmd.engine import Alarm, Engine, InputError, load_model
 from mfmd.hosts.states import assumed
-from mfmd.structures.state import KEYS, SPINS, StateError, name, read_states, spelled
+from mfmd.structures.state import CHARGE, KEYS, SPINS, StateError, name, read_states, spelled
 
 LOOK_EVERY = 100  # calls on a CUDA device, between looks at whether a system is far outside what the model was trained on
 
@@ -162,13 +162,14 @@ class MfmdModel(ModelInterface):
         now = {"numbers": numbers, "sizes": sizes, "pbc": pbc} | said
         if self._said and now.keys() == self._said.keys() and all(np.array_equal(now[k], self._said[k], equal_nan=True) for k in now):
             return self._states
-        states, ends = [], np.cumsum(sizes)
+        states, ends, kinds = [], np.cumsum(sizes), {key: _kind(key, value, sizes) for key, value in said.items()}
         for k, end in enumerate(ends):
             atoms = slice(end - sizes[k], end)
-            info = {key: _scalar(value[k]) for key, value in said.items() if key not in OF_ATOMS}
-            of_atoms = {OF_ATOMS[key]: value[atoms] for key, value in said.items() if key in OF_ATOMS}
+            info = {key: _scalar(value[k]) for key, value in said.items() if kinds[key] is None}
+            charges = [value[atoms] for key, value in said.items() if kinds[key] == "charges"]
+            moments = next((value[atoms] for key, value in said.items() if kinds[key] == "moments"), ())
             try:
-                found, _, unsaid = read_states(numbers[atoms], info, pbc=pbc, spin=self._spin, **of_atoms)
+                found, _, unsaid = read_states(numbers[atoms], info, charges, moments, pbc=pbc, spin=self._spin)
             except StateError as error:
                 raise InputError(f"system {k}: {error}") from None
             states.append(spelled(found))
@@ -199,6 +200,12 @@ def _said(state):
         for key, value in found.items()
         if value is not None and (name(key) in KEYS or key in OF_ATOMS)
     }
+
+
+def _kind(key, value, sizes):
+    """What a key says as read_states calls it, where it says it of atoms: one that is usually of systems does with as many values as there are atoms."""
+    of_atoms = len(value) == sum(sizes) > len(sizes)
+    return OF_ATOMS.get(key) or (("charges" if name(key) in CHARGE else "moments") if of_atoms else None)
 
 
 def _scalar(value):

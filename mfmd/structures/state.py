@@ -64,7 +64,8 @@ def read_states(numbers, info=None, charges=(), moments=(), fragment=(), pbc=Fal
     ----------
     numbers : (atoms,) atomic numbers
     info : what a file or host says, under the keys of KEYS and SMILES in any case, and `fragments`, pairs of charge and multiplicity
-    charges, moments : of the atoms; formal or partial charges, whose sum is the structure's charge, and magnetic moments in Bohr magnetons
+    charges, moments : of the atoms; formal or partial charges, (atoms,) or several such rows, whose sum is the structure's charge, and magnetic moments in
+        Bohr magnetons
     fragment : (atoms,) which of the fragments an atom belongs to, from 0; () where they are one
     pbc : whether the structure is periodic in any direction
     spin : one of SPINS, what keys of SPIN mean; None where nobody has said it
@@ -80,8 +81,7 @@ def read_states(numbers, info=None, charges=(), moments=(), fragment=(), pbc=Fal
         2S + 1, magnetic moments that add up to nothing
     """
     info = {key: value for key, value in (info or {}).items() if name(key) in SAID}
-    charges = charges if np.size(charges) else _of_atoms(numbers, info)
-    charge = _charge(info, charges)
+    charge = _charge(info, [*np.atleast_2d(charges), *_of_atoms(numbers, info)])
     if charge is not None and -charge > np.sum(numbers):
         raise StateError(f"charge is {charge}, and the nuclei have {np.sum(numbers)} together")
     multiplicity = _multiplicity(numbers, info, moments, charge or 0, spin)
@@ -99,6 +99,18 @@ def read_states(numbers, info=None, charges=(), moments=(), fragment=(), pbc=Fal
         return _checked(numbers, [(charge or 0, multiplicity or 0)], (), pbc), (), missing
     except InputError as error:
         raise StateError(str(error)) from None
+
+
+def said_of(atoms, computed=None):
+    """What ase.Atoms say, as read_states takes it; computed : results of a calculator, which say as much of charge and spin as what was set."""
+    computed = computed or {}
+    columns = [value for key, value in atoms.arrays.items() if name(key) in CHARGE | {"initial_charges"}]
+    return {
+        "info": {key: computed[key] for key in ("magmom",) if key in computed} | atoms.info,
+        "charges": [row for row in [*columns, computed.get("charges", ())] if np.ndim(row) == 1 and np.any(row)],
+        "moments": computed.get("magmoms", atoms.arrays.get("magmoms", atoms.get_initial_magnetic_moments())),
+        "fragment": atoms.arrays.get("fragment", atoms.info.get("fragment", ())),
+    }
 
 
 def spelled(states, fragment=()):
@@ -125,13 +137,15 @@ def _charge(info, charges):
     for key, value in _said(info, SMILES):
         if str(value).strip():
             found = _same(found, key, smiles_charge(str(value)), "charge")
-    total = _sum("charges", charges)
-    if np.any(charges):  # of a force field they may be partial, and each may be rounded
-        whole = abs(total - round(total)) <= SUM + 1e-3 * np.size(charges)
+    rows = [(_sum("charges", row), np.size(row)) for row in charges if np.any(row)]
+    for k, (total, atoms) in enumerate(
+        sorted(rows, key=lambda row: abs(row[0] - round(row[0])))
+    ):  # of a force field they may be partial and rounded
+        whole = abs(total - round(total)) <= SUM + 1e-3 * atoms
         if not whole and found is None:
             raise StateError(f"the charges of the atoms add up to {total:+g}, which is no whole number; say the charge")
         if whole or abs(total - found[1]) > 0.5:  # beside a charge that is said, those of a population analysis may be further off
-            found = _same(found, "the sum of the charges of the atoms", round(total), "charge")
+            found = _same(found, f"{'another' if k else 'the'} sum of the charges of the atoms", round(total), "charge")
     return found if found is None else found[1]
 
 
@@ -192,8 +206,8 @@ def _said(info, keys):
 
 
 def _of_atoms(numbers, info):
-    """Charges that stand with the structure."""
-    return next((v for key, v in info.items() if name(key) in CHARGE and len(numbers) > 1 and np.shape(v) == np.shape(numbers)), ())
+    """Rows of charges that stand with the structure."""
+    return [v for key, v in info.items() if name(key) in CHARGE and len(numbers) > 1 and np.shape(v) == np.shape(numbers)]
 
 
 def _is_nan(value):

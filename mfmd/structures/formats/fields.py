@@ -4,7 +4,7 @@ import ase.data
 import numpy as np
 
 from mfmd.structures.record import DataError, Label
-from mfmd.structures.state import CHARGE, name
+from mfmd.structures.state import said_of
 
 
 def labels_of(places, levels, source):
@@ -35,8 +35,7 @@ def label_keys(levels):
 
 
 def from_atoms(atoms, places, levels, source):
-    """The dict of an ase.Atoms; what was computed says as much of charge and spin as what was set."""
-    results = atoms.calc.results if atoms.calc is not None else {}
+    """The dict of an ase.Atoms."""
     return {
         "numbers": atoms.numbers.copy(),
         "positions": atoms.positions.copy(),
@@ -44,17 +43,8 @@ def from_atoms(atoms, places, levels, source):
         "pbc": atoms.pbc.copy(),
         "labels": labels_of(places, levels, source),
         "source": source,
-        "info": {key: results[key] for key in ("magmom",) if key in results} | atoms.info,
-        "charges": _charges(atoms, results),
-        "moments": results.get("magmoms", atoms.get_initial_magnetic_moments()),
-        "fragment": atoms.arrays.get("fragment", atoms.info.get("fragment", ())),
+        **said_of(atoms, atoms.calc and atoms.calc.results),
     }
-
-
-def _charges(atoms, results):
-    """Of the atoms: under a name that says so, else as they were computed."""
-    said = [value for key, value in atoms.arrays.items() if name(key) in CHARGE | {"initial_charges"}]
-    return next((value for value in [*said, results.get("charges", ())] if np.ndim(value) == 1 and np.any(value)), ())
 
 
 def frames_of(frames, path, kind):
