@@ -348,12 +348,22 @@ def _states(numbers, state, pbc):
     """[(charge, multiplicity)] as they are evaluated, and the fragment of each atom, or None where there is one."""
     if state is None:
         state = (0, None)
-    if isinstance(state, tuple):
-        charge, multiplicity = state
+    one = isinstance(state, tuple) and len(state) == 2
+    try:
+        charge, multiplicity = state if one else (0, None)
+        parts = [] if one else [(np.asarray(atoms), *pair) for atoms, *pair in state]
+        known = all(len(part) == 3 and part[0].ndim == 1 and (part[0].dtype.kind in "iu" or not part[0].size) for part in parts)
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise InputError(
+            f"a state is {str(state)[:80]}; it must be (charge, multiplicity), or a list of (atoms, charge, multiplicity) of each fragment"
+        )
+    if one:
         return states_of(numbers, [(_whole("charge", charge), _said("multiplicity", multiplicity))], (), any(pbc)), None
     fragment, said = np.full(len(numbers), -1, np.int32), []
-    for k, (atoms, charge, multiplicity) in enumerate(state):
-        atoms = np.asarray(atoms, int)
+    for k, (atoms, charge, multiplicity) in enumerate(parts):
+        atoms = atoms.astype(int)
         if atoms.size and (atoms.min() < 0 or atoms.max() >= len(numbers)):
             raise InputError(
                 f"fragment {k} has atom {atoms.max() if atoms.min() >= 0 else atoms.min()}, and there are {len(numbers)} atoms"

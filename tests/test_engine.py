@@ -274,3 +274,14 @@ def test_a_batch_is_its_structures_one_by_one(model_file, device):
     overlapping = np.zeros((2, 3)), [1, 1], None, (False, False, False)
     with pytest.raises(InputError, match="atoms 0 and 1 overlap"):
         e.compute_batch([structures[0], overlapping], **options)
+
+
+@pytest.mark.parametrize(
+    "state", [1, (1,), [0, 1], "1", {"charge": 1}, [(slice(9), 0, 1)], [([0.5, *range(1, 9)], 0, 1)], [([True] * 9, 0, 1)], [(range(9), 0)]]
+)
+def test_states_that_are_none(model_file, state):
+    atoms = ethanol()
+    with pytest.raises(
+        InputError, match=r"a state is .*; it must be \(charge, multiplicity\), or a list of \(atoms, charge, multiplicity\)"
+    ):
+        Engine(model_file).compute_batch([(atoms.positions, atoms.numbers, None, (False,) * 3)], terms=[("low", 1.0)], states=[state])

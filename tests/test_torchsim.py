@@ -128,6 +128,7 @@ def stating(systems=2, place="cpu", **said):
             "another sum of the charges of the atoms says|charge 0, and the sum of the charges",
         ),
         ({"magnetic_moments": [1.0, -1.0, *[0.0] * 16]}, "magnetic moments"),
+        ({"charge": [1.0]}, "charge has the shape [(]1,[)] for 2 systems of 18 atoms"),
     ],
 )
 def test_what_a_state_says_of_charge_and_spin(model_file, said, sentence):

@@ -204,6 +204,8 @@ def _said(state):
 
 def _kind(key, value, sizes):
     """What a key says as read_states calls it, where it says it of atoms: one that is usually of systems does with as many values as there are atoms."""
+    if np.shape(value)[:1] not in ((len(sizes),), (sum(sizes),)):
+        raise InputError(f"{key} has the shape {np.shape(value)} for {len(sizes)} systems of {sum(sizes)} atoms")
     of_atoms = len(value) == sum(sizes) > len(sizes)
     return OF_ATOMS.get(key) or (("charges" if name(key) in CHARGE else "moments") if of_atoms else None)
 
