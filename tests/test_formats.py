@@ -146,8 +146,9 @@ def test_arrays_of_aimnet(tmp_path):
 def test_charges_of_the_atoms_of_all_structures(tmp_path):
     """Which may be those of as many structures."""
     content = {"R": POSITIONS[:2], "Z": WATER, "E": ENERGIES[:2], "formal_charges": np.array([1, 0, 0])}
-    np.savez(tmp_path / "a.npz", **content)
-    assert all(read_states(WATER, s["info"])[0] == ((1, 2),) for s in found_in(tmp_path / "a.npz", keys("E", "-")))
+    for of_all in ({}, {"formal_charges": np.array([[[1], [0], [0]]] * 2)}):
+        np.savez(tmp_path / "a.npz", **content | of_all)
+        assert all(read_states(WATER, s["info"])[0] == ((1, 2),) for s in found_in(tmp_path / "a.npz", keys("E", "-")))
     np.savez(tmp_path / "a.npz", **content | {"R": POSITIONS, "E": ENERGIES})
     refused(
         tmp_path / "a.npz", keys("E", "-"), r"formal_charges has 3 numbers, which may be one a structure or one an atom; write it as \(str"
@@ -415,7 +416,7 @@ def test_databases(name, tmp_path):
         pytest.importorskip("ase_db_backends")
     with ase.db.connect(tmp_path / name, type=kind) as file:
         for atoms in waters():
-            file.write(atoms, data={"charge": 1, "spin": 2})
+            file.write(atoms, charge=1, data={"spin": 2})
     structures = found_in(tmp_path / name, keys())
     assert_waters(structures)
     assert all((s["info"]["charge"], s["info"]["spin"], s["units"]) == (1, 2, {}) for s in structures)

@@ -151,6 +151,7 @@ def _checked(arrays, names, levels, source):
     n, atoms = positions.shape[:2]
     if numbers.shape not in ((atoms,), (n, atoms)):
         raise DataError(f"{source}: {numbers.shape} atomic numbers for positions of shape {positions.shape}")
+    rows |= {key: value[..., 0] for key, value in rows.items() if name(key) in KEYS and value.shape == (n, atoms, 1)}
     for key in [key for key in rows if name(key) in OF_ATOMS and rows[key].shape == (atoms,) and atoms > 1 and not one]:
         if n == atoms:
             raise DataError(

@@ -33,8 +33,9 @@ def read(path, levels):
 
 def _structure(row, path, levels):
     atoms = row.toatoms()
-    atoms.info = {**row.data, **row.key_value_pairs}
-    places = (row.key_value_pairs, row.data, atoms.calc.results if atoms.calc is not None else {})
+    pairs = {key: vars(row)[key] for key in row.key_value_pairs}  # whose own `charge` is the sum of initial charges, whatever was written
+    atoms.info = {**row.data, **pairs}
+    places = (pairs, row.data, atoms.calc.results if atoms.calc is not None else {})
     return from_atoms(atoms, places, levels, f"{path}: row {row.id}")
 
 
