@@ -14,6 +14,7 @@ from pathlib import Path
 
 import ase
 import ase.build
+import ase.db
 import ase.io
 import numpy as np
 import pytest
@@ -728,6 +729,16 @@ HF = {"hf": {"method": "hf", "basis": "sto-3g"}}
 
 def written(c):
     return {a.info["id"]: a for split in SPLITS if (c.out / f"{split}.xyz").exists() for a in ase.io.read(c.out / f"{split}.xyz", ":")}
+
+
+@pytest.mark.parametrize("kind", ["db", "json"])
+def test_states_of_the_rows_of_a_database(tmp_path, kind):
+    path = tmp_path / f"methyl.{kind}"
+    with ase.db.connect(path, type=kind) as file:
+        file.write(METHYL)
+        file.write(METHYL, charge=1, data={"multiplicity": 3})
+    found = campaign.read_structures(config(tmp_path, structures=[str(path)], sampling=None, levels=HF))
+    assert [(a.info["charge"], a.info["multiplicity"]) for a in found] == [(0, 2), (1, 3)]
 
 
 def test_a_geometry_in_several_states(tmp_path, inline):

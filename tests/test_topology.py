@@ -6,6 +6,7 @@ import re
 import warnings
 
 import ase.build
+import ase.db
 import ase.io
 import ase.units
 import numpy as np
@@ -154,6 +155,15 @@ def test_charges_and_radicals_of_an_sdf_file(tmp_path, code, line, formal, state
     )
     start = md.read_start(tmp_path / "w.sdf")
     assert [a.formalCharge for a in start.topology.atoms()] == formal and start.state == state
+
+
+@pytest.mark.parametrize("kind", ["db", "json"])
+def test_charges_of_a_database(tmp_path, kind):
+    """What stands beside the atoms in the last row, which ase.io.read leaves out."""
+    with ase.db.connect(tmp_path / f"a.{kind}", type=kind) as file:
+        file.write(Atoms("OH", [[0, 0, 0], [0, 0, 1]]))
+        file.write(Atoms("OH", [[0, 0, 0], [0, 0, 1]]), charge=-1, data={"multiplicity": 1})
+    assert md.read_start(tmp_path / f"a.{kind}").state == {"charge": -1, "multiplicity": 1}
 
 
 def test_types_of_a_lammps_dump_are_no_elements(tmp_path):

@@ -25,6 +25,7 @@ from ase.neighborlist import neighbor_list
 from mfmd import Error, Note
 from mfmd.hosts import pdb
 from mfmd.hosts.states import of_structure
+from mfmd.structures.formats import asedb
 from mfmd.structures.state import StateError, read_states, spelled
 
 STRETCH, LEAST, MOST = 0.3, 0.12, 0.25  # what is added to a covalent radius: times itself, and at least and at most, Å
@@ -342,6 +343,7 @@ def _last_frame(path):
     try:
         kind = filetype(str(path))
         atoms = ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True)
+        atoms.info |= asedb.said_in(path, kind)[-1] if kind in ("db", "json") else {}
         several = len(ase.io.read(str(path), index="0:2", do_not_split_by_at_sign=True)) > 1
     except Exception as error:  # readers raise whatever they meet
         if isinstance(error, KeyError) and error.args[:1] in (("D",), ("T",)):

@@ -10,12 +10,14 @@ import ase
 import ase.build
 import ase.io
 import numpy as np
+from ase.io.formats import filetype
 
 from mfmd import Note
 from mfmd.labelling.checks import fingerprint
 from mfmd.labelling.journal import ISOLATED
 from mfmd.labelling.schema import LabelError
 from mfmd.labelling.states import settle, state_of
+from mfmd.structures.formats import asedb
 from mfmd.structures.record import KINDS, SPLITS
 
 
@@ -29,6 +31,9 @@ def read_structures(config):
         if Path(name).exists():
             try:
                 frames = ase.io.read(name, ":")
+                if (kind := filetype(name)) in ("db", "json"):
+                    for atoms, said in zip(frames, asedb.said_in(name, kind), strict=True):
+                        atoms.info |= said
             except Exception as error:  # ASE raises many kinds on a damaged file
                 raise LabelError(f"structures: {name} cannot be read ({error})") from error
             if old := sorted({key for atoms in frames for key in own & (atoms.info.keys() | atoms.arrays.keys())}):

@@ -10,6 +10,7 @@ import ase.db
 from mfmd.structures.formats import qcschema
 from mfmd.structures.formats.fields import from_atoms, label_keys
 from mfmd.structures.record import DataError
+from mfmd.structures.state import SAID, name
 
 
 def read(path, levels):
@@ -31,9 +32,19 @@ def read(path, levels):
         raise DataError(f"{path}: cannot be read as an ASE database ({error})") from error
 
 
+def said_in(path, kind):
+    """Of each row of a database (db, json) what it says of charge and spin beside the atoms, {key: value}, which ase.io.read leaves out."""
+    rows = ase.db.connect(str(path), type=kind).select(sort="id")
+    return [{key: value for key, value in (row.data | _pairs(row)).items() if name(key) in SAID | {"fragment"}} for row in rows]
+
+
+def _pairs(row):
+    """Key-value pairs as they were written; what a row gives as its charge is the sum of initial charges."""
+    return {key: vars(row)[key] for key in row.key_value_pairs}
+
+
 def _structure(row, path, levels):
-    atoms = row.toatoms()
-    pairs = {key: vars(row)[key] for key in row.key_value_pairs}  # whose own `charge` is the sum of initial charges, whatever was written
+    atoms, pairs = row.toatoms(), _pairs(row)
     atoms.info = {**row.data, **pairs}
     places = (pairs, row.data, atoms.calc.results if atoms.calc is not None else {})
     return from_atoms(atoms, places, levels, f"{path}: row {row.id}")
