@@ -122,15 +122,15 @@ struct Model::Data {
     return {kind, K, cutoff, tensor("backbone.radial.means", {K}).data(), tensor("backbone.radial.betas", {K}).data()};
   }
   void tabulate();
-  template <class T> void pack(const std::vector<State>& states, Packed<T>& p) const;
+  template <class T> void pack(const std::vector<State>& wanted, Packed<T>& p) const;
   // Of a list of states, packed when it is first asked for.
-  template <class T> const Weights<T>& packed(std::vector<std::pair<std::vector<State>, std::unique_ptr<Packed<T>>>>& known, const std::vector<State>& states) const {
+  template <class T> const Weights<T>& packed(std::vector<std::pair<std::vector<State>, std::unique_ptr<Packed<T>>>>& known, const std::vector<State>& wanted) const {
     const std::lock_guard<std::mutex> lock(packing);
     for (const auto& [of, one] : known)
-      if (of == states) return one->weights;
+      if (of == wanted) return one->weights;
     auto one = std::make_unique<Packed<T>>();
-    pack(states, *one);
-    known.emplace_back(states, std::move(one));
+    pack(wanted, *one);
+    known.emplace_back(wanted, std::move(one));
     return known.back().second->weights;
   }
 };
@@ -161,12 +161,12 @@ void Model::Data::tabulate() {
   }
 }
 
-template <class T> void Model::Data::pack(const std::vector<State>& states, Packed<T>& p) const {
+template <class T> void Model::Data::pack(const std::vector<State>& wanted, Packed<T>& p) const {
   Weights<T>& w = p.weights;
-  const int R = rank + 1, RF = R * F, slots = static_cast<int>(states.size() * elements.size());
+  const int R = rank + 1, RF = R * F, slots = static_cast<int>(wanted.size() * elements.size());
   // Calls body(terms of the state, atomic number) for every slot.
   const auto each_slot = [&](const auto& body) {
-    for (const State& state : states)
+    for (const State& state : wanted)
       for (const int z : elements) body(state, z);
   };
   w.F = F, w.K = K, w.rank = rank, w.R = R, w.C = R * R, w.slots = slots, w.cutoff = cutoff, w.knots = knots;
