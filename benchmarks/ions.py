@@ -181,7 +181,14 @@ def dissociation(folder, out, seeds):
         own = [label(level, atoms)["energy"] for atoms in (near, far)]
         for seed in seeds:
             run = out / f"{name}-{seed}"
-            c = config(run, {"train": str(made), "val": 0.1}, {"low": {"unchecked": True}}, seed=seed, resume=True, train=TRAIN | {"monitor": "low.forces"})
+            c = config(
+                run,
+                {"train": str(made), "val": 0.1},
+                {"low": {"unchecked": True}},
+                seed=seed,
+                resume=True,
+                train=TRAIN | {"monitor": "low.forces"},
+            )
             train(c, Console(quiet=True))
             engine, terms = Engine(run / "model.pt", "double"), [("low", 1.0)]
             end = engine.compute(far.positions, far.numbers, terms=terms, charge=charge, multiplicity=multiplicity)["energy"]

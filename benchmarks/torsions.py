@@ -129,7 +129,9 @@ def main():
             train(config(out, checkpoint, STAGES[args.fit]), Console(quiet=True))
             mine = np.isin(fragments, list(test))
             own = [a for a, yes in zip(frames, mine, strict=True) if yes]
-            errors[mine] = along(predicted(Engine(out / "model.pt", allow_unseen_state=args.fit == "closed"), HIGH, own), fragments[mine]) - high[mine]
+            errors[mine] = (
+                along(predicted(Engine(out / "model.pt", allow_unseen_state=args.fit == "closed"), HIGH, own), fragments[mine]) - high[mine]
+            )
             told(
                 f"fold {k} (elements not seen in training: {', '.join(unseen) or 'none'})",
                 errors[mine], fragments[mine], charged,

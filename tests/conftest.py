@@ -86,7 +86,9 @@ def all_at_once(seed=0):
 def write(model, path, elements=ELEMENTS, domain=None, states=None):
     from mfmd.training import export
 
-    export.write_model(path, model, {level: list(elements) for level in model.heads}, {"made": "by the tests"}, domain=domain, states=states)
+    export.write_model(
+        path, model, {level: list(elements) for level in model.heads}, {"made": "by the tests"}, domain=domain, states=states
+    )
     return path
 
 
