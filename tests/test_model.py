@@ -7,39 +7,43 @@ from conftest import ethanol, random_cell
 torch = pytest.importorskip("torch")
 
 
-def features(backbone, atoms, weights):
+def features(backbone, atoms, weights, states=None):
     """Features, and the gradient of their weighted sum with respect to positions."""
     from mfmd.structures.record import Structure
     from mfmd.training.batches import half_pairs
 
     i, j, shifts = half_pairs(Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, {}, ""), backbone.radial.cutoff)
     positions = torch.tensor(atoms.positions, requires_grad=True)
-    x = backbone(torch.tensor(atoms.numbers), positions, torch.tensor(i).long(), torch.tensor(j).long(), torch.tensor(shifts))
+    x = backbone(torch.tensor(atoms.numbers), positions, torch.tensor(i).long(), torch.tensor(j).long(), torch.tensor(shifts), states)
     return x, torch.autograd.grad((x * weights).sum(), positions, create_graph=True)[0], positions
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
-@pytest.mark.parametrize("structure", ["molecule", "box"])
+@pytest.mark.parametrize("structure", ["molecule", "box", "cation", "dianion"])
 def test_equals_torchmdnet(layers, structure):
+    """Of ions, the factor 1 + 0.1 Q."""
     pytest.importorskip("torchmdnet", reason="the oracle torchmd-net is not installed")
     from torchmdnet_oracle import peer_of
 
+    from mfmd.structures.state import state_terms
     from mfmd.training.model import TensorNet
 
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(layers)
-    ours = TensorNet(32, layers, 4.0, 2, 16)
+    charge = {"cation": 1, "dianion": -2}.get(structure, 0)
+    ours = TensorNet(32, layers, 4.0, 2, 16, charge_factor=0.1)
     peer = peer_of(ours)
-    if structure == "molecule":
+    if structure != "box":
         atoms, box = ethanol(), None
     else:
         atoms = random_cell(1, atoms=20)
         atoms.set_cell(np.diag(atoms.cell.lengths()) + [[0, 0, 0], [0.8, 0, 0], [-0.5, 0.6, 0]], scale_atoms=True)
         box = torch.tensor(atoms.cell.array)
     weights = torch.randn(len(atoms), 32)
-    x, gradient, _ = features(ours, atoms, weights)
-    positions = torch.tensor(atoms.positions, requires_grad=True)
-    y = peer(torch.tensor(atoms.numbers), positions, torch.zeros(len(atoms), dtype=torch.long), box=box)[0]
+    terms = torch.tensor(np.repeat(state_terms([(charge, 1)]), len(atoms), axis=0))
+    x, gradient, _ = features(ours, atoms, weights, terms)
+    positions, one = torch.tensor(atoms.positions, requires_grad=True), torch.zeros(len(atoms), dtype=torch.long)
+    y = peer(torch.tensor(atoms.numbers), positions, one, box=box, q=torch.tensor([float(charge)]))[0]
     other = torch.autograd.grad((y * weights).sum(), positions)[0]
     np.testing.assert_allclose(x.detach(), y.detach(), rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(gradient.detach(), other, rtol=0, atol=1e-9)
