@@ -255,6 +255,27 @@ def test_what_a_state_adds_is_fitted_beside_the_reference_energies():
     np.testing.assert_allclose(found_of_states, of_states, atol=1e-9)
 
 
+@pytest.mark.usefixtures("double")
+def test_teachers_say_nothing_of_states_that_their_level_has_not_learned():
+    from types import SimpleNamespace
+
+    from mfmd.structures.record import Label
+    from mfmd.training import stages
+
+    model = random_model(1, channels=16, layers=1)
+    model.backbone.add_states()
+    given = []
+    for charge in (0, 1, 0, 1):
+        atoms = molecule("NH3")
+        atoms.info["charge"] = charge
+        given.append(backends.structure(atoms))
+    given[0].labels = {"low": Label(energy=-1500.0)}
+    config = SimpleNamespace(train=SimpleNamespace(precision="double"), backbone=SimpleNamespace(cutoff=4.0))
+    taught = stages.taught([model], "low", given, config)
+    assert [s.states for s in taught] == [given[0].states, given[2].states]
+    assert all(s.labels["low"].forces.shape == (4, 3) for s in taught)
+
+
 @pytest.mark.usefixtures("single")
 @pytest.mark.parametrize("strategy", ["chain", "chain-newton", "delta"])
 def test_a_run_on_ions(tmp_path, strategy):

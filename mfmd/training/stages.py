@@ -207,9 +207,10 @@ def differences(stage, before, structures, config):
 
 
 def taught(teachers, level, structures, config, imported=None, batch_size=32):
-    """Structures whose only label is what several models predict for a level on average, energy and forces; those with its elements."""
-    known = set(energies.known_elements(structures, level, imported or {}))
-    structures = [s for s in structures if known.issuperset(s.numbers.tolist())]
+    """Structures whose only label is what several models predict for a level on average, energy and forces; those with its elements, and in the states of
+    its labels."""
+    known, states = set(energies.known_elements(structures, level, imported or {})), set(reading.subset_states(structures, level))
+    structures = [s for s in structures if known.issuperset(s.numbers.tolist()) and (not states or states.issuperset(s.states))]
     out, collate = [], collation(config, [])
     for start in progress.over(range(0, len(structures), batch_size), "what the teachers predict", "batches"):
         part = structures[start : start + batch_size]
