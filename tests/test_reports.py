@@ -219,7 +219,8 @@ def test_labelling_groups_failures_and_counts_cost(labelled):
     assert (cost["gfn2"]["median, CPU s"], cost["gfn2"]["largest, CPU s"], cost["gfn2"]["in all"]) == ("6.00", "11.50", "1 min 12 s")
     apart = [0.09 * (-1) ** k for k in range(3, 12)]
     assert any(
-        f"9 structures of 1 formula, standard deviation {1e3 * np.std(apart) / 9:.1f} meV/atom" in caption for caption in captions(tree)
+        f"9 structures of 1 formula and state, standard deviation {1e3 * np.std(apart) / 9:.1f} meV/atom" in caption
+        for caption in captions(tree)
     )
 
 

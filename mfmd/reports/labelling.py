@@ -123,7 +123,7 @@ def _differences(made, by_id):
             values = np.concatenate(parts)
             what = (
                 f"Energy of {high} less that of {low}, per atom, against its mean over structures of one formula and state: {len(values):,} structures of "
-                f"{len(parts)} formula{'s' if len(parts) > 1 else ''} in their states, standard deviation {values.std():.1f} meV/atom."
+                f"{'1 formula and state' if len(parts) == 1 else f'{len(parts)} formulas and states'}, standard deviation {values.std():.1f} meV/atom."
             )
             drawn.append(figures.histogram(what, {f"{high} − {low}": values}, "difference, meV/atom", "structures"))
     return drawn
