@@ -340,14 +340,8 @@ def _check_same(out, settings, made_of):
             raise MDError(f"{path} cannot be read ({error}); remove the folder to start anew") from None
         neutral = not settings.charge and settings.multiplicity is None
         then = {"allow_unseen_state": False, "state": now["state"] if neutral else None} | then  # of a run before there were states
-        free = {
-            "time",
-            "threads",
-            "model",
-            "structure",
-            "charge",
-            "multiplicity",
-        }  # what these are hashes and state say, wherever they are now
+        # What model and structure are, and charge and multiplicity, the hashes and the state say, wherever they are now.
+        free = {"time", "threads", "model", "structure", "charge", "multiplicity"}
         if now.get("continued_sha256") == then.get("continued_sha256"):
             free.add("continue_from")
         elif now["continue_from"] == then["continue_from"]:  # and that run has gone on since

@@ -110,9 +110,8 @@ def _forces(labelled, name, level, alone=True):
     has_pull = pull.points >= 30 and abs(pull.correlation) > 0.7
     has_work = work.points >= 20 and abs(work.correlation) > 0.8
     low, high = WORK if work.frames >= FEW else WORK_OF_FEW
-    if (
-        has_work and low <= work.value <= high and pull.value > 0
-    ):  # bonds that hardly stretch, as in scans of torsions, say nothing of the sign
+    # Bonds that hardly stretch, as in scans of torsions, say nothing of the sign.
+    if has_work and low <= work.value <= high and pull.value > 0:
         has_pull = False
     if (has_pull and not PULL[0] <= pull.value <= PULL[1]) or (has_work and not low <= work.value <= high):
         yield _blame(name, level, pull.value if has_pull else None, work.value if has_work else None)

@@ -113,9 +113,8 @@ class Embedding(nn.Module):
             z = z + more
         a, b = torch.addmm(self.pair.bias, z, own.T), z @ other.T
         x = Embed.apply(w, direction, a, b, graph)
-        if (
-            self.self_pair or more is not None
-        ):  # distance zero, no direction; a state has it in every backbone, so that ions by themselves differ
+        # Distance zero, no direction; a state has it in every backbone, so that ions by themselves differ.
+        if self.self_pair or more is not None:
             self_pair = math.sqrt(3) * self.radial(graph.basis_at_zero)[:channels] * (a + b if self.self_pair else more @ (own + other).T)
             x = torch.cat([x[:, :1] + self_pair[:, None], x[:, 1:]], dim=1)
 
