@@ -1,9 +1,11 @@
-// A stream of a workspace's own, the device a thread works on, and what a step launches, recorded as a graph.
+// A stream of a workspace's own, the device a thread works on, and what steps launch, recorded as graphs.
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <list>
 #include <vector>
 
 #include "kernels/cuda.hpp"
@@ -59,42 +61,56 @@ class OnDevice {
   bool switched_ = false;
 };
 
-// A step's graph, and what it was recorded for.
-class Recording {
+// The graphs of the last few kinds of step, so that a caller may take turns between them.
+class Recordings {
  public:
-  Recording() = default;
-  Recording(const Recording&) = delete;
-  Recording& operator=(const Recording&) = delete;
-  ~Recording() { reset(); }
-
-  bool holds(const std::vector<std::int64_t>& key) const { return graph_ && key == key_; }
-
-  // Records what launches(stream) enqueues there.
-  template <class Launches> void record(const std::vector<std::int64_t>& key, cudaStream_t stream, const Launches& launches) {
-    reset();
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "the recording of a graph");
-    try {
+  // Enqueues on a stream what launches(stream) does. A key says what the step is, and is worth as much as the buffers of its generation. A kind of step
+  // that is met for the first time is launched kernel by kernel, which loads them: while a graph is recorded, nothing may be loaded. From the second
+  // time on it is a graph, recorded on a stream where nothing else is going on.
+  template <class Launches> void run(std::int64_t generation, const std::vector<std::int64_t>& key, cudaStream_t recorder, cudaStream_t stream, const Launches& launches) {
+    if (generation != generation_) kept_.clear();
+    generation_ = generation;
+    const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Recording& r) { return r.key == key; });
+    if (found == kept_.end()) {
       launches(stream);
-    } catch (...) {
-      if (cudaStreamEndCapture(stream, &graph) == cudaSuccess && graph) static_cast<void>(cudaGraphDestroy(graph));
-      throw;
+      kept_.emplace_front(key);
+      if (kept_.size() > kKept) kept_.pop_back();
+      return;
     }
-    check(cudaStreamEndCapture(stream, &graph), "the recording of a graph");
-    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
-    static_cast<void>(cudaGraphDestroy(graph));
-    check(status, "a graph");
-    key_ = key;
+    kept_.splice(kept_.begin(), kept_, found);
+    if (!found->graph) found->record(recorder, launches);
+    check(cudaGraphLaunch(found->graph, stream), "a graph's launch");
   }
-  void launch(cudaStream_t stream) const { check(cudaGraphLaunch(graph_, stream), "a graph's launch"); }
 
  private:
-  void reset() {
-    if (graph_) static_cast<void>(cudaGraphExecDestroy(graph_));
-    graph_ = nullptr;
-  }
-  std::vector<std::int64_t> key_;
-  cudaGraphExec_t graph_ = nullptr;
+  static constexpr std::size_t kKept = 8;
+
+  struct Recording {
+    explicit Recording(const std::vector<std::int64_t>& of) : key(of) {}
+    Recording(const Recording&) = delete;
+    Recording& operator=(const Recording&) = delete;
+    ~Recording() {
+      if (graph) static_cast<void>(cudaGraphExecDestroy(graph));  // one that still runs goes when it has ended
+    }
+    template <class Launches> void record(cudaStream_t stream, const Launches& launches) {
+      cudaGraph_t recorded = nullptr;
+      check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "the recording of a graph");
+      try {
+        launches(stream);
+      } catch (...) {
+        if (cudaStreamEndCapture(stream, &recorded) == cudaSuccess && recorded) static_cast<void>(cudaGraphDestroy(recorded));
+        throw;
+      }
+      check(cudaStreamEndCapture(stream, &recorded), "the recording of a graph");
+      const cudaError_t status = cudaGraphInstantiate(&graph, recorded, 0);
+      static_cast<void>(cudaGraphDestroy(recorded));
+      check(status, "a graph");
+    }
+    const std::vector<std::int64_t> key;
+    cudaGraphExec_t graph = nullptr;
+  };
+  std::list<Recording> kept_;  // the last one used first
+  std::int64_t generation_ = 0;
 };
 
 }  // namespace cuda

@@ -52,7 +52,7 @@ template <class T> class DeviceWeights {
     };
     const auto norm = [&](Norm<T>& n, int size) { of(n.weight, static_cast<std::size_t>(size)), of(n.bias, static_cast<std::size_t>(size)); };
     Weights<T>& w = weights_;
-    const std::size_t F = static_cast<std::size_t>(w.F), slots = static_cast<std::size_t>(w.slots), table = F * w.knots * 3 * w.R;
+    const std::size_t F = static_cast<std::size_t>(w.F), slots = static_cast<std::size_t>(w.slots), table = F * w.intervals * kCoefficients * w.R;
     w.basis = {};  // the device has tables alone
     w.embedding_radial = {};
     of(w.charge, slots), of(w.factor, slots), of(w.first, slots * F), of(w.second, slots * F), of(w.self_embedding, slots * F), of(w.embedding_table, table);

@@ -1,6 +1,11 @@
 // One evaluation from positions to energies, forces and virial.
 #include "mfmd.hpp"
 
+#if defined(MFMD_ARM)
+#include <sys/auxv.h>
+#include <sys/prctl.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -13,6 +18,7 @@
 #include "kernels/repulsion.hpp"
 #include "kernels/stages.hpp"
 #include "kernels/tensor.hpp"
+#include "kernels/training.hpp"
 #include "packing.hpp"
 #include "states.hpp"
 #include "tables.hpp"
@@ -21,36 +27,61 @@
 
 namespace mfmd {
 
+#if defined(MFMD_ARM)
+namespace neon { template <class T> const Stages<T>& table(); }
+namespace sve256 { template <class T> const Stages<T>& table(); }
+namespace sve512 { template <class T> const Stages<T>& table(); }
+#else
 namespace generic { template <class T> const Stages<T>& table(); }
+#endif
 #if defined(MFMD_X86)
 namespace avx2 { template <class T> const Stages<T>& table(); }
 namespace avx512 { template <class T> const Stages<T>& table(); }
 #endif
 
-std::string instruction_set() {
-  const char* wanted = std::getenv("MFMD_SIMD");
-  const std::string name = wanted ? wanted : "";
+namespace {
+
+// Of the instruction sets that this machine has, the best first.
+template <class T> std::vector<const Stages<T>*> tables() {
+  std::vector<const Stages<T>*> out;
 #if defined(MFMD_X86)
   const bool has512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512bw");
-  const bool has2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has512 && (name.empty() || name == "avx512")) return "avx512";
-  if (has2 && (name.empty() || name == "avx2")) return "avx2";
+  if (has512) out.push_back(&avx512::table<T>());
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out.push_back(&avx2::table<T>());
 #endif
-  if (name.empty() || name == "generic") return "generic";
-  throw InputError("MFMD_SIMD is " + name + ", which this machine does not have (or which is none of generic, avx2, avx512)");
+#if defined(MFMD_ARM)
+  // Code for one length of SVE's vectors is right on that length alone; with 16 bytes they are no wider than NEON's.
+  const int bytes = getauxval(AT_HWCAP) & HWCAP_SVE ? prctl(PR_SVE_GET_VL) & PR_SVE_VL_LEN_MASK : 0;
+  if (bytes == 64) out.push_back(&sve512::table<T>());
+  if (bytes == 32) out.push_back(&sve256::table<T>());
+  out.push_back(&neon::table<T>());
+#else
+  out.push_back(&generic::table<T>());
+#endif
+  return out;
 }
 
+}  // namespace
+
 template <class T> const Stages<T>& stages() {
-  const std::string chosen = instruction_set();
-#if defined(MFMD_X86)
-  if (chosen == "avx512") return avx512::table<T>();
-  if (chosen == "avx2") return avx2::table<T>();
-#endif
-  return generic::table<T>();
+  const char* said = std::getenv("MFMD_SIMD");
+  const std::string wanted = said ? said : "";
+  for (const Stages<T>* table : tables<T>())
+    if (wanted.empty() || wanted == table->name) return *table;
+  std::string names;
+  for (const std::string& name : instruction_sets()) names += (names.empty() ? "" : ", ") + name;
+  throw InputError("MFMD_SIMD is " + wanted + ", which this machine does not have; unset it, or name one of " + names);
 }
 template const Stages<float>& stages<float>();
 template const Stages<double>& stages<double>();
+
+std::string instruction_set() { return stages<float>().name; }
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Stages<float>* table : tables<float>()) names.push_back(table->name);
+  return names;
+}
 
 namespace {
 
@@ -75,10 +106,10 @@ namespace {
 // work at one time.
 template <class T> struct Arrays {
   std::vector<Buffer<T>> scratch, x, y, m, dx, sums;  // [threads], [layers + 1], [layers] …
-  std::vector<int> slot, knot;
+  std::vector<int> slot, interval;
   std::vector<Excess> excess;
-  std::vector<double> head_energies, slope, turn;
-  Buffer<T> distance, direction, basis, hermite, raw, mixed, kept, ax, am, ay, asums, features;
+  std::vector<double> head_energies, slope, turn, forces;
+  Buffer<T> distance, basis, place, raw, mixed, kept, ax, am, ay, asums, features;
 };
 
 template <class T> class Store {
@@ -115,7 +146,11 @@ template <class T> class Evaluation final : public Workspace::Data {
       : model_(std::move(model)), states_(model_->states()), w_(&model_->weights<T>(states_)), pool_(options.threads), list_(w_->cutoff, options.skin), tables_(options.tables) {}
   std::int64_t rebuilds() const override { return list_.rebuilds(); }
   std::size_t ghost_width() const override { return static_cast<std::size_t>(w_->C * w_->F) * sizeof(T); }
-  const std::map<std::string, double>& stage_times() const override { return times_; }
+  const std::map<std::string, double>& stage_times() const override {
+    times_.clear();
+    for (const auto& [name, seconds] : laps_) times_[name] += seconds;
+    return times_;
+  }
 
   const std::vector<Result>& evaluate(const Structure* structures, int count, const Request& request) override {
     heads_ = heads_of(*model_, request.terms);
@@ -149,7 +184,6 @@ template <class T> class Evaluation final : public Workspace::Data {
     });
     const bool domain = request.domain && model_->domain();
     run(s, request.forces || request.virial || request.atom_virials, request.error_bars || domain);
-    if (w_->repulsion > 0.0) timed("repulsion", [&] { repel(request.forces || request.virial || request.atom_virials); });
     if (domain) timed("domain", [&] { find_excess(s); });
     timed("collect", [&] { collect(s, request, result); });
   }
@@ -157,7 +191,10 @@ template <class T> class Evaluation final : public Workspace::Data {
   template <class Body> void timed(const char* name, const Body& body) {
     const auto start = std::chrono::steady_clock::now();
     body();
-    times_[name] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const auto lap = std::find_if(laps_.begin(), laps_.end(), [&](const auto& known) { return known.first == name; });
+    if (lap == laps_.end()) laps_.emplace_back(name, seconds);
+    else lap->second += seconds;
   }
 
   void find_slots(const Structure& s) {
@@ -176,28 +213,26 @@ template <class T> class Evaluation final : public Workspace::Data {
 
   void round_pairs() {
     const std::size_t pairs = list_.neighbors().size();
-    T* d = a_->distance.resize(pairs);
-    T* u = a_->direction.resize(3 * pairs);
+    T* d = a_->distance.resize(tables_ ? 0 : pairs);
     T* basis = a_->basis.resize(kMaxComponents * pairs);
-    a_->knot.resize(tables_ ? pairs : 0);
-    T* hermite_of = a_->hermite.resize(tables_ ? kHermite * pairs : 0);
-    const double per_log = (w_->knots - 1) / std::log(w_->cutoff / kFirstKnot);
+    a_->interval.resize(tables_ ? pairs : 0);
+    T* place = a_->place.resize(tables_ ? 2 * pairs : 0);
+    const Intervals intervals(w_->intervals, w_->cutoff);
     pool_.loop(static_cast<int>(pairs), 1024, [&](int begin, int end, int) {
       for (std::size_t p = static_cast<std::size_t>(begin); p < static_cast<std::size_t>(end); ++p) {
-        const double r = list_.distances()[p];
-        d[p] = static_cast<T>(r);
-        for (std::size_t a = 0; a < 3; ++a) u[3 * p + a] = static_cast<T>(list_.vectors()[3 * p + a] / r);
-        basis[kMaxComponents * p] = static_cast<T>(tensor::kSqrt3);
-        for (std::size_t a = 0; a < 3; ++a) basis[kMaxComponents * p + 1 + a] = static_cast<T>(tensor::kSqrt2) * u[3 * p + a];
-        tensor::symmetric(u + 3 * p, basis + kMaxComponents * p + 4);
-        if (!tables_) continue;
-        const double t = per_log * std::log(r / kFirstKnot);
-        a_->knot[p] = std::min(w_->knots - 2, static_cast<int>(t));
-        double value[6], slope[6];
-        hermite(t - a_->knot[p], value, slope);
-        for (std::size_t k = 0; k < 6; ++k) {
-          hermite_of[kHermite * p + k] = static_cast<T>(value[k]);
-          hermite_of[kHermite * p + 6 + k] = static_cast<T>(slope[k] * per_log / r);
+        const double inverse = 1.0 / list_.distances()[p];
+        T u[3], *of = basis + kMaxComponents * p;
+        for (std::size_t a = 0; a < 3; ++a) u[a] = static_cast<T>(list_.vectors()[3 * p + a] * inverse);
+        of[0] = static_cast<T>(tensor::kSqrt3);
+        for (std::size_t a = 0; a < 3; ++a) of[1 + a] = static_cast<T>(tensor::kSqrt2) * u[a];
+        tensor::symmetric(u, of + 4);
+        if (tables_) {
+          const Place at = place_of(intervals, inverse);
+          a_->interval[p] = at.interval;
+          place[2 * p] = static_cast<T>(at.t);
+          place[2 * p + 1] = static_cast<T>(at.rate);
+        } else {
+          d[p] = static_cast<T>(list_.distances()[p]);
         }
       }
     });
@@ -220,8 +255,8 @@ template <class T> class Evaluation final : public Workspace::Data {
     const Stages<T>& k = stages<T>();
     const int n = s.atoms, L = w_->n_layers;
     const std::size_t size = static_cast<std::size_t>(n + s.ghosts) * static_cast<std::size_t>(w_->C * w_->F);
-    const Pairs<T> pairs{list_.first().data(), list_.half().data(), list_.neighbors().data(),          a_->distance.get(),
-                         a_->direction.get(),     a_->basis.get(),        tables_ ? a_->knot.data() : nullptr, a_->hermite.get()};
+    const Pairs<T> pairs{list_.first().data(), list_.half().data(), list_.neighbors().data(), a_->distance.get(),
+                         a_->basis.get(), tables_ ? a_->interval.data() : nullptr, a_->place.get()};
     const int* slot = a_->slot.data();
 
     T *raw = a_->raw.resize(size), *mixed = a_->mixed.resize(size), *kept = a_->kept.resize(static_cast<std::size_t>(n) * kept_gates(*w_));
@@ -250,7 +285,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     T *ax = reverse ? a_->ax.resize(size) : nullptr, *am = reverse ? a_->am.resize(size) : nullptr, *ay = reverse ? a_->ay.resize(size) : nullptr;
     T *araw = am, *asums = reverse && w_->own_message ? a_->asums.resize(size) : nullptr;
     T* features = with_features ? a_->features.resize(static_cast<std::size_t>(n * w_->F)) : nullptr;
-    if (reverse) a_->slope.assign(list_.neighbors().size(), 0.0), a_->turn.assign(3 * list_.neighbors().size(), 0.0);
+    if (reverse) clear_slopes();
     const auto leave = [&](int l, int b, int e, T* t) {  // layer l backwards, up to its messages
       if (l >= 0) k.product_reverse(*w_, l, slot, y[l], m[l], dx[l], ax, am, ay, w_->own_message ? sums[l] : nullptr, asums, b, e, t);
       else k.embedding_mix_reverse(*w_, raw, mixed, kept, ax, araw, b, e, t);
@@ -277,6 +312,7 @@ template <class T> class Evaluation final : public Workspace::Data {
         enter(l + 1, b, e, t);
       });
     }
+    if (w_->repulsion > 0.0) timed("repulsion", [&] { repel(reverse); });
     if (!reverse) return;
     for (int l = L; l--;) {
       if (w_->own_message) fill(asums, parts);
@@ -291,7 +327,35 @@ template <class T> class Evaluation final : public Workspace::Data {
       });
     }
     fill(araw, whole);
-    over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) { k.embedding_gather_reverse(*w_, pairs, slot, araw, a_->slope.data(), a_->turn.data(), b, e, t); });
+    over_pairs("embedding_gather_reverse", [&](int b, int e, T* t) {
+      k.embedding_gather_reverse(*w_, pairs, slot, araw, a_->slope.data(), a_->turn.data(), b, e, t);
+      find_gradients(b, e);
+    });
+  }
+
+  // body(p) for every pair of atoms that the rows have, in one of its two directions.
+  template <class Body> void over_halves(int begin, int end, const Body& body) {
+    for (std::size_t row = static_cast<std::size_t>(begin); row < static_cast<std::size_t>(end); ++row)
+      for (std::size_t p = static_cast<std::size_t>(list_.half()[row]); p < static_cast<std::size_t>(list_.first()[row + 1]); ++p) body(p);
+  }
+
+  void clear_slopes() {
+    a_->slope.resize(list_.neighbors().size()), a_->turn.resize(3 * list_.neighbors().size());
+    pool_.loop(static_cast<int>(list_.half().size()), kGatherGrain, [&](int begin, int end, int) {
+      over_halves(begin, end, [&](std::size_t p) { a_->slope[p] = a_->turn[3 * p] = a_->turn[3 * p + 1] = a_->turn[3 * p + 2] = 0.0; });
+    });
+  }
+
+  // dE/dD, where `turn` was, while the rows are at hand.
+  void find_gradients(int begin, int end) {
+    over_halves(begin, end, [&](std::size_t p) {
+      const double inverse = 1.0 / list_.distances()[p], half_root = 1.0 / tensor::kSqrt2;
+      const T* basis = a_->basis.get() + kMaxComponents * p + 1;
+      const double u[3] = {half_root * basis[0], half_root * basis[1], half_root * basis[2]};
+      double* turn = a_->turn.data() + 3 * p;
+      const double along = a_->slope[p] - inverse * (turn[0] * u[0] + turn[1] * u[1] + turn[2] * u[2]);
+      for (std::size_t a = 0; a < 3; ++a) turn[a] = along * u[a] + inverse * turn[a];
+    });
   }
 
   // The nuclei's repulsion: half of a pair's to the energy of each of its atoms, for every head that has it, and its slope.
@@ -328,28 +392,35 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (request.error_bars) add_errors(*model_, heads_, s, a_->features.get(), list_.row_of().data(), w_->F, result);
     if (request.domain && model_->domain()) result.outside = outside(*model_, s, a_->excess, list_.row_of().data(), 0);
     if (request.forces || request.virial || request.atom_virials) {
-      result.forces.assign(3 * n, 0.0);
+      // By rows, those of ghosts too, which are nobody's here. Of the virial a ghost has half of a pair: its owner counts the pair too.
+      std::vector<double>& forces = a_->forces;
+      forces.assign(3 * list_.order().size(), 0.0);
       if (request.atom_virials) result.atom_virials.assign(9 * n, 0.0);
       for (std::size_t i = 0; i < n; ++i) {
-        const std::size_t row = static_cast<std::size_t>(list_.row_of()[i]);
-        for (std::size_t p = static_cast<std::size_t>(list_.half()[row]); p < static_cast<std::size_t>(list_.first()[row + 1]); ++p) {
+        const std::size_t row = static_cast<std::size_t>(list_.row_of()[i]), first = static_cast<std::size_t>(list_.half()[row]), last = static_cast<std::size_t>(list_.first()[row + 1]);
+        double own[3] = {};
+        for (std::size_t p = first; p < last; ++p) {
+          const double* g = a_->turn.data() + 3 * p;
+          double* other = forces.data() + 3 * static_cast<std::size_t>(list_.neighbors()[p]);
+          for (std::size_t a = 0; a < 3; ++a) own[a] += g[a], other[a] -= g[a];
+        }
+        for (std::size_t a = 0; a < 3; ++a) forces[3 * row + a] += own[a];
+        if (!request.virial && !request.atom_virials) continue;
+        for (std::size_t p = first; p < last; ++p) {
+          const double *g = a_->turn.data() + 3 * p, *D = list_.vectors().data() + 3 * p;
           const std::size_t j = static_cast<std::size_t>(list_.order()[static_cast<std::size_t>(list_.neighbors()[p])]);
-          const double *D = list_.vectors().data() + 3 * p, *turn = a_->turn.data() + 3 * p, r = list_.distances()[p];
-          const double along = (turn[0] * D[0] + turn[1] * D[1] + turn[2] * D[2]) / (r * r);
-          const double weight = j < n ? 1.0 : 0.5;  // of the virial: the owner of a ghost counts the pair too
-          for (std::size_t a = 0; a < 3; ++a) {
-            const double g = (a_->slope[p] * D[a] + turn[a] - along * D[a]) / r;  // dE/dD
-            result.forces[3 * i + a] += g;
-            if (j < n) result.forces[3 * j + a] -= g;
-            for (std::size_t b = 0; b < 3; ++b) {
-              result.virial[3 * b + a] -= weight * D[b] * g;
-              if (!request.atom_virials) continue;
-              result.atom_virials[9 * i + 3 * b + a] -= 0.5 * D[b] * g;
-              if (j < n) result.atom_virials[9 * j + 3 * b + a] -= 0.5 * D[b] * g;
-            }
+          const double weight = j < n ? 1.0 : 0.5;
+          for (std::size_t k = 0; k < 9; ++k) {
+            const double w = D[k / 3] * g[k % 3];
+            result.virial[k] -= weight * w;
+            if (!request.atom_virials) continue;
+            result.atom_virials[9 * i + k] -= 0.5 * w;
+            if (j < n) result.atom_virials[9 * j + k] -= 0.5 * w;
           }
         }
       }
+      result.forces.resize(3 * n);
+      for (std::size_t i = 0; i < n; ++i) std::copy_n(forces.begin() + 3 * list_.row_of()[i], 3, result.forces.begin() + 3 * static_cast<long>(i));
       check_forces(result);
     }
   }
@@ -365,7 +436,8 @@ template <class T> class Evaluation final : public Workspace::Data {
   Heads heads_;
   std::vector<Seed<T>> seeds_;
   std::vector<Result> results_;
-  std::map<std::string, double> times_;
+  std::vector<std::pair<const char*, double>> laps_;  // of each stage, by the address of its name: a molecule's step is too short for strings
+  mutable std::map<std::string, double> times_;
 };
 
 }  // namespace
@@ -398,6 +470,8 @@ bool has_cuda() { return true; }
 #else
 bool has_cuda() { return false; }
 int cuda_devices() { return 0; }
+template <> const TrainingMaps<float>* training_maps_on_device<float>() { return nullptr; }
+template <> const TrainingMaps<double>* training_maps_on_device<double>() { return nullptr; }
 #endif
 std::int64_t Workspace::rebuilds() const { return data_->rebuilds(); }
 std::size_t Workspace::ghost_width() const { return data_->ghost_width(); }

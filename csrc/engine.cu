@@ -1,9 +1,11 @@
-// One evaluation on a CUDA device: the twin of engine.cpp. What a step launches is recorded once as a graph and replayed; nothing in it waits for
+// One evaluation on a CUDA device: the twin of engine.cpp. What a step launches is recorded as a graph and replayed; nothing in it waits for
 // the host. What the host has to decide (more room, a sentence for a structure that is refused) it decides after the results.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#include "device_domain.hpp"
+#include "device_images.hpp"
 #include "device_memory.hpp"
 #include "device_stream.hpp"
 #include "device_weights.hpp"
@@ -16,35 +18,13 @@
 #include "workspace.hpp"
 
 namespace mfmd {
-
-int cuda_devices() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
-  static_cast<void>(cudaGetLastError());  // no driver, or no device: that is an answer, not an error to keep
-  return 0;
-}
-
 namespace cuda {
-
-void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  static_cast<void>(cudaGetLastError());
-  throw Error(std::string("the CUDA device has a problem with ") + what + ": " + cudaGetErrorString(status));
-}
-
-static int of_device(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device), "its number");
-  check(cudaDeviceGetAttribute(&value, attribute, device), "its properties");
-  return value;
-}
-int multiprocessors() { return of_device(cudaDevAttrMultiProcessorCount); }
-int block_memory() { return of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
 namespace {
 
 constexpr int kOneBin = 512;       // a single system of up to so many atoms is one bin
 constexpr double kDensity = 0.12;  // atoms an Å³ that a row has room for at first
+constexpr int kOfHost = 8;         // in place of a bit for each periodic direction: the host has the images, and their pairs
 
 int rounded(double room) { return (static_cast<int>(room) + 7) / 8 * 8; }
 
@@ -66,7 +46,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     }
   }
   std::int64_t rebuilds() const override { return rebuilds_; }
-  std::size_t ghost_width() const override { return 0; }
+  std::size_t ghost_width() const override { return static_cast<std::size_t>(w_.C * w_.F) * sizeof(T); }
   const std::map<std::string, double>& stage_times() const override { return times_; }
 
   const std::vector<Result>& evaluate(const Structure* structures, int count, const Request& request) override {
@@ -75,35 +55,21 @@ template <class T> class Evaluation final : public Workspace::Data {
     std::vector<int> numbers, begin = {0}, periodic;
     for (int k = 0; k < count; ++k) {
       const Structure& s = structures[k];
-      if (s.atoms < 0) throw InputError("a structure cannot have fewer than no atoms");
-      if (s.pairs || s.ghosts) throw InputError("on a CUDA device the engine makes the neighbour list itself; give a structure without the host's pairs and ghosts");
+      if (s.atoms < 0 || s.ghosts < 0) throw InputError("a structure cannot have fewer than no atoms");
+      if (s.ghosts > 0 && (!s.pairs || !s.fill_ghosts)) throw InputError("ghost atoms need the host's pairs and fill_ghosts");
+      if (s.pairs && count > 1) throw InputError("on a CUDA device a structure with the host's pairs is evaluated by itself; give them one after the other");
       check_structure(s, request);
-      numbers.insert(numbers.end(), s.numbers, s.numbers + s.atoms);
-      begin.push_back(static_cast<int>(numbers.size()));
-      periodic.push_back(s.periodic[0] | s.periodic[1] << 1 | s.periodic[2] << 2);
+      numbers.insert(numbers.end(), s.numbers, s.numbers + s.atoms + s.ghosts);
+      begin.push_back(begin.back() + s.atoms);
+      periodic.push_back(s.pairs ? kOfHost : s.periodic[0] | s.periodic[1] << 1 | s.periodic[2] << 2);
     }
     refuse_recorded();
-    const std::vector<int> slots = slots_of(structures, count);
+    const std::vector<int> slots = slots_of(model_->elements(), states_, structures, count);
     give_rows();
-    describe(numbers, begin, periodic, slots, constants_of(structures, count));
-    if (domain(request)) give_domain();
-    if (atoms_ > 0)
-      for (bool room = false; !room;) {
-        make_room(request);
-        own_.wait();  // the pinned block may be read yet
-        double* to = part<double>(given_host_.get(), 0);
-        for (int k = 0; k < count; ++k) to = std::copy_n(structures[k].positions, 3 * static_cast<std::size_t>(structures[k].atoms), to);
-        for (int k = 0; k < count; ++k)
-          for (int v = 0; v < 9; ++v) *to++ = structures[k].periodic[v / 3] ? structures[k].cell[v] : 0.0;
-        give_seeds();
-        step(request, true, own_.stream);
-        own_.mark(own_.stream);
-        own_.wait();
-        seeds_given_ = seeds_wanted();
-        if (refused()) refuse(structures, count);
-        room = enough_room();
-      }
-    rebuilds_ += atoms_ > 0 && verdict_.get()->stale;
+    describe(numbers, begin, periodic, slots, constants_of(*model_, heads_, structures, count));
+    if (domain(request)) domain_.give(*model_->domain(), own_.stream);
+    if (images_of_host()) step_with_ghosts(structures[0], request);
+    else if (atoms_ > 0) step_alone(structures, count, request);
     results_.assign(static_cast<std::size_t>(count), Result());
     for (int k = 0; k < count; ++k) collect(structures[k], k, begin[static_cast<std::size_t>(k)], request, results_[static_cast<std::size_t>(k)]);
     return results_;
@@ -140,8 +106,8 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (begin.back() == 0) throw InputError("there are no atoms on the device");
     const std::vector<int> numbers(s.numbers, s.numbers + begin.back());
     const std::size_t rows = states_.size();
-    const std::vector<int> slots = slots_of(structures.data(), s.systems);
-    const std::vector<double> constants = constants_of(structures.data(), s.systems);
+    const std::vector<int> slots = slots_of(model_->elements(), states_, structures.data(), s.systems);
+    const std::vector<double> constants = constants_of(*model_, heads_, structures.data(), s.systems);
     const bool known = rows == states_.size() && numbers == numbers_ && begin == begin_ && periodic == periodic_ && slots == slots_ && constants == constants_;
     if (!free && !(known && settled_ && listed_ && rows_ == sizes() && (!reverse(wanted) || reverse_rows_ == sizes()) && seeds_given_ == seeds_wanted()))
       throw InputError("before a CUDA graph is recorded, evaluate the same structures, with the same weights of heads, once without it: how much room they need is not known yet");
@@ -183,36 +149,53 @@ template <class T> class Evaluation final : public Workspace::Data {
   }
 
  private:
+  void step_alone(const Structure* structures, int count, const Request& request) {
+    for (bool room = false; !room;) {
+      make_room(request);
+      own_.wait();  // the pinned block may be read yet
+      give(structures, count);
+      step(request, true, own_.stream);
+      own_.mark(own_.stream);
+      own_.wait();
+      seeds_given_ = seeds_wanted();
+      if (refused()) refuse(structures, count);
+      room = enough_room();
+    }
+    rebuilds_ += verdict_.get()->stale;
+  }
+
+  // The host is asked for the rows of ghosts on the way, on many processes equally often: whatever may end or repeat a step is found before, and nothing
+  // is recorded.
+  void step_with_ghosts(const Structure& s, const Request& request) {
+    reach_capacity_ = std::max(reach_capacity_, rounded(longest_row(s)));
+    for (bool room = false; !room;) {
+      make_room(request);
+      own_.wait();
+      give(&s, 1);
+      copy(given_.get(), given_host_.get(), given_size(), cudaMemcpyHostToDevice, own_.stream);
+      const bool anew = images_.take(s, {s.pairs->version, generation_, reach_capacity_}, own_.stream);
+      neighbors(list(), images_.rows(), anew, own_.stream);
+      copy(verdict_.get(), verdict_device_.get(), 1, cudaMemcpyDeviceToHost, own_.stream);
+      own_.mark(own_.stream);
+      own_.wait();
+      seeds_given_ = seeds_wanted(), rebuilds_ += anew;
+      if (refused() || !std::all_of(s.positions, s.positions + 3 * placed(), [](double x) { return std::isfinite(x); })) refuse(&s, 1);
+      room = enough_room();
+    }
+    stages(request, own_.stream, [&](T* rows, int width) { images_.fill(s, rows, static_cast<std::size_t>(width) * sizeof(T), own_.stream); });
+    copy(result_host_.get(), result_.get(), result_size(request), cudaMemcpyDeviceToHost, own_.stream);
+    own_.mark(own_.stream);
+    own_.wait();
+  }
+
   void refuse_recorded() const {
     if (recorded_) throw InputError("this engine belongs to the CUDA graph it was recorded in; use another one for further evaluations");
   }
 
   void check_structure(const Structure& s, const Request& request) const {
-    check_fragments(s.states.size(), s.fragment, s.atoms);
+    check_fragments(s.states.size(), s.fragment, s.atoms + s.ghosts);
     check_elements(*model_, heads_, s);
     check_states(*model_, heads_, s, request.allow_unseen_state);
-  }
-  // Of every atom; the states are among states_ then.
-  std::vector<int> slots_of(const Structure* structures, int count) {
-    const auto& elements = model_->elements();
-    std::vector<int> out;
-    for (int k = 0; k < count; ++k) {
-      const Structure& s = structures[k];
-      for (const State& state : s.states) place_of(states_, state);
-      for (int i = 0; i < s.atoms; ++i)
-        out.push_back(place_of(states_, state_of_atom(s, i)) * static_cast<int>(elements.size()) + static_cast<int>(std::lower_bound(elements.begin(), elements.end(), s.numbers[i]) - elements.begin()));
-    }
-    return out;
-  }
-  // [terms + 1][systems], eV that the weighted sum and each term have whatever the positions.
-  std::vector<double> constants_of(const Structure* structures, int count) const {
-    std::vector<double> out(static_cast<std::size_t>(count), 0.0);
-    for (const Term& term : heads_.terms)
-      for (int k = 0; k < count; ++k) {
-        out.push_back(constant_of(*model_, term.head, structures[k]));
-        out[static_cast<std::size_t>(k)] += term.weight * out.back();
-      }
-    return out;
   }
   // The weights again where there are states that they have no rows for.
   void give_rows() {
@@ -236,8 +219,9 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (numbers == numbers_ && begin == begin_ && periodic == periodic_ && slots == slots_) return;
     settled_ = listed_ = false;
     seeds_given_.clear(), numbers_.clear(), begin_.clear();  // until all is done
-    atoms_ = begin.back();
-    bins_ = systems == 1 && atoms_ > kOneBin ? atoms_ + kMoreBins : 0;
+    images_.forget();
+    atoms_ = begin.back(), ghosts_ = static_cast<int>(numbers.size()) - atoms_;
+    bins_ = systems == 1 && atoms_ > kOneBin && periodic[0] != kOfHost ? atoms_ + kMoreBins : 0;
     std::vector<int> shape;  // begin, periodic, kind, system: one behind the other
     shape.insert(shape.end(), begin.begin(), begin.end());
     shape.insert(shape.end(), periodic.begin(), periodic.end());
@@ -250,6 +234,8 @@ template <class T> class Evaluation final : public Workspace::Data {
     numbers_ = numbers, begin_ = begin, periodic_ = periodic, slots_ = slots;
   }
   std::size_t systems() const { return periodic_.size(); }
+  std::size_t placed() const { return static_cast<std::size_t>(atoms_ + ghosts_); }
+  bool images_of_host() const { return systems() == 1 && periodic_[0] == kOfHost; }
 
   template <class U> bool renew(U& memory, std::size_t size) {
     if (memory.holds(size)) return false;
@@ -265,25 +251,27 @@ template <class T> class Evaluation final : public Workspace::Data {
     const std::vector<std::int64_t> before_sizes = std::move(rows_);
     rows_.clear();  // until all is done
     if (reverse(request)) reverse_rows_.clear();
-    const std::size_t n = static_cast<std::size_t>(atoms_), row = static_cast<std::size_t>(w_.C * w_.F), pairs = n * static_cast<std::size_t>(capacity_);
+    const std::size_t n = static_cast<std::size_t>(atoms_), all = placed(), row = static_cast<std::size_t>(w_.C * w_.F), pairs = n * static_cast<std::size_t>(capacity_);
     const std::size_t slabs = static_cast<std::size_t>(w_.F / kSlab), reach = n * static_cast<std::size_t>(reach_capacity_), bins = static_cast<std::size_t>(bins_);
     renew(grids_, systems()), renew(built_, 3 * n), renew(home_, n), renew(wrap_, 3 * n), renew(start_, bins + 1), renew(cursor_, bins);
-    renew(order_, n), renew(row_of_, n), renew(slot_, n);
+    renew(order_, all), renew(row_of_, all), renew(slot_, all);
     renew(found_, reach), renew(reached_, reach), renew(reached_count_, n), renew(entries_, pairs), renew(count_, n), renew(half_, n), renew(j_, pairs);
-    renew(vectors_, 3 * pairs), renew(distances_, pairs), renew(u_, 3 * pairs), renew(basis_, kMaxComponents * pairs), renew(knot_, pairs), renew(hermite_, kHermite * pairs);
+    renew(vectors_, 3 * pairs), renew(distances_, pairs), renew(basis_, kMaxComponents * pairs), renew(interval_, pairs), renew(place_, 2 * pairs);
     renew(raw_, n * row), renew(mixed_, n * row), renew(kept_, n * kept_gates(w_));
-    for (auto* buffers : {&x_, &y_, &m_, &dx_})
+    for (auto* buffers : {&x_, &m_, &dx_})
       for (auto& buffer : *buffers) renew(buffer, n * row);
+    for (auto& buffer : y_) renew(buffer, all * row);
     for (auto& buffer : sums_) renew(buffer, n * static_cast<std::size_t>(w_.R * w_.F));
     if (reverse(request)) {
-      renew(ax_, n * row), renew(am_, n * row), renew(ay_, n * row), renew(asums_, w_.own_message ? n * static_cast<std::size_t>(w_.R * w_.F) : 0), renew(slope_, slabs * pairs), renew(turn_, 3 * slabs * pairs);
+      renew(ax_, n * row), renew(am_, all * row), renew(ay_, n * row), renew(asums_, w_.own_message ? all * static_cast<std::size_t>(w_.R * w_.F) : 0), renew(slope_, slabs * pairs), renew(turn_, 3 * slabs * pairs);
       renew(gradient_, 3 * pairs), renew(atom_virials_, 9 * n);
     }
     if (renew(energies_, heads_.used.size() * n)) seeds_given_.clear();
     if (request.error_bars || domain(request)) renew(features_, n * static_cast<std::size_t>(w_.F));
     if (domain(request)) renew(excess_, n);
-    const std::size_t given = seeds_at() + heads_.used.size() * sizeof(Seed<T>), found = 3 * n + (heads_.used.size() + 9) * systems();
-    if (renew(given_, given) | renew(given_host_, given)) seeds_given_.clear();
+    renew(pieces_, (heads_.used.size() + 9) * pieces_of(n));
+    const std::size_t found = 3 * n + (heads_.used.size() + 9) * systems();
+    if (renew(given_, given_size()) | renew(given_host_, given_size())) seeds_given_.clear();
     renew(result_, found), renew(result_host_, found), renew(verdict_device_, 1), renew(verdict_, 1);
     if (before != generation_ || before_sizes != sizes() || !listed_) {  // the list is made anew: these are the cells of no structure
       own_.wait();
@@ -297,9 +285,22 @@ template <class T> class Evaluation final : public Workspace::Data {
 
   // What changes from step to step, in one block: positions, cells, then seeds and the combinations of heads that terms are.
   template <class U> static U* part(unsigned char* block, std::size_t offset) { return reinterpret_cast<U*>(block + offset); }
-  std::size_t cells_at() const { return 3 * static_cast<std::size_t>(atoms_) * sizeof(double); }
+  std::size_t cells_at() const { return 3 * placed() * sizeof(double); }
   std::size_t combination_at() const { return cells_at() + 9 * systems() * sizeof(double); }
   std::size_t seeds_at() const { return combination_at() + (heads_.used.size() + systems()) * (heads_.terms.size() + 1) * sizeof(double); }
+
+  std::size_t given_size() const { return seeds_at() + heads_.used.size() * sizeof(Seed<T>); }
+  // Numbers in result_: forces, sums of heads, virials.
+  std::size_t result_size(const Request& request) const { return 3 * static_cast<std::size_t>(atoms_) + (heads_.used.size() + (reverse(request) ? 9u : 0u)) * systems(); }
+
+  // All of it, from the host.
+  void give(const Structure* structures, int count) {
+    double* to = part<double>(given_host_.get(), 0);
+    for (int k = 0; k < count; ++k) to = std::copy_n(structures[k].positions, 3 * static_cast<std::size_t>(structures[k].atoms + structures[k].ghosts), to);
+    for (int k = 0; k < count; ++k)
+      for (int v = 0; v < 9; ++v) *to++ = structures[k].periodic[v / 3] && !structures[k].pairs ? structures[k].cell[v] : 0.0;
+    give_seeds();
+  }
 
   // [terms + 1][used heads]: the weighted sum, then each term; behind them constants_of.
   std::vector<double> combination() const {
@@ -328,27 +329,13 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (seeds_given_ == seeds_wanted()) return;
     own_.wait();
     give_seeds();
-    const std::size_t begin = combination_at(), end = seeds_at() + heads_.used.size() * sizeof(Seed<T>);
+    const std::size_t begin = combination_at(), end = given_size();
     check(cudaMemcpyAsync(given_.get() + begin, given_host_.get() + begin, end - begin, cudaMemcpyHostToDevice, own_.stream), "a copy of the weights of heads");
     check(cudaStreamSynchronize(own_.stream), "a copy of the weights of heads");
     seeds_given_ = seeds_wanted();
   }
 
   bool domain(const Request& request) const { return request.domain && model_->domain(); }
-  // What the model was trained on, once.
-  void give_domain() {
-    if (domain_.slots) return;
-    const Domain host = *model_->domain();
-    const std::size_t slots = static_cast<std::size_t>(host.slots), size = slots * static_cast<std::size_t>(host.F);
-    nearest_.resize(slots * slots), neighbors_.resize(2 * slots), ranges_.resize(3 * size);
-    copy(nearest_.get(), host.nearest, slots * slots, cudaMemcpyHostToDevice, own_.stream);
-    copy(neighbors_.get(), host.neighbors, 2 * slots, cudaMemcpyHostToDevice, own_.stream);
-    std::size_t k = 0;
-    for (const float* from : {host.low, host.high, host.per}) copy(ranges_.get() + k++ * size, from, size, cudaMemcpyHostToDevice, own_.stream);
-    check(cudaStreamSynchronize(own_.stream), "a copy of what the model was trained on");
-    domain_ = {host.slots, host.F, host.cutoff, nearest_.get(), neighbors_.get(), ranges_.get(), ranges_.get() + size, ranges_.get() + 2 * size};
-  }
-
   static bool reverse(const Request& request) { return request.forces || request.virial || request.atom_virials; }
 
   bool enough_room() {
@@ -371,13 +358,10 @@ template <class T> class Evaluation final : public Workspace::Data {
     if (v.most[1] > 0.95 * capacity_) capacity_ = rounded(1.25 * v.most[1]);
   }
 
-  // Replays the graph of such a step on a stream; records it first where there is none.
   void step(const Request& request, bool of_host, cudaStream_t stream) {
-    const std::vector<std::int64_t> key = {generation_, atoms_, static_cast<std::int64_t>(systems()), bins_, reach_capacity_, capacity_,
-                                           static_cast<std::int64_t>(heads_.used.size()), static_cast<std::int64_t>(heads_.terms.size()), reverse(request), request.error_bars, domain(request), of_host};
-    Recording& r = recordings_[reverse(request)];
-    if (!r.holds(key)) r.record(key, own_.stream, [&](cudaStream_t s) { record(request, of_host, s); });
-    r.launch(stream);
+    const std::vector<std::int64_t> key = {atoms_, static_cast<std::int64_t>(systems()), bins_, reach_capacity_, capacity_, static_cast<std::int64_t>(heads_.used.size()),
+                                           static_cast<std::int64_t>(heads_.terms.size()), reverse(request), request.error_bars, domain(request), of_host};
+    recordings_.run(generation_, key, own_.stream, stream, [&](cudaStream_t s) { record(request, of_host, s); });
   }
 
   template <class U> void copy(U* to, const U* from, std::size_t size, cudaMemcpyKind kind, cudaStream_t stream) {
@@ -390,10 +374,10 @@ template <class T> class Evaluation final : public Workspace::Data {
     const int n = atoms_;
     const int* shape = shape_.get();
     List l{};
-    l.atoms = n, l.systems = static_cast<int>(systems()), l.bins = bins_, l.reach_capacity = reach_capacity_, l.capacity = capacity_;
+    l.atoms = n, l.ghosts = ghosts_, l.systems = static_cast<int>(systems()), l.bins = bins_, l.reach_capacity = reach_capacity_, l.capacity = capacity_;
     l.cutoff = w_.cutoff, l.skin = options_.skin, l.closest = kFirstKnot;
     l.positions = part<double>(given_.get(), 0), l.cells = part<double>(given_.get(), cells_at());
-    l.begin = shape, l.periodic = l.begin + systems() + 1, l.kind = l.periodic + systems(), l.system = l.kind + n;
+    l.begin = shape, l.periodic = l.begin + systems() + 1, l.kind = l.periodic + systems(), l.system = l.kind + n + ghosts_, l.ids = images_.ids();
     l.grids = grids_.get(), l.built = built_.get(), l.home = home_.get(), l.wrap = wrap_.get(), l.start = start_.get(), l.cursor = cursor_.get();
     l.order = order_.get(), l.row_of = row_of_.get(), l.slot = slot_.get();
     l.found = found_.get(), l.reached = reached_.get(), l.reached_count = reached_count_.get(), l.entries = entries_.get();
@@ -402,24 +386,31 @@ template <class T> class Evaluation final : public Workspace::Data {
     return l;
   }
 
-  // The stages, forward then backward; of the host: with its input before and results afterwards.
+  // A step; of the host: with its input before and results afterwards.
   void record(const Request& request, bool of_host, cudaStream_t stream) {
-    const int n = atoms_, L = w_.n_layers, heads = static_cast<int>(heads_.used.size());
-    if (of_host) copy(given_.get(), given_host_.get(), seeds_at() + heads_.used.size() * sizeof(Seed<T>), cudaMemcpyHostToDevice, stream);
-    check(cudaMemsetAsync(verdict_device_.get(), 0, sizeof(Verdict), stream), "a verdict");
+    if (of_host) copy(given_.get(), given_host_.get(), given_size(), cudaMemcpyHostToDevice, stream);
+    neighbors(list(), stream);
+    stages(request, stream, [](T*, int) {});
+    if (of_host) copy(result_host_.get(), result_.get(), result_size(request), cudaMemcpyDeviceToHost, stream);
+    copy(verdict_.get(), verdict_device_.get(), 1, cudaMemcpyDeviceToHost, stream);
+  }
+
+  // The stages, forward then backward; fill(rows, width): brings the rows of ghosts.
+  template <class Fill> void stages(const Request& request, cudaStream_t stream, const Fill& fill) {
+    const int n = atoms_, L = w_.n_layers, heads = static_cast<int>(heads_.used.size()), whole = w_.C * w_.F, parts = w_.R * w_.F;
     const List list = this->list();
-    const Pairs<T> pairs{capacity_, count_.get(), half_.get(), j_.get(), u_.get(), basis_.get(), knot_.get(), hermite_.get()};
+    const Pairs<T> pairs{capacity_, count_.get(), half_.get(), j_.get(), basis_.get(), interval_.get(), place_.get()};
     const int* slot = slot_.get();
     const Seed<T>* seeds = part<Seed<T>>(given_.get(), seeds_at());
     const bool backward = reverse(request);
     T *raw = raw_.get(), *mixed = mixed_.get(), *kept = kept_.get(), *ax = backward ? ax_.get() : nullptr, *am = am_.get(), *ay = ay_.get(), *slope = slope_.get();
     const auto rows = [](std::vector<DeviceMemory<T>>& buffers, int l) { return buffers[static_cast<std::size_t>(l)].get(); };
 
-    neighbors(list, stream);
-    radial(list, kFirstKnot, w_.knots, u_.get(), basis_.get(), knot_.get(), hermite_.get(), stream);
+    radial(list, w_.intervals, basis_.get(), interval_.get(), place_.get(), stream);
     embedding_gather(w_, pairs, slot, raw, n, stream);
     embedding_mix(w_, raw, rows(x_, 0), mixed, kept, L > 0 ? rows(y_, 0) : nullptr, n, stream);
     for (int l = 0; l < L; ++l) {
+      if (!w_.own_message) fill(rows(y_, l), whole);
       if (w_.own_message) own_message(w_, l, pairs, rows(y_, l), rows(m_, l), rows(sums_, l), n, stream);
       else message(w_, l, pairs, rows(y_, l), rows(m_, l), n, stream);
       product(w_, l, slot, rows(x_, l), rows(y_, l), rows(m_, l), rows(dx_, l), rows(x_, l + 1), l + 1 < L ? rows(y_, l + 1) : nullptr, n, stream);
@@ -429,23 +420,21 @@ template <class T> class Evaluation final : public Workspace::Data {
       return Leaving<T>{l, rows(y_, l), rows(m_, l), rows(dx_, l), am, ay, nullptr, nullptr, nullptr, w_.own_message ? rows(sums_, l) : nullptr, asums_.get(), slot};
     };
     readout(w_, slot, rows(x_, L), seeds, heads, room_, ax, request.error_bars || domain(request) ? features_.get() : nullptr, leaving(L - 1), n, stream);
-    if (domain(request)) find_excess(list, domain_, features_.get(), excess_.get(), stream);
+    if (domain(request)) find_excess(list, domain_.get(), features_.get(), excess_.get(), stream);
     if (backward) {
       for (int l = L; l--;) {
+        if (w_.own_message) fill(asums_.get(), parts);
+        else fill(am, whole);
         if (w_.own_message) own_message_reverse(w_, l, pairs, asums_.get(), slope, l == L - 1, n, stream);
         else message_reverse(w_, l, pairs, rows(y_, l), am, ay, slope, l == L - 1, n, stream);
         mixing_reverse(w_, l, rows(x_, l), ay, ax, leaving(l - 1), n, stream);
       }
+      fill(am, whole);
       embedding_gather_reverse(w_, pairs, slot, am, slope, turn_.get(), L == 0, n, stream);
     }
     if (w_.repulsion > 0.0) repel(w_, list, seeds, heads, backward ? slope : nullptr, stream);
-    sum(list, list.row_of, energies_.get(), heads, n, 1, sums(), stream);
-    if (backward) {
-      cuda::collect(list, w_.F / kSlab, slope, turn_.get(), gradient_.get(), result_.get(), atom_virials_.get(), stream);
-      sum(list, nullptr, atom_virials_.get(), 9, 1, 9, sums() + heads_.used.size() * systems(), stream);
-    }
-    if (of_host) copy(result_host_.get(), result_.get(), 3 * static_cast<std::size_t>(n) + (heads_.used.size() + (backward ? 9u : 0u)) * systems(), cudaMemcpyDeviceToHost, stream);
-    copy(verdict_.get(), verdict_device_.get(), 1, cudaMemcpyDeviceToHost, stream);
+    if (backward) cuda::collect(list, w_.F / kSlab, slope, turn_.get(), gradient_.get(), result_.get(), atom_virials_.get(), stream);
+    sum(list, {energies_.get(), heads, backward ? atom_virials_.get() : nullptr}, pieces_.get(), sums(), stream);
   }
 
   // The CPU's list says in a sentence what is wrong with a structure.
@@ -512,21 +501,20 @@ template <class T> class Evaluation final : public Workspace::Data {
   Heads heads_;
   std::vector<int> numbers_, begin_, periodic_, slots_;  // of the structures before, one behind the other
   std::vector<double> constants_;  // of the structures now
-  int atoms_ = 0, bins_ = 0, reach_capacity_ = 0, capacity_ = 0;
+  int atoms_ = 0, ghosts_ = 0, bins_ = 0, reach_capacity_ = 0, capacity_ = 0;
   std::vector<std::int64_t> rows_, reverse_rows_;  // sizes that there is room for, and for the reverse pass
   std::vector<double> seeds_given_;  // what the device has of weights and combinations
   bool listed_ = false, settled_ = false;  // there is a list of these sizes; enough room is known for structures on the device
   std::int64_t rebuilds_ = 0;
 
-  DeviceMemory<double> nearest_, built_, vectors_, distances_, gradient_, atom_virials_, energies_, result_;
-  DeviceMemory<int> shape_, home_, wrap_, start_, cursor_, order_, row_of_, slot_, reached_count_, count_, half_, j_, knot_;
-  Domain domain_ = {};  // its arrays
-  DeviceMemory<int> neighbors_;
-  DeviceMemory<float> ranges_;
+  DeviceMemory<double> built_, vectors_, distances_, gradient_, atom_virials_, energies_, pieces_, result_;
+  DeviceMemory<int> shape_, home_, wrap_, start_, cursor_, order_, row_of_, slot_, reached_count_, count_, half_, j_, interval_;
+  DeviceDomain domain_;
+  DeviceImages images_;
   DeviceMemory<Excess> excess_;
   DeviceMemory<Grid> grids_;
   DeviceMemory<Entry> found_, reached_, entries_;
-  DeviceMemory<T> u_, basis_, hermite_, raw_, mixed_, kept_, ax_, am_, ay_, asums_, slope_, turn_, features_;
+  DeviceMemory<T> basis_, place_, raw_, mixed_, kept_, ax_, am_, ay_, asums_, slope_, turn_, features_;
   std::vector<DeviceMemory<T>> x_, y_, m_, dx_, sums_;
   DeviceMemory<unsigned char> given_;
   PinnedMemory<unsigned char> given_host_;
@@ -535,8 +523,8 @@ template <class T> class Evaluation final : public Workspace::Data {
   PinnedMemory<Verdict> verdict_;
 
   std::int64_t generation_ = 0;
-  Recording recordings_[2];  // without and with the reverse pass
-  bool recorded_ = false;    // in a graph of the caller's
+  Recordings recordings_;
+  bool recorded_ = false;  // in a graph of the caller's
   std::vector<Result> results_;
   std::map<std::string, double> times_;
 };

@@ -37,25 +37,37 @@ template <class T> double spread_of(const Structure& s, const Level& level, cons
   return bars.scale * bars.calibration * std::sqrt(variance);
 }
 
-template <class T> double error_of(const Model& model, int head, const Structure& s, const T* features, const int* row_of, int channels) {
+// eV²
+template <class T> double variance_of(const Model& model, int head, const Structure& s, const T* features, const int* row_of, int channels) {
   const Level& level = model.levels()[static_cast<std::size_t>(head)];
   const ErrorBars& bars = model.error_bars(head);
   const std::size_t F = static_cast<std::size_t>(channels), size = level.elements.size() * (F + 1);
-  if (bars.members) return spread_of(s, level, bars, features, row_of, F);
-  std::vector<double> phi(size, 0.0);
+  if (bars.members) return std::pow(spread_of(s, level, bars, features, row_of, F), 2);
+  std::vector<double> phi(size, 0.0), sums(size, 0.0);
   for (std::size_t i = 0; i < static_cast<std::size_t>(s.atoms); ++i) {
     const std::size_t kind = kind_of(level, s.numbers[i]);
     const T* own = features + static_cast<std::size_t>(row_of[i]) * F;
     for (std::size_t f = 0; f < F; ++f) phi[kind * (F + 1) + f] += own[f] - bars.isolated[kind * F + f];
     phi[kind * (F + 1) + F] += 1.0;
   }
-  double variance = bars.noise * s.atoms;
-  for (std::size_t column = 0; column < size; ++column) {
-    double sum = 0.0;
-    for (std::size_t row = column; row < size; ++row) sum += bars.factor[row * size + column] * phi[row];
-    variance += sum * sum;
+  std::vector<std::size_t> rows;  // of elements that are there
+  for (std::size_t row = 0; row < size; ++row)
+    if (phi[row] != 0.0) rows.push_back(row);
+  const auto add = [&](std::size_t row, std::size_t first) {
+    for (std::size_t column = first; column <= row; ++column) sums[column] += bars.factor[row * size + column] * phi[row];
+  };
+  std::size_t k = 0;
+  for (; k + 4 <= rows.size(); k += 4) {  // a sum is read and written once for four
+    const std::size_t row[4] = {rows[k], rows[k + 1], rows[k + 2], rows[k + 3]};
+    const double *a = &bars.factor[row[0] * size], *b = &bars.factor[row[1] * size], *c = &bars.factor[row[2] * size], *d = &bars.factor[row[3] * size];
+    const double p = phi[row[0]], q = phi[row[1]], r = phi[row[2]], t = phi[row[3]];
+    for (std::size_t column = 0; column <= row[0]; ++column) sums[column] += a[column] * p + b[column] * q + c[column] * r + d[column] * t;
+    for (std::size_t j = 1; j < 4; ++j) add(row[j], row[0] + 1);
   }
-  return std::sqrt(variance);
+  for (; k < rows.size(); ++k) add(rows[k], 0);
+  double variance = bars.noise * s.atoms;
+  for (const double sum : sums) variance += sum * sum;
+  return bars.of_difference ? variance + variance_of(model, level.relative_to, s, features, row_of, channels) : variance;
 }
 
 }  // namespace
@@ -125,6 +137,16 @@ double constant_of(const Model& model, int level, const Structure& s) {
   return sum;
 }
 
+std::vector<double> constants_of(const Model& model, const Heads& heads, const Structure* structures, int count) {
+  std::vector<double> out(static_cast<std::size_t>(count), 0.0);
+  for (const Term& term : heads.terms)
+    for (int k = 0; k < count; ++k) {
+      out.push_back(constant_of(model, term.head, structures[k]));
+      out[static_cast<std::size_t>(k)] += term.weight * out.back();
+    }
+  return out;
+}
+
 std::vector<double> combination(const Model& model, const Heads& heads) {
   std::vector<double> out(heads.terms.size() * heads.used.size(), 0.0);
   for (std::size_t t = 0; t < heads.terms.size(); ++t)
@@ -165,7 +187,7 @@ void check_forces(const Result& result) {
 
 template <class T> void add_errors(const Model& model, const Heads& heads, const Structure& s, const T* features, const int* row_of, int F, Result& result) {
   for (const Term& term : heads.terms)
-    result.term_errors.push_back(model.levels()[static_cast<std::size_t>(term.head)].error_bars ? error_of(model, term.head, s, features, row_of, F) : NAN);
+    result.term_errors.push_back(model.levels()[static_cast<std::size_t>(term.head)].error_bars ? std::sqrt(variance_of(model, term.head, s, features, row_of, F)) : NAN);
 }
 template void add_errors<float>(const Model&, const Heads&, const Structure&, const float*, const int*, int, Result&);
 template void add_errors<double>(const Model&, const Heads&, const Structure&, const double*, const int*, int, Result&);

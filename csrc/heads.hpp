@@ -24,6 +24,8 @@ void check_elements(const Model& model, const Heads& heads, const Structure& str
 void check_states(const Model& model, const Heads& heads, const Structure& structure, bool allow_unseen);
 // eV that a level's energy has in it whatever the positions: of a structure, and of its fragments; none of one whose host may have it in parts.
 double constant_of(const Model& model, int level, const Structure& structure);
+// The same of many structures: [terms + 1][structures], eV of the weighted sum and of each term.
+std::vector<double> constants_of(const Model& model, const Heads& heads, const Structure* structures, int count);
 // Which used heads each term is the sum of: [terms][used], 0 or 1.
 std::vector<double> combination(const Model& model, const Heads& heads);
 // Energies of the terms and their sum, from the sum over atoms of each used head and constant_of. InputError for one that is not finite.

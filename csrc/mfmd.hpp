@@ -51,11 +51,12 @@ struct Level {
 
 // Where the standard deviation of a level's energy comes from.
 struct ErrorBars {
-  // Of a linear head fitted in closed form: the variance is |factor^T phi|^2 + noise * atoms, phi being, for each of the level's
+  // Of a head fitted by linear algebra: the variance is |factor^T phi|^2 + noise * atoms, phi being, for each of the level's
   // elements one behind the other, the sum of the features of its atoms less those of isolated ones, and their number.
   std::vector<double> factor;    // [size][size], lower triangle; size = elements * (F + 1), eV
   std::vector<double> isolated;  // [elements][F]
   double noise = 0.0;            // eV², an atom
+  bool of_difference = false;    // the variance of the level it is relative to is added
   // Of an ensemble of heads, which are slices of one hidden layer: the spread of the members' energies times `calibration`.
   int members = 0;
   std::vector<double> hidden, bias, out;  // [H][F], [H], [H]
@@ -193,7 +194,7 @@ class Workspace {
   Workspace(std::shared_ptr<const Model> model, Options options);
   ~Workspace();
   const Result& evaluate(const Structure& structure, const Request& request);
-  // Many structures: on a CUDA device side by side, on the CPU one after the other.
+  // Many structures: on a CUDA device side by side, none of them with the host's pairs; on the CPU one after the other.
   const std::vector<Result>& evaluate(const std::vector<Structure>& structures, const Request& request);
   // The same in order of a CUDA stream, without waiting for it: nothing of it is done when this returns. Only the first call for structures of other
   // numbers waits, to see how much room they need; later on, where there is not enough, or a structure cannot be evaluated, the results are not numbers,
@@ -214,7 +215,8 @@ std::string symbol(int atomic_number);
 int grade(double by);     // of Outside: 0 within, and one more each time that it is twice as far, or of a worse kind
 int cuda_devices();  // that this build of the engine can use; 0 without CUDA
 bool has_cuda();     // whether this build has the CUDA engine
-std::string instruction_set();  // of the kernels on the CPU: avx512, avx2 or generic; the best the machine has, or a lesser one that MFMD_SIMD names
+std::string instruction_set();  // of the kernels on the CPU: the best the machine has, or a lesser one that MFMD_SIMD names
+std::vector<std::string> instruction_sets();  // that the machine has, the best first: avx512, avx2, generic; on Arm sve512 or sve256, neon
 
 // All pairs with |D| < cutoff, D = R[j] - R[i] + S @ cell, in (i, j, S) order; full and symmetric.
 struct NeighborList {

@@ -58,4 +58,15 @@ int place_of(std::vector<State>& states, const State& state) {
   return place;
 }
 
+std::vector<int> slots_of(const std::vector<int>& elements, std::vector<State>& states, const Structure* structures, int count) {
+  std::vector<int> out;
+  for (int k = 0; k < count; ++k) {
+    const Structure& s = structures[k];
+    for (const State& state : s.states) place_of(states, state);
+    for (int i = 0; i < s.atoms + s.ghosts; ++i)
+      out.push_back(place_of(states, state_of_atom(s, i)) * static_cast<int>(elements.size()) + static_cast<int>(std::lower_bound(elements.begin(), elements.end(), s.numbers[i]) - elements.begin()));
+  }
+  return out;
+}
+
 }  // namespace mfmd

@@ -18,5 +18,7 @@ void check_fragments(std::size_t states, const int* fragment, int atoms);
 
 // Where the rows of a state begin, in units of elements; the states that a model is packed with grow by those that are not among them.
 int place_of(std::vector<State>& states, const State& state);
+// Of all atoms and ghosts of structures, one behind the other: where the row of an atom's element and state is; the states are among `states` then.
+std::vector<int> slots_of(const std::vector<int>& elements, std::vector<State>& states, const Structure* structures, int count);
 
 }  // namespace mfmd

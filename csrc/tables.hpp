@@ -1,4 +1,7 @@
-// Radial functions as tables: quintic Hermite in log d, value and slope from the same polynomial.
+// Radial functions as tables: a quintic polynomial in every interval of equal steps in 1/d, value and slope of one and the same.
+//
+// 1/d: short steps where the functions vary fast, and few intervals where the many pairs are, so that what is read of a table stays in the first cache
+// (exponential-normal functions, 5 Å: 8 of 57 intervals from 2.2 Å up; in log d 22 of 64, in d 122 of 200, for the same error).
 #pragma once
 
 #include <vector>
@@ -9,23 +12,23 @@
 namespace mfmd {
 
 constexpr double kFirstKnot = 0.5;  // Å; closer atoms are refused
-constexpr double kTableError = 1e-6;  // of a table's slope, relative to the largest slope of its functions, measured between knots
+constexpr double kTableError = 3e-7;  // of a function's slope, relative to the largest slope of all in its table
 
-// Quintic Hermite polynomials on [0, 1]: value, first and second derivative at either end, and their derivatives.
-MFMD_HD void hermite(double s, double value[6], double slope[6]) {
-  const double s2 = s * s, s3 = s2 * s, s4 = s3 * s, s5 = s4 * s;
-  value[0] = 1 - 10 * s3 + 15 * s4 - 6 * s5;
-  value[1] = s - 6 * s3 + 8 * s4 - 3 * s5;
-  value[2] = 0.5 * (s2 - 3 * s3 + 3 * s4 - s5);
-  value[3] = 10 * s3 - 15 * s4 + 6 * s5;
-  value[4] = -4 * s3 + 7 * s4 - 3 * s5;
-  value[5] = 0.5 * (s3 - 2 * s4 + s5);
-  slope[0] = -30 * s2 + 60 * s3 - 30 * s4;
-  slope[1] = 1 - 18 * s2 + 32 * s3 - 15 * s4;
-  slope[2] = 0.5 * (2 * s - 9 * s2 + 12 * s3 - 5 * s4);
-  slope[3] = 30 * s2 - 60 * s3 + 30 * s4;
-  slope[4] = -12 * s2 + 28 * s3 - 15 * s4;
-  slope[5] = 0.5 * (3 * s2 - 8 * s3 + 5 * s4);
+struct Place {
+  int interval;
+  double t, rate;  // from -1/2 to 1/2 within the interval, and dt/dd
+};
+struct Intervals {  // of a table, from the cutoff inwards
+  int count;
+  double last, per;  // 1/cutoff, and how many a unit of 1/d
+  Intervals(int n, double cutoff) : count(n), last(1.0 / cutoff), per(n / (1.0 / kFirstKnot - last)) {}
+  double distance(int k, double t) const { return 1.0 / (last + (k + 0.5 + t) / per); }
+};
+// Of a distance, given its inverse.
+MFMD_HD Place place_of(const Intervals& of, double inverse) {
+  const double s = of.per * (inverse - of.last);
+  const int whole = static_cast<int>(s), k = whole < of.count ? whole : of.count - 1;
+  return {k, s - k - 0.5, -of.per * inverse * inverse};
 }
 
 // One affine map, out[o] = b[o] + sum w[o][i] in[i].
@@ -34,11 +37,11 @@ struct Affine {
   const std::vector<double>* b;
 };
 
-// [knots][3][functions]: value and first and second derivative with respect to the knot number, of
-// cutoff(d) * maps(radial basis), with SiLU after every map where `silu` (a message layer) or none (the embedding).
-std::vector<double> radial_table(int knots, const RadialBasis& basis, const std::vector<Affine>& maps, bool silu);
+// [intervals][kCoefficients][functions]: coefficients of t^0, t^1 …, of cutoff(d) * maps(radial basis), with SiLU after every map where `silu` (a message
+// layer) or none (the embedding). Values and slopes are continuous; slopes are those of the functions at the ends and at two places between.
+std::vector<double> radial_table(const Intervals&, const RadialBasis& basis, const std::vector<Affine>& maps, bool silu);
 
-// Its largest error in slope between knots, relative to the largest slope.
-double table_error(const std::vector<double>& table, int knots, const RadialBasis& basis, const std::vector<Affine>& maps, bool silu);
+// Its largest error in dvalue/dd, relative to the largest dvalue/dd.
+double table_error(const std::vector<double>& table, const Intervals&, const RadialBasis& basis, const std::vector<Affine>& maps, bool silu);
 
 }  // namespace mfmd

@@ -88,6 +88,8 @@ class Pool {
     static void pause() {
 #if defined(__x86_64__)
       __builtin_ia32_pause();
+#elif defined(__aarch64__)
+      __asm__ __volatile__("isb");  // a wait, as x86's pause is; `yield` does nothing on most
 #endif
     }
     // With mutex_ locked. std::condition_variable's own `wait` is of a libstdc++ newer than manylinux_2_34 has.

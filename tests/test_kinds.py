@@ -63,14 +63,34 @@ class TestLinear(Kind):
     def make(self, seed):
         torch.manual_seed(seed)
         backbone = TensorNet(16, 1, 4.0, 2, 8)
-        head = LinearHead(16, reference_energies(0.01), ELEMENTS)
-        kinds, none = torch.tensor(ELEMENTS), torch.zeros(0, dtype=torch.long)
+        head = LinearHead(16, reference_energies(0.01))
         with torch.no_grad():
             head.weight[list(ELEMENTS)] = 3.0 * torch.randn(len(ELEMENTS), 16)
-            head.factor.copy_(1e-3 * torch.randn(head.factor.shape).tril())
-            head.isolated.copy_(backbone(kinds, torch.zeros(len(kinds), 3), none, none, torch.zeros(0, 3)))
-            head.noise.fill_(1e-4)
+        sure(head, backbone)
         return Model(backbone, {"low": MLPHead(16, 60.0, reference_energies(), False), "high": head}, {"high": "low"})
+
+
+class TestSure(Kind):
+    """Heads that are not linear with error bars, as Gauss-Newton gives them; that of a level relative to another has the other's added."""
+
+    format = 4
+    error_bars = ("low", "high")
+    optional = ("heads.low.factor", "heads.high.factor")
+
+    def make(self, seed):
+        model = published(seed)
+        heads = {"low": model.heads["low"], "high": GatedHead(16, [16], 60.0, reference_energies(0.01))}
+        for head in heads.values():
+            sure(head, model.backbone)
+        return Model(model.backbone, heads, {"high": "low"})
+
+
+def sure(head, backbone):
+    """Give a head error bars."""
+    kinds, none = torch.tensor(ELEMENTS), torch.zeros(0, dtype=torch.long)
+    with torch.no_grad():
+        isolated = backbone(kinds, torch.zeros(len(kinds), 3), none, none, torch.zeros(0, 3))
+    head.set_error_bars(factor=1e-3 * torch.randn(17 * len(kinds), 17 * len(kinds)).tril(), isolated=isolated, noise=1e-4)
 
 
 # What published models need, one by one, and all at once.

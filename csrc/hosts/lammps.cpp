@@ -64,28 +64,33 @@ class Pair final : public LAMMPS_NS::Pair {
     memory->destroy(cutsq);
   }
 
-  // pair_style mfmd [head NAME] [precision single|double] [threads N] [charge N] [multiplicity N] [allow_unseen_state yes|no]
+  // pair_style mfmd [head NAME] [precision single|double|tf32] [threads N] [device cuda|cuda:N] [charge N] [multiplicity N] [allow_unseen_state yes|no]
   void settings(int narg, char** arg) override {
     head_.clear();
     options_ = Options();
     charge_said_ = allow_unseen_state_ = false;
     charge_ = multiplicity_ = 0;
+    std::string device;
+    bool threads_said = false;
     for (int i = 1; allocated && i <= atom->ntypes; ++i)  // coefficients are to be given anew
       for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = 0;
     for (int k = 0; k < narg; k += 2) {
       const std::string key = arg[k], value = k + 1 < narg ? arg[k + 1] : "";
       if (value.empty()) fail("pair_style mfmd: " + key + " has no value");
       if (key == "head") head_ = value;
-      else if (key == "precision" && (value == "single" || value == "double"))
-        options_.precision = value == "single" ? Precision::single_ : Precision::double_;
-      else if (key == "threads" && value.find_first_not_of("0123456789") == std::string::npos && value.size() < 4 && std::stoi(value) > 0)
-        options_.threads = std::stoi(value);
+      else if (key == "precision" && (value == "single" || value == "double" || value == "tf32"))
+        options_.precision = value == "single" ? Precision::single_ : value == "double" ? Precision::double_ : Precision::tf32;
+      else if (key == "threads" && count(value) && std::stoi(value) > 0) options_.threads = std::stoi(value), threads_said = true;
+      else if (key == "device" && (value == "cuda" || (value.rfind("cuda:", 0) == 0 && count(value.substr(5))))) device = value;
       else if (key == "charge" && whole(value)) charge_ = std::stoi(value), charge_said_ = true;
       else if (key == "multiplicity" && whole(value) && std::stoi(value) > 0) multiplicity_ = std::stoi(value);
       else if (key == "allow_unseen_state" && (value == "yes" || value == "no")) allow_unseen_state_ = value == "yes";
       else
-        fail("pair_style mfmd: '" + key + " " + value + "' is none of: head NAME, precision single, precision double, threads N, charge N, multiplicity N (2S + 1), allow_unseen_state yes");
+        fail("pair_style mfmd: '" + key + " " + value + "' is none of: head NAME, precision single, precision double, precision tf32, threads N, device cuda, device cuda:N, charge N, multiplicity N (2S + 1), allow_unseen_state yes");
     }
+    if (device.empty() && options_.precision == Precision::tf32) fail("pair_style mfmd: precision tf32 is for the tensor cores of a CUDA device; add device cuda, or use single");
+    if (!device.empty() && threads_said) fail("pair_style mfmd: threads are the CPU's, and device " + device + " has its own; leave out one of the two");
+    if (!device.empty()) take_device(device);
   }
 
   // pair_coeff * * model.pt H C N O: an element for every atom type, in pair_style hybrid NULL for types that the model is not for
@@ -98,12 +103,11 @@ class Pair final : public LAMMPS_NS::Pair {
     try {
       model = Model::load(arg[2]);
       term_ = head_.empty() ? static_cast<int>(model->levels().size()) - 1 : model->level(head_);
+      workspace_ = std::make_unique<Workspace>(model, options_);
     } catch (const Error& e) {
       problem = e.what();
     }
-    int mine = !problem.empty(), any = 0;
-    MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
-    if (any) fail(mine ? problem : std::string(arg[2]) + ": another process cannot read it");
+    fail_if_any(problem, std::string(arg[2]) + ": another process cannot use it");
     const Level& level = model->levels()[static_cast<std::size_t>(term_)];
     std::string known;
     for (const int z : level.elements) known += " " + symbol(z);
@@ -123,7 +127,6 @@ class Pair final : public LAMMPS_NS::Pair {
     cutoff_ = model->cutoff();
     says_ = model->domain();
     told_ = 0;
-    workspace_ = std::make_unique<Workspace>(model, options_);
     model_ = std::move(model);
     width_ = workspace_->ghost_width();
     comm_forward = static_cast<int>(words());
@@ -225,6 +228,30 @@ class Pair final : public LAMMPS_NS::Pair {
  private:
   [[noreturn]] void fail(const std::string& sentence) { error->all(FLERR, "{}", sentence); }  // what every process finds alike
 
+  void fail_if_any(const std::string& problem, const std::string& of_another) {  // on any process
+    if (any(!problem.empty())) fail(problem.empty() ? of_another : problem);
+  }
+
+  // "cuda": the processes of a node take its devices in turn.
+  void take_device(const std::string& said) {
+    const int devices = cuda_devices();
+    std::string problem;
+    if (!has_cuda()) problem = "this build of mfmd has no CUDA; build it where nvcc is, or leave out device";
+    else if (devices == 0) problem = "this machine has no CUDA device that can be used; leave out device";
+    if (said == "cuda") {
+      MPI_Comm node;
+      MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, comm->me, MPI_INFO_NULL, &node);
+      MPI_Comm_rank(node, &options_.cuda);
+      MPI_Comm_free(&node);
+      options_.cuda %= std::max(devices, 1);
+    } else {
+      options_.cuda = std::stoi(said.substr(5));
+      if (problem.empty() && options_.cuda >= devices) problem = fmt::format("there is no CUDA device number {}; this machine has {}", options_.cuda, devices);
+    }
+    fail_if_any(problem.empty() ? problem : "pair_style mfmd: " + problem, "pair_style mfmd: another process has no such CUDA device");
+  }
+
+  static bool count(const std::string& value) { return !value.empty() && value.size() < 4 && value.find_first_not_of("0123456789") == std::string::npos; }
   static bool whole(const std::string& value) {
     const std::size_t sign = value[0] == '-' || value[0] == '+', digits = value.size() - sign;
     return digits > 0 && digits < 5 && value.find_first_not_of("0123456789", sign) == std::string::npos;

@@ -147,7 +147,9 @@ py::dict evaluate_with_ghosts(Workspace& workspace, const Doubles& positions, co
   s.ids = ids.data();
   const mfmd::HostPairs pairs{first.data(), neighbors.data(), version};
   s.pairs = &pairs;
+  int filled = 0;
   s.fill_ghosts = [&](void* rows, std::size_t width) {
+    ++filled;
     char* data = static_cast<char*>(rows);
     for (int g = 0; g < ghosts; ++g)
       std::copy_n(data + static_cast<std::size_t>(owner.at(g)) * width, width, data + static_cast<std::size_t>(atoms + g) * width);
@@ -163,6 +165,7 @@ py::dict evaluate_with_ghosts(Workspace& workspace, const Doubles& positions, co
   out["atom_energies"] = array(r.atom_energies, {atoms});
   out["atom_virials"] = array(r.atom_virials, {atoms, 3, 3});
   out["outside"] = r.outside.sentence;
+  out["filled"] = filled;
   return out;
 }
 
@@ -234,6 +237,7 @@ PYBIND11_MODULE(_engine, m) {
     return out;
   });
   m.def("instruction_set", &mfmd::instruction_set);
+  m.def("instruction_sets", &mfmd::instruction_sets);
   m.def("neighbor_list", [](const Doubles& positions, const Doubles& cell, const std::vector<bool>& pbc, double cutoff) {
     const Ints numbers(positions.ndim() ? positions.shape(0) : 0);
     const mfmd::NeighborList list = mfmd::neighbor_list(structure(positions, numbers, cell, pbc), cutoff);

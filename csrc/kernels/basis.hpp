@@ -18,31 +18,31 @@ namespace {  // what is compiled for one instruction set is no other's
 
 constexpr double kPi = 3.14159265358979323846;
 
-// A value with its first and second derivative along one variable.
+// A value with its derivative along one variable.
 struct Jet {
-  double v = 0.0, d = 0.0, dd = 0.0;
+  double v = 0.0, d = 0.0;
 
-  // f(this), given f and its derivatives at v.
-  Jet through(double f, double df, double ddf) const { return {f, df * d, ddf * d * d + df * dd}; }
-  friend Jet operator*(const Jet& a, const Jet& b) { return {a.v * b.v, a.d * b.v + a.v * b.d, a.dd * b.v + 2.0 * a.d * b.d + a.v * b.dd}; }
-  friend Jet operator*(double k, const Jet& a) { return {k * a.v, k * a.d, k * a.dd}; }
-  friend Jet operator+(const Jet& a, const Jet& b) { return {a.v + b.v, a.d + b.d, a.dd + b.dd}; }
-  friend Jet operator+(const Jet& a, double k) { return {a.v + k, a.d, a.dd}; }
+  // f(this), given f and its derivative at v.
+  Jet through(double f, double df) const { return {f, df * d}; }
+  friend Jet operator*(const Jet& a, const Jet& b) { return {a.v * b.v, a.d * b.v + a.v * b.d}; }
+  friend Jet operator*(double k, const Jet& a) { return {k * a.v, k * a.d}; }
+  friend Jet operator+(const Jet& a, const Jet& b) { return {a.v + b.v, a.d + b.d}; }
+  friend Jet operator+(const Jet& a, double k) { return {a.v + k, a.d}; }
   friend Jet exp(const Jet& a) {
     const double e = std::exp(a.v);
-    return a.through(e, e, e);
+    return a.through(e, e);
   }
-  friend Jet cos(const Jet& a) { return a.through(std::cos(a.v), -std::sin(a.v), -std::cos(a.v)); }
+  friend Jet cos(const Jet& a) { return a.through(std::cos(a.v), -std::sin(a.v)); }
   // sin(x) / x
   friend Jet sinc(const Jet& a) {
     const double x = a.v, x2 = x * x;
-    if (x2 < 1e-4) return a.through(1.0 - x2 / 6.0 + x2 * x2 / 120.0, -x / 3.0 + x * x2 / 30.0, -1.0 / 3.0 + x2 / 10.0);
-    const double f = std::sin(x) / x, df = (std::cos(x) - f) / x;
-    return a.through(f, df, -f - 2.0 * df / x);
+    if (x2 < 1e-4) return a.through(1.0 - x2 / 6.0 + x2 * x2 / 120.0, -x / 3.0 + x * x2 / 30.0);
+    const double f = std::sin(x) / x;
+    return a.through(f, (std::cos(x) - f) / x);
   }
   friend Jet silu(const Jet& a) {
-    const double s = 1.0 / (1.0 + std::exp(-a.v)), ds = s * (1.0 - s);
-    return a.through(a.v * s, s + a.v * ds, ds * (2.0 + a.v * (1.0 - 2.0 * s)));
+    const double s = 1.0 / (1.0 + std::exp(-a.v));
+    return a.through(a.v * s, s + a.v * s * (1.0 - s));
   }
 };
 

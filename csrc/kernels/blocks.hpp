@@ -50,7 +50,7 @@ inline void over_atoms(void (*kernel)(P...), const Weights<T>& w, int numbers, i
   int atoms = kBlockAtoms;
   while (atoms > 1 && (atoms * bytes > kBlockMemory || (rows + atoms - 1) / atoms < multiprocessors())) atoms /= 2;
   const Block<T> block{w.R, w.C, w.F, atoms, w.tf32};
-  launch(kernel, dim3(static_cast<unsigned>((rows + atoms - 1) / atoms)), kThreads, atoms * bytes, stream, block, rows, arguments...);
+  launch<Behind::kernel>(kernel, dim3(static_cast<unsigned>((rows + atoms - 1) / atoms)), kThreads, atoms * bytes, stream, block, rows, arguments...);
 }
 
 // y = x w + b by the tensor cores, a tile of 16 x 16 a warp: x(row) is a row in shared memory; write(row, column, four values). `in` and `out` are
@@ -101,7 +101,7 @@ template <int ROWS, class T> __device__ inline void multiply(const T* x, const i
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       const Four<T> xk = load(x + from[r] + k);
-      sum[r] = sum[r] + xk.v[0] * w0 + xk.v[1] * w1 + xk.v[2] * w2 + xk.v[3] * w3;
+      sum[r] = multiply_add(xk.v[3], w3, multiply_add(xk.v[2], w2, multiply_add(xk.v[1], w1, multiply_add(xk.v[0], w0, sum[r]))));
     }
   }
 }

@@ -10,6 +10,7 @@ constexpr int kBlock = 128, kSum = 256;
 
 // dE/dD of each pair of atoms, both directions counted; one warp a row.
 template <class T> __global__ void gradients(List l, int slabs, const T* slope, const T* turn, double* gradient) {
+  wait_for_what_is_before();
   const int row = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (row >= l.atoms) return;
   for (int k = l.half[row] + lane; k < l.count[row]; k += 32) {
@@ -42,6 +43,7 @@ __device__ std::size_t reversed(const List& l, int i, const Entry& to, int row) 
 
 // One warp an atom: over its pairs, the lower half from the rows of its neighbours.
 __global__ void of_atoms(List l, const double* gradient, double* forces, double* atom_virials) {
+  wait_for_what_is_before();
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (i >= l.atoms) return;
   const int row = l.row_of[i];
@@ -62,19 +64,45 @@ __global__ void of_atoms(List l, const double* gradient, double* forces, double*
   for (int k = 0; k < 9 && atom_virials; ++k) atom_virials[9 * static_cast<std::size_t>(i) + k] = virial[k];
 }
 
-__global__ void sums_of(List l, const int* row_of, const double* values, std::int64_t between, int stride, double* sums) {
-  double* partial = shared<double>();
-  const int t = static_cast<int>(threadIdx.x), system = static_cast<int>(blockIdx.x), warps = kSum / 32;
-  const double* of = values + static_cast<std::int64_t>(blockIdx.y) * between;
+__device__ double summand(const List& l, const Summands& s, int q, int i) {
+  return q < s.heads ? s.energies[static_cast<std::size_t>(q) * l.atoms + l.row_of[i]] : s.atom_virials[9 * static_cast<std::size_t>(i) + (q - s.heads)];
+}
+// One block: the sum of a piece that begins at an atom, the same in every thread.
+__device__ double sum_of_piece(const List& l, const Summands& s, int q, int begin, int end) {
+  const int until = end - begin < static_cast<int>(kPiece) ? end : begin + static_cast<int>(kPiece);
   double sum = 0.0;
-  for (int i = l.begin[system] + t; i < l.begin[system + 1]; i += kSum) sum += of[static_cast<std::int64_t>(row_of ? row_of[i] : i) * stride];
+  for (int i = begin + static_cast<int>(threadIdx.x); i < until; i += kSum) sum += summand(l, s, q, i);
+  return block_sum(sum, shared<double>());
+}
+
+// One block a system: pieces one after the other, added up as below.
+__global__ void sums_of(List l, Summands s, double* sums) {
+  wait_for_what_is_before();
+  const int lane = static_cast<int>(threadIdx.x) % 32, system = static_cast<int>(blockIdx.x), q = static_cast<int>(blockIdx.y), end = l.begin[system + 1];
+  double sum = 0.0;
+  for (int begin = l.begin[system], piece = 0; begin < end; begin += kPiece, ++piece) {
+    const double of_piece = sum_of_piece(l, s, q, begin, end);
+    if (piece % 32 == lane) sum += of_piece;
+  }
   sum = warp_sum(sum);
-  if (t % 32 == 0) partial[t / 32] = sum;
-  __syncthreads();
-  if (t != 0) return;
-  sum = 0.0;
-  for (int w = 0; w < warps; ++w) sum += partial[w];
-  sums[static_cast<std::size_t>(blockIdx.y) * l.systems + system] = sum;
+  if (threadIdx.x == 0) sums[static_cast<std::size_t>(q) * l.systems + system] = sum;
+}
+
+// One block a piece of the only system …
+__global__ void pieces_of_one(List l, Summands s, double* pieces) {
+  wait_for_what_is_before();
+  const int q = static_cast<int>(blockIdx.y);
+  const double sum = sum_of_piece(l, s, q, static_cast<int>(blockIdx.x * kPiece), l.atoms);
+  if (threadIdx.x == 0) pieces[static_cast<std::size_t>(q) * gridDim.x + blockIdx.x] = sum;
+}
+// … and one warp for the sum of all: lane k adds up pieces k, k + 32 …
+__global__ void sums_of_pieces(int n, const double* pieces, double* sums) {
+  wait_for_what_is_before();
+  const double* of = pieces + static_cast<std::size_t>(blockIdx.x) * n;
+  double sum = 0.0;
+  for (int piece = static_cast<int>(threadIdx.x); piece < n; piece += 32) sum += of[piece];
+  sum = warp_sum(sum);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
 __global__ void deliveries(List l, Delivery d) {
@@ -98,14 +126,21 @@ __global__ void deliveries(List l, Delivery d) {
 template <class T>
 void collect(const List& l, int slabs, const T* slope, const T* turn, double* gradient, double* forces, double* atom_virials, cudaStream_t stream) {
   const dim3 blocks(static_cast<unsigned>((l.atoms + kBlock / 32 - 1) / (kBlock / 32)));
-  launch(gradients<T>, blocks, kBlock, 0, stream, l, slabs, slope, turn, gradient);
-  launch(of_atoms, blocks, kBlock, 0, stream, l, gradient, forces, atom_virials);
+  launch<Behind::kernel>(gradients<T>, blocks, kBlock, 0, stream, l, slabs, slope, turn, gradient);
+  launch<Behind::kernel>(of_atoms, blocks, kBlock, 0, stream, l, gradient, forces, atom_virials);
 }
 template void collect<float>(const List&, int, const float*, const float*, double*, double*, double*, cudaStream_t);
 template void collect<double>(const List&, int, const double*, const double*, double*, double*, double*, cudaStream_t);
 
-void sum(const List& l, const int* row_of, const double* values, int quantities, std::int64_t between, int stride, double* sums, cudaStream_t stream) {
-  launch(sums_of, dim3(static_cast<unsigned>(l.systems), static_cast<unsigned>(quantities)), kSum, kSum / 32 * sizeof(double), stream, l, row_of, values, between, stride, sums);
+void sum(const List& l, const Summands& s, double* pieces, double* sums, cudaStream_t stream) {
+  const auto quantities = static_cast<unsigned>(s.heads + (s.atom_virials ? 9 : 0));
+  const std::size_t n = pieces_of(static_cast<std::size_t>(l.atoms)), room = kSum / 32 * sizeof(double);
+  if (l.systems > 1 || n == 1) {
+    launch<Behind::kernel>(sums_of, dim3(static_cast<unsigned>(l.systems), quantities), kSum, room, stream, l, s, sums);
+    return;
+  }
+  launch<Behind::kernel>(pieces_of_one, dim3(static_cast<unsigned>(n), quantities), kSum, room, stream, l, s, pieces);
+  launch<Behind::kernel>(sums_of_pieces, dim3(quantities), 32, 0, stream, static_cast<int>(n), pieces, sums);
 }
 
 void deliver(const List& l, const Delivery& d, cudaStream_t stream) {

@@ -21,10 +21,9 @@ template <class T> struct Pairs {  // d < cutoff; the pairs of row i begin at i 
   const int* count;  // [rows]
   const int* half;   // [rows], how many of them have (j, S) < (i, 0)
   const int* j;      // [rows][capacity], rows
-  const T* u;        // [rows][capacity][3]
   const T* basis;    // [rows][capacity][9]
-  const int* knot;   // [rows][capacity]
-  const T* hermite;  // [rows][capacity][kHermite]
+  const int* interval;  // [rows][capacity]
+  const T* place;    // [rows][capacity][2]
 };
 
 // Of one system in a batch, made on the device: its atoms, and the bins they are sorted into.
@@ -47,29 +46,36 @@ constexpr int kMoreBins = 8;  // than atoms there are at most
 
 // The neighbour list: arrays of one workspace.
 struct List {
-  int atoms, systems, bins;  // bins: at most; 0 where each system is one bin
+  int atoms, ghosts, systems, bins;  // ghosts: of the host, behind the atoms; bins: at most; 0 where each system is one bin
   int reach_capacity, capacity;  // neighbours that a row has room for: within reach, and within the cutoff
   double cutoff, skin, closest;
-  const double *positions, *cells;  // [atoms][3], [systems][9]
+  const double *positions, *cells;  // [atoms + ghosts][3], [systems][9]
   const int *begin, *periodic;      // [systems + 1]: atoms of each system; [systems]: a bit for each direction
-  const int *system, *kind;         // [atoms], [atoms]: slot of its element and state
+  const int *system, *kind;         // [atoms], [atoms + ghosts]: slot of its element and state
+  const std::int64_t* ids;          // [atoms + ghosts], what the host calls them; null: by their places
   Grid* grids;                      // [systems]; another cell than it was given makes the list stale
   double* built;            // [atoms][3], where the list was built
   int *home, *wrap;         // [atoms], [atoms][3]: bin, and cells away from the first
   int *start, *cursor;  // [bins + 1], [bins]: rows of each bin
-  int *order, *row_of, *slot;  // [rows], the atom of a row; [atoms]; [rows]
+  int *order, *row_of, *slot;  // [rows], the atom of a row (while there is none yet, sums of pieces of start); [atoms]; [rows]; ghosts have a place behind the rows
   Entry *found, *reached;   // [rows][reach_capacity]: as they come, and sorted by (j, S)
   int* reached_count;       // [rows]
   Entry* entries;           // [rows][capacity], compacted to d < cutoff
   int *count, *half, *j;    // as in Pairs
   double *vectors, *distances;  // [rows][capacity][3], [rows][capacity]
-  Verdict* verdict;          // zero at the beginning of a step
+  Verdict* verdict;
 };
 
-// Brings the list up to date where it is not (all decided on the device), and compacts it.
+// Begins a step: empties the verdict, brings the list up to date where it is not (all decided on the device), and compacts it.
 void neighbors(const List&, cudaStream_t);
-// u, basis, knot and hermite of the compacted pairs.
-template <class T> void radial(const List&, double first_knot, int knots, T* u, T* basis, int* knot, T* hermite, cudaStream_t);
+// As HostPairs has them, on the device.
+struct HostRows {
+  const int *first, *j;
+};
+// The same of a host's own pairs: where they are others than before, rows are made of them, in order of atoms; and then compacted.
+void neighbors(const List&, const HostRows&, bool anew, cudaStream_t);
+// basis, interval and place of the compacted pairs.
+template <class T> void radial(const List&, int intervals, T* basis, int* interval, T* place, cudaStream_t);
 
 template <class T> void embedding_gather(const Weights<T>&, const Pairs<T>&, const int* slot, T* raw, int rows, cudaStream_t);
 // y: what the first layer's messages are made of; null where there is no layer.
@@ -102,14 +108,23 @@ template <class T> void find_excess(const List&, const Domain&, const T* feature
 template <class T> void own_message_reverse(const Weights<T>&, int l, const Pairs<T>&, const T* asums, T* slope, bool first, int rows, cudaStream_t);
 template <class T> void message_reverse(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, T* slope, bool first, int rows, cudaStream_t);
 template <class T> void mixing_reverse(const Weights<T>&, int l, const T* x, const T* ay, T* ax, const Leaving<T>&, int rows, cudaStream_t);
-// turn: [F / 16][rows][capacity][3]
+// turn: [F / 16][rows][capacity][3], of each pair of atoms as in stages.hpp
 template <class T> void embedding_gather_reverse(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, T* slope, T* turn, bool first, int rows, cudaStream_t);
 
 // From slopes and turns to dE/dD of each pair of atoms (gradient: [rows][capacity][3], where half has it), and from there to forces [atoms][3] and,
 // unless null, virials of atoms [atoms][9], of which each end of a pair has half.
 template <class T> void collect(const List&, int slabs, const T* slope, const T* turn, double* gradient, double* forces, double* atom_virials, cudaStream_t);
-// sums[q][system] = sum over the system's atoms of values[q][...]: of row row_of[atom], or of the atom where row_of is null, at steps of `stride`.
-void sum(const List&, const int* row_of, const double* values, int quantities, std::int64_t between, int stride, double* sums, cudaStream_t);
+// What is summed over the atoms of each system: energies of heads, [heads][rows], then virials of atoms, [atoms][9], unless null.
+struct Summands {
+  const double* energies;
+  int heads;
+  const double* atom_virials;
+};
+// Sums of so many atoms are made first and then added up, in an order that only the size of a system decides.
+constexpr std::size_t kPiece = 1024;
+constexpr std::size_t pieces_of(std::size_t atoms) { return (atoms + kPiece - 1) / kPiece; }
+// sums: [heads and 9][systems]; pieces: room for [heads and 9][pieces_of(atoms)].
+void sum(const List&, const Summands&, double* pieces, double* sums, cudaStream_t);
 // What a host on the device gets: energies[t][system] = combination[t] · (sums of the heads, 1), forces and virials; not a number where the verdict is that
 // the step cannot be trusted.
 struct Delivery {

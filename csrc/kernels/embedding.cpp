@@ -44,34 +44,34 @@ void gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot,
       const T* aj = araw + j * row + s * C * kSlab;
       const std::size_t zi = static_cast<std::size_t>(slot[i]) * w.F + s * kSlab, zj = static_cast<std::size_t>(slot[j]) * w.F + s * kSlab;
       const T* basis = pairs.basis + static_cast<std::size_t>(p) * kMaxComponents;
-      const T* u = pairs.u + 3 * static_cast<std::size_t>(p);
-      Vec<T> dd{}, du[3] = {}, v[R], dv[R];
+      Vec<T> sums[4] = {}, v[R], dv[R];
       for (int lane = 0; lane < kSlab; lane += W) {
         weights.read(p, lane, v, dv);
         // The reversed pair sees -u, so the antisymmetric part changes sign.
         const Vec<T> there = at(w.first + zi + lane) + at(w.second + zj + lane), back = at(w.first + zj + lane) + at(w.second + zi + lane);
         const auto both = [&](int k) { return there * at(ai + k * kSlab + lane) + (k > 0 && k < 4 ? -back : back) * at(aj + k * kSlab + lane); };
-        dd += dv[0] * basis[0] * both(0);
+        sums[0] += dv[0] * both(0) * basis[0];
         if constexpr (R > 1) {
-          Vec<T> along{};
-          const Vec<T> v1 = T(tensor::kSqrt2) * v[1];
+          Vec<T> along{}, b[3];
+          v[1] *= T(tensor::kSqrt2);
           each<3>([&](auto a) __attribute__((always_inline)) {
-            const Vec<T> b = both(1 + a);
-            along += b * basis[1 + a];
-            du[a] += v1 * b;
+            b[a] = both(1 + a);
+            along += b[a] * basis[1 + a];
+            sums[1 + a] += v[1] * b[a];
           });
-          dd += dv[1] * along;
+          sums[0] += dv[1] * along;
         }
         if constexpr (R > 2) {
           Vec<T> b[5], g[3];
           each<5>([&](auto m) __attribute__((always_inline)) { b[m] = both(4 + m); });
-          tensor::symmetric_gradient<T>(u, b, g);
-          dd += dv[2] * T(0.5) * (g[0] * u[0] + g[1] * u[1] + g[2] * u[2]);  // homogeneous of degree two
-          for (int a = 0; a < 3; ++a) du[a] += v[2] * g[a];
+          sums[0] += dv[2] * tensor::symmetric_turn<T>(basis + 1, b, g);
+          each<3>([&](auto a) __attribute__((always_inline)) { sums[1 + a] += v[2] * g[a]; });
         }
       }
-      slope[p] += total<T>(dd);
-      for (int a = 0; a < 3 && R > 1; ++a) turn[3 * static_cast<std::size_t>(p) + a] += total<T>(du[a]);
+      alignas(64) T of[kSlab];
+      totals<T, 4>(sums, of);
+      slope[p] += of[summed<T, 4>(0)] * weights.rate(p);
+      for (int a = 0; a < 3 && R > 1; ++a) turn[3 * static_cast<std::size_t>(p) + a] += of[summed<T, 4>(1 + a)];
     }
   });
 }
@@ -81,14 +81,14 @@ void gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot,
 template <class T>
 void embedding_gather(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, T* raw, int begin, int end, T* scratch) {
   with_rank(w.rank, [&](auto rank) {
-    if (pairs.knot) gather<decltype(rank)::value, true, T>(w, pairs, slot, raw, begin, end, scratch);
+    if (pairs.interval) gather<decltype(rank)::value, true, T>(w, pairs, slot, raw, begin, end, scratch);
     else gather<decltype(rank)::value, false, T>(w, pairs, slot, raw, begin, end, scratch);
   });
 }
 template <class T>
 void embedding_gather_reverse(const Weights<T>& w, const Pairs<T>& pairs, const int* slot, const T* araw, double* slope, double* turn, int begin, int end, T* scratch) {
   with_rank(w.rank, [&](auto rank) {
-    if (pairs.knot) gather_reverse<decltype(rank)::value, true, T>(w, pairs, slot, araw, slope, turn, begin, end, scratch);
+    if (pairs.interval) gather_reverse<decltype(rank)::value, true, T>(w, pairs, slot, araw, slope, turn, begin, end, scratch);
     else gather_reverse<decltype(rank)::value, false, T>(w, pairs, slot, araw, slope, turn, begin, end, scratch);
   });
 }
@@ -105,10 +105,9 @@ template <class T> Gates<T> gates_of(const Weights<T>& w, T* kept, int atom) {
   return {row, row + w.F, row + 3 * w.F, row + 3 * w.F + RF, row + 3 * w.F + 2 * RF};
 }
 
-}  // namespace
-
-template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T* mixed, T* kept, int begin, int end, T* scratch) {
-  const int F = w.F, RF = w.R * F, C = w.C, W = Simd<T>::width;
+template <int RANK, class T> void forward(const Weights<T>& w, const T* raw, T* x, T* mixed, T* kept, int begin, int end, T* scratch) {
+  constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
+  const int F = w.F, RF = R * F;
   T* norm = scratch;  // [F], then in rows of a block of atoms
   T* scaled = norm + F;
   T* a1 = scaled + kAtomBlock * F;
@@ -120,7 +119,7 @@ template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T
       for (int f = 0; f < F; f += W) {
         const T* at0 = xi + place(C, f);
         Vec<T> sum{};
-        for (int k = 0; k < C; ++k) sum += at(at0 + k * kSlab) * at(at0 + k * kSlab);
+        each<C>([&](auto k) __attribute__((always_inline)) { sum += at(at0 + k * kSlab) * at(at0 + k * kSlab); });
         at(norm + f) = sum;
       }
       const Gates<T> g = gates_of(w, kept, i + a);
@@ -134,17 +133,17 @@ template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T
       const Gates<T> g = gates_of(w, kept, i + a);
       silu<T>(a2 + a * RF, RF, g.gate, g.slope2);
       const std::size_t row = static_cast<std::size_t>(i + a) * C * F;
-      for (int f = 0; f < F; f += W)
-        for (int part = 0; part < w.R; ++part)
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
-            at(x + row + place(C, f) + k * kSlab) = at(mixed + row + place(C, f) + k * kSlab) * at(g.gate + part * F + f);
+      for (int f = 0; f < F; f += W) {
+        const std::size_t own = row + place(C, f);
+        each<C>([&](auto k) __attribute__((always_inline)) { at(x + own + k * kSlab) = at(mixed + own + k * kSlab) * at(g.gate + tensor::part(k) * F + f); });
+      }
     }
   }
 }
 
-template <class T>
-void embedding_mix_reverse(const Weights<T>& w, const T* raw, const T* mixed, T* kept, const T* ax, T* araw, int begin, int end, T* scratch) {
-  const int F = w.F, RF = w.R * F, C = w.C, W = Simd<T>::width;
+template <int RANK, class T> void reverse(const Weights<T>& w, const T* raw, const T* mixed, T* kept, const T* ax, T* araw, int begin, int end, T* scratch) {
+  constexpr int W = Simd<T>::width, R = RANK + 1, C = R * R;
+  const int F = w.F, RF = R * F;
   T* amixed = scratch;
   T* agate = amixed + kAtomBlock * C * F;
   T* ah1 = agate + kAtomBlock * RF;
@@ -155,17 +154,20 @@ void embedding_mix_reverse(const Weights<T>& w, const T* raw, const T* mixed, T*
     for (int a = 0; a < atoms; ++a) {
       const Gates<T> g = gates_of(w, kept, i + a);
       const std::size_t row = static_cast<std::size_t>(i + a) * C * F;
-      for (int f = 0; f < F; f += W)
-        for (int part = 0; part < w.R; ++part) {
+      for (int f = 0; f < F; f += W) {
+        const std::size_t own = place(C, f);
+        each<R>([&](auto part) __attribute__((always_inline)) {
           const Vec<T> gate = at(g.gate + part * F + f);
           Vec<T> sum{};
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
-            const Vec<T> adjoint = at(ax + row + place(C, f) + k * kSlab);
-            sum += adjoint * at(mixed + row + place(C, f) + k * kSlab);
-            at(amixed + a * C * F + place(C, f) + k * kSlab) = adjoint * gate;
-          }
+          each<tensor::size(part)>([&](auto m) __attribute__((always_inline)) {
+            const int k = tensor::first(part) + m;
+            const Vec<T> adjoint = at(ax + row + own + k * kSlab);
+            sum += adjoint * at(mixed + row + own + k * kSlab);
+            at(amixed + a * C * F + own + k * kSlab) = adjoint * gate;
+          });
           at(agate + a * RF + part * F + f) = sum * at(g.slope2 + part * F + f);
-        }
+        });
+      }
     }
     dense_reverse(agate, w.gate[1], ah1, atoms);
     for (int a = 0; a < atoms; ++a)
@@ -178,10 +180,21 @@ void embedding_mix_reverse(const Weights<T>& w, const T* raw, const T* mixed, T*
       const std::size_t row = static_cast<std::size_t>(i + a) * C * F;
       for (int f = 0; f < F; f += W) {
         const Vec<T> twice = 2 * at(anorm + f);
-        for (int k = 0; k < C; ++k) at(araw + row + place(C, f) + k * kSlab) += twice * at(raw + row + place(C, f) + k * kSlab);
+        const std::size_t own = row + place(C, f);
+        each<C>([&](auto k) __attribute__((always_inline)) { at(araw + own + k * kSlab) += twice * at(raw + own + k * kSlab); });
       }
     }
   }
+}
+
+}  // namespace
+
+template <class T> void embedding_mix(const Weights<T>& w, const T* raw, T* x, T* mixed, T* kept, int begin, int end, T* scratch) {
+  with_rank(w.rank, [&](auto rank) { forward<decltype(rank)::value>(w, raw, x, mixed, kept, begin, end, scratch); });
+}
+template <class T>
+void embedding_mix_reverse(const Weights<T>& w, const T* raw, const T* mixed, T* kept, const T* ax, T* araw, int begin, int end, T* scratch) {
+  with_rank(w.rank, [&](auto rank) { reverse<decltype(rank)::value>(w, raw, mixed, kept, ax, araw, begin, end, scratch); });
 }
 
 #define MFMD_INSTANTIATE(T)                                                                                            \

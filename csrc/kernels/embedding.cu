@@ -14,6 +14,7 @@ template <class T> struct Elements {  // weights that elements decide
 
 template <int RANK, class T>
 __global__ void __launch_bounds__(kGatherThreads, 2) embedding_gather_kernel(Table<T> table, Pairs<T> pairs, int rows, Elements<T> elements, const int* slot, T* raw) {
+  wait_for_what_is_before();
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, elements.F);
@@ -41,6 +42,7 @@ __global__ void __launch_bounds__(kGatherThreads, 2) embedding_gather_kernel(Tab
 template <int RANK, class T>
 __global__ void __launch_bounds__(kGatherThreads, 2)
     embedding_gather_reverse_kernel(Table<T> table, Pairs<T> pairs, int rows, Elements<T> elements, const int* slot, const T* araw, T* slope, T* turn, bool first) {
+  wait_for_what_is_before();
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, elements.F);
@@ -57,12 +59,12 @@ __global__ void __launch_bounds__(kGatherThreads, 2)
       const T* aj = araw + q.at(j);
       const std::size_t zi = static_cast<std::size_t>(slot[row]) * elements.F + q.channel, zj = static_cast<std::size_t>(slot[j]) * elements.F + q.channel;
       const Four<T> there = load(elements.first + zi) + load(elements.second + zj), back = load(elements.first + zj) + load(elements.second + zi);
-      const T *basis = pairs.basis + p * kMaxComponents, *u = pairs.u + 3 * p;
+      const T* basis = pairs.basis + p * kMaxComponents;
       Four<T> v[R], dv[R];
       weights.template read<true>(p, q.lane, v, dv);
       // The reversed pair sees -u, so the antisymmetric part changes sign.
       const auto both = [&](int k) { return there * load(ai + k * kSlab) + (k > 0 && k < 4 ? -back : back) * load(aj + k * kSlab); };
-      Four<T> dd = dv[0] * basis[0] * both(0);
+      Four<T> steep = dv[0] * basis[0] * both(0);
       if constexpr (R > 1) {
         Four<T> sum{};
 #pragma unroll
@@ -71,18 +73,17 @@ __global__ void __launch_bounds__(kGatherThreads, 2)
           sum += b * basis[1 + a];
           du[a] += T(tensor::kSqrt2) * total(v[1] * b);
         }
-        dd += dv[1] * sum;
+        steep += dv[1] * sum;
       }
       if constexpr (R > 2) {
         Four<T> b[5], g[3];
 #pragma unroll
         for (int m = 0; m < 5; ++m) b[m] = both(4 + m);
-        tensor::symmetric_gradient<T>(u, b, g);
-        dd += dv[2] * T(0.5) * (g[0] * u[0] + g[1] * u[1] + g[2] * u[2]);  // homogeneous of degree two
+        steep += dv[2] * tensor::symmetric_turn<T>(basis + 1, b, g);
 #pragma unroll
         for (int a = 0; a < 3; ++a) du[a] += total(v[2] * g[a]);
       }
-      along = total(dd);
+      along = total(steep) * weights.rate(p);
     }
     along = quad_sum(along);
     for (T& d : du) d = quad_sum(d);
@@ -95,6 +96,7 @@ __global__ void __launch_bounds__(kGatherThreads, 2)
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     embedding_mix_kernel(Block<T> block, int rows, Mixers<T> mixers, Mixing<T> enter, Norm<T> norm, Dense<T> gate0, Dense<T> gate1, const T* raw, T* x, T* mixed, T* kept) {
+  wait_for_what_is_before();
   const int F = block.F, C = block.C, begin = block.begin(), atoms = block.count(rows);
   T *in = shared<T>(), *scaled = in + block.atoms * C * F, *hidden = scaled + block.atoms * F;
   block.each_channel(rows, [&](int a, int f, std::size_t row) {

@@ -43,20 +43,20 @@ __device__ inline int largest_of_warp(int x) {
 }
 
 template <class T> struct Table {
-  const T* values;  // [F / 16][knots][3][R][16]
-  int knots;
+  const T* values;  // [F / 16][intervals][kCoefficients][R][16]
+  int intervals;
   bool copied;      // its slab, to shared memory
 };
 
-// Four channels of value and, with SLOPE, dvalue/dd of all R parts.
+// Four channels of value and, with SLOPE, slope by the place in the interval of all R parts.
 template <class T, int R> struct TableWeights {
-  const T* slab;  // [knots][3][R][16]
-  const int* knot;
-  const T* hermite;
+  const T* slab;  // [intervals][kCoefficients][R][16]
+  const int* interval;
+  const T* place;
 
   // Every thread of a block must take part.
-  __device__ TableWeights(const Table<T>& table, const Pairs<T>& pairs) : knot(pairs.knot), hermite(pairs.hermite) {
-    const int size = table.knots * 3 * R * kSlab;
+  __device__ TableWeights(const Table<T>& table, const Pairs<T>& pairs) : interval(pairs.interval), place(pairs.place) {
+    const int size = table.intervals * kCoefficients * R * kSlab;
     slab = table.values + static_cast<std::size_t>(blockIdx.y) * size;
     if (!table.copied) return;
     T* own = shared<T>();
@@ -65,26 +65,28 @@ template <class T, int R> struct TableWeights {
     __syncthreads();
   }
   template <bool SLOPE> __device__ void read(std::size_t p, int lane, Four<T>* value, Four<T>* slope) const {
-    const T* row = slab + static_cast<std::size_t>(knot[p]) * (3 * R * kSlab) + lane;
-    const T* h = hermite + p * kHermite;
+    const T* row = slab + static_cast<std::size_t>(interval[p]) * (kCoefficients * R * kSlab) + lane;
+    const T t = place[2 * p];
 #pragma unroll
-    for (int k = 0; k < 6; ++k)
+    for (int part = 0; part < R; ++part) value[part] = load(row + ((kCoefficients - 1) * R + part) * kSlab);
+#pragma unroll
+    for (int k = kCoefficients - 2; k >= 0; --k)
 #pragma unroll
       for (int part = 0; part < R; ++part) {
-        const Four<T> x = load(row + (k * R + part) * kSlab);
-        value[part] = k == 0 ? x * h[0] : value[part] + x * h[k];
-        if constexpr (SLOPE) slope[part] = k == 0 ? x * h[6] : slope[part] + x * h[6 + k];
+        if constexpr (SLOPE) slope[part] = k == kCoefficients - 2 ? value[part] : value[part] + slope[part] * t;
+        value[part] = load(row + (k * R + part) * kSlab) + value[part] * t;
       }
   }
+  __device__ T rate(std::size_t p) const { return place[2 * p + 1]; }  // what makes slopes of those by distance
 };
 
 // kernel(table, pairs, rows, arguments …) over all rows and slabs; of layer l (embedding: -1).
 template <class T, class... P, class... A>
 inline void over_pairs(void (*kernel)(P...), const Weights<T>& w, int l, const Pairs<T>& pairs, int rows, cudaStream_t stream, A... arguments) {
-  const std::size_t bytes = static_cast<std::size_t>(w.knots * 3 * w.R * kSlab) * sizeof(T);
-  const Table<T> table{l < 0 ? w.embedding_table : w.layers[l].table, w.knots, rows >= kManyRows && bytes <= kSharedTable};
+  const std::size_t bytes = static_cast<std::size_t>(w.intervals * kCoefficients * w.R * kSlab) * sizeof(T);
+  const Table<T> table{l < 0 ? w.embedding_table : w.layers[l].table, w.intervals, rows >= kManyRows && bytes <= kSharedTable};
   const dim3 grid(static_cast<unsigned>((rows + kGatherRows - 1) / kGatherRows), static_cast<unsigned>(w.F / kSlab));
-  launch(kernel, grid, kGatherThreads, table.copied ? bytes : 0, stream, table, pairs, rows, arguments...);
+  launch<Behind::kernel>(kernel, grid, kGatherThreads, table.copied ? bytes : 0, stream, table, pairs, rows, arguments...);
 }
 
 }  // namespace cuda

@@ -7,6 +7,7 @@ namespace cuda {
 namespace {
 
 template <int RANK, class T> __global__ void __launch_bounds__(kGatherThreads, 2) message_kernel(Table<T> table, Pairs<T> pairs, int rows, const T* self, int F, const T* y, T* m) {
+  wait_for_what_is_before();
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, F);
@@ -29,6 +30,7 @@ template <int RANK, class T> __global__ void __launch_bounds__(kGatherThreads, 2
 template <int RANK, class T>
 __global__ void __launch_bounds__(kGatherThreads, 2)
     message_reverse_kernel(Table<T> table, Pairs<T> pairs, int rows, const T* self, int F, const T* y, const T* am, T* ay, T* slope, bool first) {
+  wait_for_what_is_before();
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, F);
@@ -62,7 +64,7 @@ __global__ void __launch_bounds__(kGatherThreads, 2)
       }
     }
     const T along = quad_sum(total(steep));
-    if (k0 < count && q.lane == 0) of_slab[p] = first ? along : of_slab[p] + along;
+    if (k0 < count && q.lane == 0) of_slab[p] = (first ? T(0) : of_slab[p]) + along * weights.rate(p);
   }
   if (!mine) return;
 #pragma unroll
@@ -72,6 +74,7 @@ __global__ void __launch_bounds__(kGatherThreads, 2)
 // Of own messages: the sum of the pairs' weights, and the atom's own tensor times it.
 template <int RANK, class T>
 __global__ void __launch_bounds__(kGatherThreads, 2) own_message_kernel(Table<T> table, Pairs<T> pairs, int rows, const T* self, int F, const T* y, T* m, T* sums) {
+  wait_for_what_is_before();
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, F);
@@ -94,6 +97,7 @@ __global__ void __launch_bounds__(kGatherThreads, 2) own_message_kernel(Table<T>
 // The layer's dE/dd of each pair of atoms, both directions counted, once.
 template <int RANK, class T>
 __global__ void __launch_bounds__(kGatherThreads, 2) own_message_reverse_kernel(Table<T> table, Pairs<T> pairs, int rows, int F, const T* asums, T* slope, bool first) {
+  wait_for_what_is_before();
   constexpr int R = RANK + 1, C = R * R;
   const TableWeights<T, R> weights(table, pairs);
   const Quad q(C, F);
@@ -114,7 +118,7 @@ __global__ void __launch_bounds__(kGatherThreads, 2) own_message_reverse_kernel(
       for (int part = 0; part < R; ++part) steep += dv[part] * (ai[part] + load(asums + q.template parts<R>(pairs.j[p]) + part * kSlab));
     }
     const T along = quad_sum(total(steep));
-    if (k0 < count && q.lane == 0) of_slab[p] = first ? along : of_slab[p] + along;
+    if (k0 < count && q.lane == 0) of_slab[p] = (first ? T(0) : of_slab[p]) + along * weights.rate(p);
   }
 }
 

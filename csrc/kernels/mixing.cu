@@ -8,6 +8,7 @@ namespace {
 
 template <class T, class Leave>
 __global__ void __launch_bounds__(kThreads, 2) mixing_reverse_kernel(Block<T> block, int rows, Mixers<T> mixers, Leave leave, const T* x, const T* ay, T* ax) {
+  wait_for_what_is_before();
   const int F = block.F, atoms = block.count(rows);
   T *in = shared<T>(), *out = in + block.atoms * block.C * F;
   block.each_channel(rows, [&](int a, int f, std::size_t row) {

@@ -1,8 +1,10 @@
 // The neighbour list on the device: whether it is stale, bins, rows, and every step's compaction. All kernels are launched every step and those
-// that build return at once while the list holds, so that no step waits for the host.
+// that build return at once while the list holds, so that no step waits for the host. Up to the rows one block does all for a few atoms.
 //
 // Bins of periodic directions divide the cell. Along the others space is cut into equal slices, and slice k is in bin k modulo their number:
 // no bounding box is needed, and atoms that share a bin from afar are told apart by their distance.
+#include <algorithm>
+
 #include "cuda.hpp"
 #include "lattice.hpp"
 
@@ -11,7 +13,8 @@ namespace cuda {
 
 namespace {
 
-constexpr int kBlock = 128, kRowsOfBlock = kBlock / 32, kScan = 1024;
+constexpr int kBlock = 128, kRowsOfBlock = kBlock / 32, kScan = 512;
+constexpr int kFew = 4 * kScan;  // atoms and systems that one block prepares the list of
 
 // A list is built anew; one whose cell is flat or whose atoms are nowhere is not.
 __device__ bool building(const List& l) { return l.verdict->stale && !l.verdict->refused; }
@@ -50,8 +53,7 @@ __device__ bool find_grid(const double* cell, int periodic, int begin, int end, 
 }
 
 // Whether an atom has left the list's reach, and whether a cell is another than it was made for.
-__global__ void look(List l) {
-  const int i = thread();
+__device__ void look(const List& l, int i) {
   if (i < l.systems) {
     const double* cell = l.cells + 9 * static_cast<std::size_t>(i);
     Grid& g = l.grids[i];
@@ -64,6 +66,7 @@ __global__ void look(List l) {
       else l.verdict->refused = 1;
     }
   }
+  if (l.bins && i <= l.bins) l.start[i] = 0;
   if (i >= l.atoms) return;
   const double *r = l.positions + 3 * static_cast<std::size_t>(i), *then = l.built + 3 * static_cast<std::size_t>(i);
   double square = 0.0;
@@ -72,14 +75,9 @@ __global__ void look(List l) {
   else if (4.0 * square > l.skin * l.skin) l.verdict->stale = 1;
 }
 
-__global__ void clear(List l) {
-  if (building(l) && thread() <= l.bins) l.start[thread()] = 0;
-}
-
 // Bin of an atom, and how many cells it is away from the first.
-__global__ void place(List l) {
-  const int i = thread();
-  if (i >= l.atoms || !building(l)) return;
+__device__ void place(const List& l, int i) {
+  if (i >= l.atoms) return;
   const Grid& g = l.grids[l.system[i]];
   const double* r = l.positions + 3 * static_cast<std::size_t>(i);
   int bin = 0;
@@ -98,14 +96,11 @@ __global__ void place(List l) {
   else l.order[i] = l.row_of[i] = i;
 }
 
-// start: running sums of what it holds; one block.
-__global__ void scan(List l) {
-  if (!building(l)) return;
+// A block's piece of start: running sums of what it holds, after those before it; returns the last.
+__device__ int scan(const List& l, int piece, int before) {
   int* sums = shared<int>();
-  const int t = static_cast<int>(threadIdx.x), share = (l.bins + kScan) / kScan, begin = t * share, end = begin + share < l.bins + 1 ? begin + share : l.bins + 1;
-  int own = 0;
-  for (int b = begin; b < end; ++b) own += l.start[b];
-  sums[t] = own;
+  const int t = static_cast<int>(threadIdx.x), bin = piece * kScan + t;
+  sums[t] = bin <= l.bins ? l.start[bin] : 0;
   __syncthreads();
   for (int step = 1; step < kScan; step *= 2) {
     const int left = t >= step ? sums[t - step] : 0;
@@ -113,27 +108,67 @@ __global__ void scan(List l) {
     sums[t] += left;
     __syncthreads();
   }
-  int sum = sums[t] - own;
-  for (int b = begin; b < end; ++b) {
-    sum += l.start[b];
-    l.start[b] = sum;
-    if (b < l.bins) l.cursor[b] = sum;
-  }
+  if (bin <= l.bins) l.start[bin] = before + sums[t];
+  if (bin < l.bins) l.cursor[bin] = before + sums[t];
+  const int last = before + sums[kScan - 1];
+  __syncthreads();  // before the next piece is here
+  return last;
 }
 
 // Which atom of a bin comes first, the threads decide. It shows in no result: neighbours are sorted by atoms, and sums over rows go by atoms.
-__global__ void fill(List l) {
-  const int i = thread();
-  if (i >= l.atoms || !building(l)) return;
+__device__ void fill(const List& l, int i) {
+  if (i >= l.atoms) return;
   const int row = atomicAdd(l.cursor + l.home[i], 1);
   l.order[row] = i;
   l.row_of[i] = row;
 }
 
-// One warp a row: everything within reach, as it is found in the bins around, then sorted by rank.
-__global__ void __launch_bounds__(kBlock) rows(List l) {
-  const int row = thread() / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  if (row >= l.atoms || !building(l)) return;
+__global__ void look_kernel(List l) { look(l, thread()); }
+__global__ void place_kernel(List l) {
+  wait_for_what_is_before();
+  if (building(l)) place(l, thread());
+}
+__global__ void pieces_kernel(List l) {
+  wait_for_what_is_before();
+  if (!building(l)) return;
+  const int sum = block_sum(thread() <= l.bins ? l.start[thread()] : 0, shared<int>());
+  if (threadIdx.x == 0) l.order[blockIdx.x] = sum;
+}
+__global__ void scan_kernel(List l) {
+  wait_for_what_is_before();
+  if (!building(l)) return;
+  const int piece = static_cast<int>(blockIdx.x);
+  int before = 0;
+  for (int k = static_cast<int>(threadIdx.x); k < piece; k += kScan) before += l.order[k];
+  before = block_sum(before, shared<int>());
+  __syncthreads();  // some may not have read it yet, and its room is taken next
+  scan(l, piece, before);
+}
+__global__ void fill_kernel(List l) {
+  wait_for_what_is_before();
+  if (building(l)) fill(l, thread());
+}
+
+// All of these in one block.
+__global__ void __launch_bounds__(kScan) prepare(List l, int looks) {
+  const int t = static_cast<int>(threadIdx.x);
+  if (t == 0) *l.verdict = Verdict{};
+  __syncthreads();
+  for (int i = t; i < looks; i += kScan) look(l, i);
+  __syncthreads();
+  const bool build = building(l);
+  __syncthreads();  // before an atom is found to be too far away
+  if (!build) return;
+  for (int i = t; i < l.atoms; i += kScan) place(l, i);
+  if (!l.bins) return;
+  __syncthreads();
+  for (int piece = 0, before = 0; piece * kScan <= l.bins; ++piece) before = scan(l, piece, before);
+  __syncthreads();
+  for (int i = t; i < l.atoms; i += kScan) fill(l, i);
+}
+
+// One warp: everything within reach of the row's atom, as it is found in the bins around, then sorted by rank.
+__device__ void find(const List& l, int row, int lane) {
   const int i = l.order[row];
   const Grid& g = l.grids[l.system[i]];
   const double *ri = l.positions + 3 * static_cast<std::size_t>(i), reach = l.cutoff + l.skin;
@@ -178,10 +213,8 @@ __global__ void __launch_bounds__(kBlock) rows(List l) {
   if (lane == 0) l.reached_count[row] = n;
 }
 
-// One warp a row: what of it is within the cutoff now, in the same order.
-__global__ void __launch_bounds__(kBlock) compact(List l) {
-  const int row = thread() / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  if (row >= l.atoms) return;
+// One warp: what of that is within the cutoff now, in the same order.
+__device__ void compact(const List& l, int row, int lane) {
   if (l.verdict->refused) {  // there may be no list at all
     if (lane == 0) l.order[row] = l.row_of[row] = row, l.slot[row] = l.count[row] = l.half[row] = 0;
     return;
@@ -217,26 +250,63 @@ __global__ void __launch_bounds__(kBlock) compact(List l) {
     n += __popc(all);
   }
   if (lane != 0) return;
-  atomicMax(l.verdict->most + 1, n);
+  if (n > l.verdict->most[1]) atomicMax(l.verdict->most + 1, n);  // few rows are longer than all before them
   l.slot[row] = l.kind[i];
   l.count[row] = n < l.capacity ? n : l.capacity;
   l.half[row] = half < l.capacity ? half : l.capacity;
 }
 
+// One warp a row.
+__global__ void __launch_bounds__(kBlock) rows(List l) {
+  wait_for_what_is_before();
+  const int row = thread() / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  if (row >= l.atoms) return;
+  if (building(l)) {
+    find(l, row, lane);
+    __syncwarp();  // what one lane has written the others read
+  }
+  compact(l, row, lane);
+}
+
+// One warp a row: the host's neighbours, sorted by rank; and the places of all atoms and ghosts.
+__global__ void __launch_bounds__(kBlock) rows_of_host(List l, HostRows host) {
+  const int row = thread() / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  if (const int i = thread(); i < l.atoms + l.ghosts) l.order[i] = l.row_of[i] = i, l.slot[i] = l.kind[i];
+  if (row >= l.atoms) return;
+  const int *found = host.j + host.first[row], n = host.first[row + 1] - host.first[row];
+  for (int q = lane; q < n; q += 32) {
+    int rank = 0;
+    for (int k = 0; k < n; ++k) rank += found[k] < found[q] || (found[k] == found[q] && k < q);
+    l.reached[static_cast<std::size_t>(row) * l.reach_capacity + rank] = {found[q], {0, 0, 0}};
+  }
+  if (lane == 0) l.reached_count[row] = n;
+}
+
+dim3 blocks(int threads, int of_block) { return dim3(static_cast<unsigned>((threads + of_block - 1) / of_block)); }
+
 }  // namespace
 
 void neighbors(const List& l, cudaStream_t stream) {
-  const auto blocks = [](int threads) { return dim3(static_cast<unsigned>((threads + kBlock - 1) / kBlock)); };
-  const dim3 of_rows(static_cast<unsigned>((l.atoms + kRowsOfBlock - 1) / kRowsOfBlock));
-  launch(look, blocks(l.atoms > l.systems ? l.atoms : l.systems), kBlock, 0, stream, l);
-  if (l.bins) launch(clear, blocks(l.bins + 1), kBlock, 0, stream, l);
-  launch(place, blocks(l.atoms), kBlock, 0, stream, l);
-  if (l.bins) {
-    launch(scan, dim3(1), kScan, kScan * sizeof(int), stream, l);
-    launch(fill, blocks(l.atoms), kBlock, 0, stream, l);
+  const int looks = std::max({l.atoms, l.systems, l.bins + 1});
+  if (looks <= kFew) {
+    launch(prepare, dim3(1), kScan, kScan * sizeof(int), stream, l, looks);
+  } else {
+    check(cudaMemsetAsync(l.verdict, 0, sizeof(Verdict), stream), "a verdict");
+    launch(look_kernel, blocks(looks, kBlock), kBlock, 0, stream, l);
+    launch<Behind::kernel>(place_kernel, blocks(l.atoms, kBlock), kBlock, 0, stream, l);
+    if (l.bins) {
+      launch<Behind::kernel>(pieces_kernel, blocks(l.bins + 1, kScan), kScan, kScan / 32 * sizeof(int), stream, l);
+      launch<Behind::kernel>(scan_kernel, blocks(l.bins + 1, kScan), kScan, kScan * sizeof(int), stream, l);
+      launch<Behind::kernel>(fill_kernel, blocks(l.atoms, kBlock), kBlock, 0, stream, l);
+    }
   }
-  launch(rows, of_rows, kBlock, 0, stream, l);
-  launch(compact, of_rows, kBlock, 0, stream, l);
+  launch<Behind::kernel>(rows, blocks(l.atoms, kRowsOfBlock), kBlock, 0, stream, l);
+}
+
+void neighbors(const List& l, const HostRows& host, bool anew, cudaStream_t stream) {
+  check(cudaMemsetAsync(l.verdict, 0, sizeof(Verdict), stream), "a verdict");
+  if (anew) launch(rows_of_host, blocks(std::max(32 * l.atoms, l.atoms + l.ghosts), kBlock), kBlock, 0, stream, l, host);
+  launch(rows, blocks(l.atoms, kRowsOfBlock), kBlock, 0, stream, l);
 }
 
 }  // namespace cuda

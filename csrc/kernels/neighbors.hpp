@@ -33,23 +33,40 @@ class SkinList {
   const std::vector<int>& first() const { return first_; }          // [rows + 1]
   const std::vector<int>& half() const { return half_; }            // [rows], where in the row (j, S) > (i, 0) begins, in atoms
   const std::vector<int>& neighbors() const { return j_; }          // [pairs], rows
-  const std::vector<int>& shifts() const { return shift_; }         // [pairs][3]
   const std::vector<double>& vectors() const { return vector_; }    // [pairs][3]
   const std::vector<double>& distances() const { return distance_; }  // [pairs]
+  const int* shift(int row, int k) const;                           // [3], S of the k-th pair of a row
 
  private:
+  struct Neighbor {
+    int j, shift;  // a row, and which of the list's shifts
+  };
+  // Rows of one bin, and what is found around them.
+  struct Piece {
+    int begin, end, bin;
+    std::vector<Neighbor> entries;  // j: an atom; shift: one of the piece's
+    std::vector<int> shifts;        // [shifts][3]
+  };
+  struct Bins;
+  struct Candidates;
+
   bool stale(const Structure& s) const;
   void build(const Structure& s, Pool& pool);
+  std::vector<Piece> pieces_of_host(const Structure& s, Pool& pool);
+  std::vector<Piece> pieces_of_bins(const Structure& s, Pool& pool);
+  void search(const Structure& s, const Bins& bins, Piece& piece, Candidates& candidates);
+  void join(const std::vector<Piece>& pieces, Pool& pool);
 
   const double cutoff_, skin_width_;
   std::int64_t rebuilds_ = 0, built_version_ = 0;
   std::vector<double> built_positions_, built_cell_, ordered_positions_;
   std::vector<bool> built_periodic_;
   bool built_on_host_ = false;
-  std::vector<int> skin_first_;
-  std::vector<Entry> entries_;  // j: a row
-  std::vector<std::vector<Entry>> rows_;
-  std::vector<int> order_, row_of_, first_, half_, j_, shift_;
+  std::vector<int> skin_first_, skin_half_;  // as first and half, of the entries
+  std::vector<Neighbor> entries_, close_;    // within cutoff and skin; those within the cutoff, from where a row's entries begin
+  std::vector<int> shifts_;                  // [shifts][3], cells away
+  std::vector<double> shift_vectors_;        // [shifts][3], Å
+  std::vector<int> order_, row_of_, first_, half_, j_;
   std::vector<double> vector_, distance_;
 };
 

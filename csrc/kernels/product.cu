@@ -9,6 +9,7 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     product_kernel(Block<T> block, int rows, Mixers<T> mixers, Mixing<T> enter, Factors<T> factors, const T* x, const T* y, const T* m, T* dx, T* next) {
+  wait_for_what_is_before();
   const int F = block.F, atoms = block.count(rows);
   T *scaled = shared<T>(), *mixed = scaled + block.atoms * block.C * F;
   block.each_channel_of_rank(rows, [&](auto rank, int a, int f, std::size_t row) {

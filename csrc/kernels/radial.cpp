@@ -37,7 +37,7 @@ template <class T> void radial(const Weights<T>& w, int l, const T* d, int n, T*
   T cut[kPairBlock], dcut[kPairBlock];
   Jet basis[kMaxRadial];
   for (int p = 0; p < n; ++p) {
-    const Jet r{static_cast<double>(d[p]), 1.0, 0.0}, c = envelope(r, w.cutoff);
+    const Jet r{static_cast<double>(d[p]), 1.0}, c = envelope(r, w.cutoff);
     cut[p] = static_cast<T>(c.v);
     dcut[p] = static_cast<T>(c.d);
     evaluate(w.basis, r, basis);

@@ -20,6 +20,10 @@ template <class T> int widest_of(const Perceptron<T>& p) {
   return widest;
 }
 
+template <class T> double product_of(const T* a, const T* b, int n) {
+  return sums_of<1>(n, [&](int k, Vec<double>* sum) __attribute__((always_inline)) { *sum += wide(piece(a + k)) * wide(piece(b + k)); })[0];
+}
+
 // out: [atoms]; slope: of the hidden layers, one behind the other, [atoms][width]; a and b have room for the widest.
 template <class T> void forward(const Perceptron<T>& p, const T* x, int atoms, double* out, T* slope, T* a, T* b) {
   const T* in = x;
@@ -31,11 +35,7 @@ template <class T> void forward(const Perceptron<T>& p, const T* x, int atoms, d
     std::swap(a, b);
   }
   const int H = p.out.in;
-  for (int q = 0; q < atoms; ++q) {
-    double sum = p.out.b[0];
-    for (int k = 0; k < H; ++k) sum += static_cast<double>(in[q * H + k]) * p.out.w[k];
-    out[q] = sum;
-  }
+  for (int q = 0; q < atoms; ++q) out[q] = p.out.b[0] + product_of(in + q * H, p.out.w, H);
 }
 
 // ax += weight[atom] dout/dx.
@@ -46,7 +46,7 @@ template <class T> void reverse(const Perceptron<T>& p, const double* weight, in
     slope -= atoms * H;
     if (k == p.layers - 1)
       for (int q = 0; q < atoms; ++q)
-        for (int h = 0; h < H; ++h) a[q * H + h] = static_cast<T>(weight[q] * p.out.w[h] * slope[q * H + h]);
+        for (int h = 0; h < H; ++h) a[q * H + h] = static_cast<T>(weight[q]) * p.out.w[h] * slope[q * H + h];
     else
       for (int h = 0; h < atoms * H; ++h) a[h] *= slope[h];
     dense_reverse(a, p.hidden[k], b, atoms);
@@ -70,15 +70,15 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
     const int atoms = end - i < kAtomBlock ? end - i : kAtomBlock;
     for (int q = 0; q < atoms; ++q) {
       const T* xi = x + static_cast<std::size_t>(i + q) * C * F;
-      for (int f = 0; f < F; f += W)
-        for (int part = 0; part < w.R; ++part) {
-          Vec<T> sum{};
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k) {
-            const Vec<T> v = at(xi + place(C, f) + k * kSlab);
-            sum += v * v;
-          }
-          at(norm + q * RF + part * F + f) = sum;
-        }
+      with_rank(w.rank, [&](auto rank) {
+        for (int f = 0; f < F; f += W)
+          each<decltype(rank)::value + 1>([&](auto part) __attribute__((always_inline)) {
+            const T* own = xi + place(C, f) + tensor::first(part) * kSlab;
+            Vec<T> sum{};
+            each<tensor::size(part)>([&](auto m) __attribute__((always_inline)) { sum += at(own + m * kSlab) * at(own + m * kSlab); });
+            at(norm + q * RF + part * F + f) = sum;
+          });
+      });
       inverse[q] = layer_norm(w.readout_norm, norm + q * RF, RF, normal + q * RF, scaled + q * RF);
     }
     dense(scaled, w.readout, z, atoms);
@@ -95,8 +95,7 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
       if (head.linear) {
         for (int q = 0; q < atoms; ++q) {
           const T *weight = head.linear + static_cast<std::size_t>(slot[i + q]) * F, *own = feature + q * F;
-          const double sum = sum_of(F, [&](int k) { return static_cast<double>(own[k]) * weight[k]; });
-          seeds[s].energies[i + q] = head.scale * sum + head.e0[slot[i + q]];
+          seeds[s].energies[i + q] = head.scale * product_of(own, weight, F) + head.e0[slot[i + q]];
           for (int k = 0; k < F; ++k) az[q * F + k] += static_cast<T>(seeds[s].weight * head.scale) * weight[k];
         }
         continue;
@@ -123,10 +122,13 @@ void readout(const Weights<T>& w, const int* slot, const T* x, const Seed<T>* se
       T* anorm = norm + q * RF;
       layer_norm_reverse(w.readout_norm, normal + q * RF, inverse[q], ascaled + q * RF, RF, anorm);
       const std::size_t row = static_cast<std::size_t>(i + q) * C * F;
-      for (int f = 0; f < F; f += W)
-        for (int part = 0; part < w.R; ++part)
-          for (int k = tensor::first(part); k < tensor::first(part + 1); ++k)
-            at(ax + row + place(C, f) + k * kSlab) = 2 * at(x + row + place(C, f) + k * kSlab) * at(anorm + part * F + f);
+      with_rank(w.rank, [&](auto rank) {
+        for (int f = 0; f < F; f += W)
+          each<tensor::components(decltype(rank)::value)>([&](auto k) __attribute__((always_inline)) {
+            const std::size_t own = row + place(C, f) + k * kSlab;
+            at(ax + own) = 2 * at(x + own) * at(anorm + tensor::part(k) * F + f);
+          });
+      });
     }
   }
 }

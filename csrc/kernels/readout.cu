@@ -71,6 +71,7 @@ template <class T> struct Run {
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, int rows, Norm<T> norm, Dense<T> linear, bool activation, ProductReverse<T> leave, const HeadWeights<T>* heads,
                                                         const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, int room, T* ax, T* features) {
+  wait_for_what_is_before();
   const int F = block.F, R = block.R, RF = R * F, begin = block.begin(), atoms = block.count(rows), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   T* next = shared<T>();
   const auto take = [&](int width) { T* p = next; next += block.atoms * width; return p; };
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, 2) readout_kernel(Block<T> block, in
 }
 
 // Of a model without layers.
-template <class T> __global__ void __launch_bounds__(kThreads, 2) embedding_mix_reverse_kernel(Block<T> block, int rows, EmbeddingMixReverse<T> leave, const T* ax) { leave(block, rows, ax); }
+template <class T> __global__ void __launch_bounds__(kThreads, 2) embedding_mix_reverse_kernel(Block<T> block, int rows, EmbeddingMixReverse<T> leave, const T* ax) { wait_for_what_is_before(); leave(block, rows, ax); }
 
 }  // namespace
 

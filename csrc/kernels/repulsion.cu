@@ -11,6 +11,7 @@ namespace {
 constexpr int kBlock = 128;
 
 template <class T> __global__ void repel_kernel(List l, const double* charge, double cutoff, const HeadWeights<T>* heads, const Seed<T>* seeds, int n_seeds, T* slope) {
+  wait_for_what_is_before();
   const int row = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (row >= l.atoms) return;
   double weight = 0.0, energy = 0.0;
@@ -32,7 +33,7 @@ template <class T> __global__ void repel_kernel(List l, const double* charge, do
 }  // namespace
 
 template <class T> void repel(const Weights<T>& w, const List& l, const Seed<T>* seeds, int n_seeds, T* slope, cudaStream_t stream) {
-  launch(repel_kernel<T>, dim3(static_cast<unsigned>((l.atoms + kBlock / 32 - 1) / (kBlock / 32))), kBlock, 0, stream, l, w.charge, w.repulsion, w.heads, seeds, n_seeds, slope);
+  launch<Behind::kernel>(repel_kernel<T>, dim3(static_cast<unsigned>((l.atoms + kBlock / 32 - 1) / (kBlock / 32))), kBlock, 0, stream, l, w.charge, w.repulsion, w.heads, seeds, n_seeds, slope);
 }
 template void repel<float>(const Weights<float>&, const List&, const Seed<float>*, int, float*, cudaStream_t);
 template void repel<double>(const Weights<double>&, const List&, const Seed<double>*, int, double*, cudaStream_t);

@@ -11,9 +11,7 @@ template <class T> const Stages<T>& table() {
   static const Stages<T> stages = {MFMD_TEXT(MFMD_ISA),
                                    embedding_gather<T>, embedding_mix<T>, mixing<T>, message<T>, own_message<T>, product<T>, readout<T>,
                                    product_reverse<T>, message_reverse<T>, own_message_reverse<T>, mixing_reverse<T>, embedding_mix_reverse<T>,
-                                   embedding_gather_reverse<T>, training_gather<T>, training_dot<T>,
-                                   training_anticommutator<T>, training_normalize<T>, training_silu_second<T>, training_embed<T>, training_embed_weights<T>,
-                                   training_embed_directions<T>, training_embed_values<T>};
+                                   embedding_gather_reverse<T>, training_maps<T>()};
   return stages;
 }
 template const Stages<float>& table<float>();

@@ -16,7 +16,7 @@ constexpr int kMaxParts = 3, kMaxComponents = 9;
 constexpr int kSlab = 16;       // channels that a gather carries at a time
 constexpr int kAtomBlock = 12;  // atoms whose matrix products run together: their rows, 1, 3 and 5 an atom, fill tiles of six
 constexpr int kPairBlock = 32;  // neighbours whose radial functions are evaluated together, exactly
-constexpr int kHermite = 12;    // coefficients of a pair in its tables: six for values, six for slopes
+constexpr int kCoefficients = 6;  // of the polynomials in the tables
 
 template <class T> struct Dense {  // y = x w + b
   int in = 0, out = 0;
@@ -31,7 +31,7 @@ template <class T> struct LayerWeights {
   Dense<T> radial[3];        // K -> F -> 2F -> RF
   Dense<T> mix_in[kMaxParts], mix_out[kMaxParts];
   const T* self = nullptr;   // [R][F], radial functions of the self pair (d = 0); zero of a backbone without
-  const T* table = nullptr;  // [F / 16][knots][3][R][16], tables.hpp
+  const T* table = nullptr;  // [F / 16][intervals][kCoefficients][R][16], tables.hpp
 };
 constexpr int kMaxHidden = 4;
 template <class T> struct Perceptron {  // F -> H … -> 1, SiLU between
@@ -50,7 +50,7 @@ template <class T> struct Weights {
   int F = 0, K = 0, rank = 2, R = 3, C = 9, slots = 0;
   double cutoff = 0.0;
   bool tf32 = false;                           // factors of products rounded to TF32, but the read-out's; on a CUDA device alone
-  int knots = 0;                               // of the radial tables
+  int intervals = 0;                           // of the radial tables
   RadialBasis basis;
   bool own_message = false;                    // a message is the atom's own tensor times the sum of its pairs' weights, not a sum over neighbours' tensors
   bool readout_silu = true;
@@ -60,7 +60,7 @@ template <class T> struct Weights {
   const T *first = nullptr, *second = nullptr; // [slots][F], whose sum is the weight of a pair: of its atom and of the neighbour
   const T* self_embedding = nullptr;           // [slots][F], the self pair's share of component I
   Dense<T> embedding_radial;                   // K -> RF
-  const T* embedding_table = nullptr;          // [F / 16][knots][3][R][16]
+  const T* embedding_table = nullptr;          // [F / 16][intervals][kCoefficients][R][16]
   Norm<T> embedding_norm;
   Dense<T> gate[2];                            // F -> 2F -> RF
   Dense<T> embedding_mix[kMaxParts];
@@ -77,10 +77,9 @@ template <class T> struct Pairs {  // d < cutoff, in (i, j, S) order
   const int* half;   // [atoms], where in its row (j, S) > (i, 0) begins: every pair of atoms is there once, in one of the two rows
   const int* j;      // [pairs]
   const T* d;        // [pairs]
-  const T* u;        // [pairs][3], D / d
-  const T* basis;    // [pairs][9], components of I, A(u), S(u)
-  const int* knot;   // [pairs], the knot below log d in the radial tables; null: radial functions are evaluated exactly
-  const T* hermite;  // [pairs][kHermite], what the six numbers of the two knots around it are multiplied by
+  const T* basis;    // [pairs][9], components of I, A(u), S(u) of u = D / d
+  const int* interval;  // [pairs], of the radial tables; null: radial functions are evaluated exactly
+  const T* place;    // [pairs][2], where in the interval, and what a slope by that is multiplied by for one by d
 };
 
 template <class T> struct Seed {  // what the read-out does with one head
@@ -101,6 +100,8 @@ template <class T> inline std::size_t scratch_size(const Weights<T>& w) {
   return pairs > atoms ? pairs : atoms;
 }
 
+template <class T> struct TrainingMaps;  // kernels/training.hpp
+
 // One table per instruction set; `stages<T>()` picks the best the machine has.
 template <class T> struct Stages {
   const char* name;
@@ -120,7 +121,7 @@ template <class T> struct Stages {
   void (*readout)(const Weights<T>&, const int* slot, const T* x, const Seed<T>* seeds, int n_seeds, T* ax, T* features, int begin, int end, T* scratch);
 
   // The reverse, stage by stage. slope: [pairs], dE/dd, which message_reverse and embedding_gather_reverse
-  // add to, and turn: [pairs][3], dE/du of each pair of atoms, both directions counted, where pairs.half has it. ax is updated in place from d/d next to d/d x over the last two.
+  // add to, and turn: [pairs][3], dE/du of each pair of atoms but for a multiple of u, both directions counted, where pairs.half has it. ax is updated in place from d/d next to d/d x over the last two.
   // Of own messages, whose sums are given, ay is then that of y through them too, and asums the adjoint of sums; both are null otherwise.
   void (*product_reverse)(const Weights<T>&, int l, const int* slot, const T* y, const T* m, const T* dx, const T* ax, T* am, T* ay, const T* sums, T* asums, int begin, int end, T* scratch);
   void (*message_reverse)(const Weights<T>&, int l, const Pairs<T>&, const T* y, const T* am, T* ay, double* slope, int begin, int end, T* scratch);
@@ -129,16 +130,7 @@ template <class T> struct Stages {
   void (*embedding_mix_reverse)(const Weights<T>&, const T* raw, const T* mixed, T* kept, const T* ax, T* araw, int begin, int end, T* scratch);
   void (*embedding_gather_reverse)(const Weights<T>&, const Pairs<T>&, const int* slot, const T* araw, double* slope, double* turn, int begin, int end, T* scratch);
 
-  // For training, kernels/training.cpp.
-  void (*training_gather)(const T* w, const T* y, const int* first, const int* neighbor, const int* pair, T* out, int R, int F, int begin, int end);
-  void (*training_dot)(const T* a, const T* b, const int* i, const int* j, T* out, int R, int F, int begin, int end);
-  void (*training_anticommutator)(const T* a, const T* b, T* out, int R, int F, int begin, int end);
-  void (*training_normalize)(const T* x, const T* g, const T* h, T* out, int C, int F, int begin, int end);
-  void (*training_silu_second)(const T* x, const T* g, const T* h, T* out, int begin, int end);
-  void (*training_embed)(const T* w, const T* d, const T* a, const T* b, const int* first, const int* neighbor, const int* pair, T* out, int R, int F, int begin, int end);
-  void (*training_embed_weights)(const T* d, const T* a, const T* b, const T* g, const int* i, const int* j, T* out, int R, int F, int begin, int end);
-  void (*training_embed_directions)(const T* w, const T* a, const T* b, const T* g, const int* i, const int* j, T* out, int R, int F, int begin, int end);
-  void (*training_embed_values)(const T* w, const T* d, const T* g, const int* first, const int* neighbor, const int* pair, T* to_a, T* to_b, int R, int F, int begin, int end);
+  const TrainingMaps<T>* training;
 };
 
 template <class T> const Stages<T>& stages();

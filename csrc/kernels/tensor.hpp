@@ -8,7 +8,7 @@
 #if defined(__CUDACC__)
 #define MFMD_HD static __host__ __device__ inline
 #else
-#define MFMD_HD static inline
+#define MFMD_HD static __attribute__((always_inline)) inline  // else arrays of vectors go through memory
 #endif
 
 namespace mfmd {
@@ -32,59 +32,62 @@ template <class T> MFMD_HD void symmetric(const T u[3], T s[5]) {
   s[3] = (x * x - y * y) / T(kSqrt2);
   s[4] = (2 * z * z - x * x - y * y) / T(kSqrt6);
 }
-// Gradient with respect to u of the sum over m of b[m] s_m(u); V is a number or a vector of channels.
-template <class T, class V> MFMD_HD void symmetric_gradient(const T u[3], const V b[5], V out[3]) {
-  const T x = u[0] * T(kSqrt2), y = u[1] * T(kSqrt2), z = u[2] * T(kSqrt2);
-  const V q = b[4] * T(1 / kSqrt3);
-  out[0] = y * b[0] + z * b[1] + x * (b[3] - q);
-  out[1] = x * b[0] + z * b[2] - y * (b[3] + q);
-  out[2] = x * b[1] + y * b[2] + z * (q + q);
+// The sum over m of b[m] s_m(u) itself, and in `out` its gradient but for a multiple of u, in which it is shorter. w: u times the root of 2.
+template <class T, class V> MFMD_HD V symmetric_turn(const T w[3], const V b[5], V out[3]) {
+  const T x = w[0], y = w[1], z = w[2];
+  out[0] = y * b[0] + z * b[1] + x * b[3];
+  out[1] = x * b[0] + z * b[2] - y * b[3];
+  out[2] = x * b[1] + y * b[2] + (T(kSqrt3) * z) * b[4];
+  return T(0.5 / kSqrt2) * (x * out[0] + y * out[1] + z * out[2]) - T(1 / kSqrt6) * b[4];
 }
 
-// V is a number or a vector of channels; T is its element type.
-template <int RANK, class T, class V> MFMD_HD void to_matrix(const V* c, V m[3][3]) {
-  const V iso = c[0] * T(1 / kSqrt3);
-  m[0][0] = m[1][1] = m[2][2] = iso;
-  m[0][1] = m[0][2] = m[1][0] = m[1][2] = m[2][0] = m[2][1] = iso * T(0);
-  if constexpr (RANK >= 1) {
-    const V ax = c[1] * T(1 / kSqrt2), ay = c[2] * T(1 / kSqrt2), az = c[3] * T(1 / kSqrt2);
-    m[0][1] -= az; m[0][2] += ay; m[1][2] -= ax;
-    m[1][0] += az; m[2][0] -= ay; m[2][1] += ax;
-  }
+// sqrt(2) times a matrix: its diagonal, sums of two of its numbers, what is beside it, and the vector of its antisymmetric part. A sum, and what is beside,
+// are at the axis that they are without. V is a number or a vector of channels; T is its element type.
+template <class V> struct Matrix {
+  V diagonal[3], sum[3], beside[3], axial[3];
+};
+template <int RANK, class T, class V> MFMD_HD Matrix<V> to_matrix(const V* c) {
+  Matrix<V> m;
+  m.diagonal[0] = m.diagonal[1] = m.diagonal[2] = c[0] * T(kSqrt2 / kSqrt3);
+  if constexpr (RANK >= 1)
+    for (int i = 0; i < 3; ++i) m.axial[i] = c[1 + i];
   if constexpr (RANK >= 2) {
-    const V xy = c[4] * T(1 / kSqrt2), xz = c[5] * T(1 / kSqrt2), yz = c[6] * T(1 / kSqrt2);
-    const V d = c[7] * T(1 / kSqrt2), q = c[8] * T(1 / kSqrt6);
-    m[0][1] += xy; m[1][0] += xy; m[0][2] += xz; m[2][0] += xz; m[1][2] += yz; m[2][1] += yz;
-    m[0][0] += d - q; m[1][1] -= d + q; m[2][2] += q + q;
+    const V q = c[8] * T(1 / kSqrt3), across = m.diagonal[0] - q;
+    m.diagonal[0] = across + c[7], m.diagonal[1] = across - c[7], m.diagonal[2] += q + q;
+    for (int i = 0; i < 3; ++i) m.beside[i] = c[6 - i];
   }
-}
-template <int RANK, class T, class V> MFMD_HD void from_matrix(const V m[3][3], V* c) {
-  c[0] = (m[0][0] + m[1][1] + m[2][2]) * T(1 / kSqrt3);
-  if constexpr (RANK >= 1) {
-    c[1] = (m[2][1] - m[1][2]) * T(1 / kSqrt2);
-    c[2] = (m[0][2] - m[2][0]) * T(1 / kSqrt2);
-    c[3] = (m[1][0] - m[0][1]) * T(1 / kSqrt2);
-  }
-  if constexpr (RANK >= 2) {
-    c[4] = (m[0][1] + m[1][0]) * T(1 / kSqrt2);
-    c[5] = (m[0][2] + m[2][0]) * T(1 / kSqrt2);
-    c[6] = (m[1][2] + m[2][1]) * T(1 / kSqrt2);
-    c[7] = (m[0][0] - m[1][1]) * T(1 / kSqrt2);
-    c[8] = (m[2][2] + m[2][2] - m[0][0] - m[1][1]) * T(1 / kSqrt6);
-  }
+  for (int i = 0; i < 3; ++i) m.sum[i] = m.diagonal[(i + 1) % 3] + m.diagonal[(i + 2) % 3];
+  return m;
 }
 
 // p = a b + b a, projected on the parts that are kept (Simeon & De Fabritiis 2023, eq. 9: O(3)-equivariant).
 // With b transposed it is its own adjoint: <p', {a, b}> = <{p', b^T}, a>.
-template <int RANK, class T, class V> MFMD_HD void anticommutator(const V* a, const V* b, V* p) {
-  V ma[3][3], mb[3][3], mp[3][3];
-  to_matrix<RANK, T>(a, ma);
-  to_matrix<RANK, T>(b, mb);
-  for (int i = 0; i < 3; ++i)
-    for (int j = 0; j < 3; ++j)
-      mp[i][j] = ma[i][0] * mb[0][j] + ma[i][1] * mb[1][j] + ma[i][2] * mb[2][j] +
-                 mb[i][0] * ma[0][j] + mb[i][1] * ma[1][j] + mb[i][2] * ma[2][j];
-  from_matrix<RANK, T>(mp, p);
+// Of symmetric matrices and axial vectors: S [v] + [v] S = [(tr S - S) v], and [u] [v] + [v] [u] = u v^T + v u^T - 2 u v.
+template <int RANK, class T, class V> MFMD_HD void anticommutator(const V* of_a, const V* of_b, V* p) {
+  const Matrix<V> a = to_matrix<RANK, T>(of_a), b = to_matrix<RANK, T>(of_b);
+  V diagonal[3], shared[3];
+  for (int i = 0; i < 3; ++i) {
+    const int j = (i + 1) % 3, k = (i + 2) % 3;
+    diagonal[i] = a.diagonal[i] * b.diagonal[i];
+    if constexpr (RANK == 1) shared[i] = -(a.axial[i] * b.axial[i]);
+    if constexpr (RANK >= 2) shared[i] = a.beside[i] * b.beside[i] - a.axial[i] * b.axial[i];
+    if constexpr (RANK >= 1) {
+      V axial = a.sum[i] * b.axial[i] + b.sum[i] * a.axial[i];
+      if constexpr (RANK >= 2) axial -= a.beside[k] * b.axial[j] + a.beside[j] * b.axial[k] + b.beside[k] * a.axial[j] + b.beside[j] * a.axial[k];
+      p[1 + i] = axial * T(1 / kSqrt2);
+    }
+    if constexpr (RANK >= 2)
+      p[6 - i] = (a.sum[i] * b.beside[i] + b.sum[i] * a.beside[i] + a.beside[j] * b.beside[k] + a.beside[k] * b.beside[j] + a.axial[j] * b.axial[k] +
+                  a.axial[k] * b.axial[j]) * T(1 / kSqrt2);
+  }
+  if constexpr (RANK >= 1)
+    for (int i = 0; i < 3; ++i) diagonal[i] += shared[(i + 1) % 3] + shared[(i + 2) % 3];
+  const V across = diagonal[0] + diagonal[1];
+  p[0] = (across + diagonal[2]) * T(1 / kSqrt3);
+  if constexpr (RANK >= 2) {
+    p[7] = (diagonal[0] - diagonal[1]) * T(1 / kSqrt2);
+    p[8] = (diagonal[2] + diagonal[2] - across) * T(1 / kSqrt6);
+  }
 }
 template <int RANK, class V> MFMD_HD void transpose(V* c) {
   if constexpr (RANK >= 1)

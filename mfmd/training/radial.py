@@ -1,10 +1,12 @@
-"""Functions of the distance of two atoms: the cutoff, the radial bases, and a repulsion of nuclei."""
+"""Functions of the distance of two atoms: the cutoff, the radial bases, what networks make of them, and a repulsion of nuclei."""
 
+import copy
 import math
 
 import torch
 from torch import nn
 
+from mfmd.training.maps import Interpolate, Silu, Slope
 from mfmd.units import BOHR, COULOMB
 
 
@@ -53,6 +55,67 @@ class SmoothBessel(nn.Module):
 
 
 RADIAL = {"expnorm": ExpNormal, "smooth_bessel": SmoothBessel}
+
+
+class Exact:
+    """Networks of a radial basis, times the cutoff, at distances (pairs,)."""
+
+    def __init__(self, radial, distance):
+        self.basis, self.envelope = radial(distance), envelope(distance, radial.cutoff)
+        self.at_zero = radial(distance.new_zeros(1))
+
+    def __call__(self, linears, activated):
+        """What linear layers, each with a SiLU behind it where `activated`, give for each pair, (pairs, outputs), and at distance zero, (outputs,)."""
+        w, zero = self.basis, self.at_zero
+        for linear in linears:
+            w, zero = linear(w), linear(zero)
+            if activated:
+                w, zero = Silu.apply(w), Silu.apply(zero)
+        return w * self.envelope[:, None], zero[0]
+
+
+class Knots(nn.Module):
+    """A radial basis and the cutoff, and their slopes, at even distances."""
+
+    SPACING = 0.01  # Å, about: slopes are then off by less than 1e-4 of the largest
+
+    def __init__(self, radial):
+        super().__init__()
+        exact, count = copy.deepcopy(radial).cpu().double(), math.ceil(radial.cutoff / self.SPACING) + 1
+        d = torch.linspace(0, radial.cutoff, count, dtype=torch.float64)
+        self.spacing = radial.cutoff / (count - 1)
+        for name, function in {"basis": exact, "envelope": lambda d: envelope(d, radial.cutoff)[:, None]}.items():
+            with torch.enable_grad():
+                value = function(d.requires_grad_())
+                slopes = [torch.autograd.grad(column.sum(), d, retain_graph=True)[0] for column in value.T]
+            self.register_buffer(name, value.detach().float(), persistent=False)
+            self.register_buffer(f"{name}_slope", torch.stack(slopes, dim=1).float(), persistent=False)
+
+
+class Tabulated:
+    """The same as Exact in less time where there are many more pairs than knots: networks are evaluated at the knots, with their slopes, and Hermite's cubics lie
+    between. They have a slope everywhere, but no more; in single precision."""
+
+    def __init__(self, knots, distance):
+        self.knots, count, h = knots, len(knots.basis), knots.spacing
+        x = distance / h
+        knot = x.detach().floor().clamp(max=count - 2)
+        t = x - knot
+        s = 1 - t
+        self.hermite = torch.stack([(1 + 2 * t) * s * s, h * t * s * s, t * t * (3 - 2 * t), -h * t * t * s], dim=1)
+        knot = knot.long()
+        self.knot, self.pair = knot.int(), torch.argsort(knot, stable=True).int()
+        self.first = nn.functional.pad(torch.bincount(knot, minlength=count).cumsum(0), (1, 0)).int()
+
+    def __call__(self, linears, activated):
+        k = self.knots
+        w, slope = k.basis, k.basis_slope
+        for linear in linears:
+            w, slope = linear(w), slope @ linear.weight.T
+            if activated:
+                w, slope = Silu.apply(w), Slope.apply(w, slope, Silu)
+        table = torch.stack([w * k.envelope, slope * k.envelope + w * k.envelope_slope], dim=1).view(-1, w.shape[1])
+        return Interpolate.apply(self.hermite, table, self), w[0]
 
 
 class Repulsion(nn.Module):

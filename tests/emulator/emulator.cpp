@@ -5,8 +5,8 @@
 #include <ucontext.h>
 
 #include <cstdio>
-
 #include <random>
+#include <set>
 
 namespace mfmd {
 namespace cuda {
@@ -14,7 +14,7 @@ alignas(16) unsigned char shared_memory[227 * 1024];  // of the block that runs
 }
 }  // namespace mfmd
 
-dim3 threadIdx, blockIdx, blockDim;
+dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
 
@@ -26,7 +26,7 @@ enum State { ready, at_barrier, at_exchange, ended };
 struct Fiber {
   ucontext_t context;  // where it begins; from then on, jumps: they leave the signal mask alone, which would be a system call each
   jmp_buf place;
-  bool begun = false;
+  bool begun = false, waited = false;
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
   State state = ended;
   int phase = 0;  // exchanges come in pairs of rows, so that a fast lane does not overwrite what a slow one has still to read
@@ -36,10 +36,15 @@ std::vector<Fiber> fibers;
 std::vector<std::uint64_t> rows[2];
 jmp_buf scheduler;
 const std::function<void()>* body = nullptr;
+bool to_wait = false;
 std::minstd_rand chance(1);
 
 void enter() {
   (*body)();
+  if (to_wait && !fibers[threadIdx.x].waited) {
+    std::fprintf(stderr, "emulator: a thread of a kernel that may begin early ends without having waited for what is before it\n");
+    std::abort();
+  }
   fibers[threadIdx.x].state = ended;
   _longjmp(scheduler, 1);
 }
@@ -57,7 +62,7 @@ __attribute__((noinline)) void go_on(Fiber& fiber) {
 }
 
 __attribute__((noinline)) void begin(Fiber& f) {
-  f.state = ready, f.phase = 0, f.begun = false;
+  f.state = ready, f.phase = 0, f.begun = f.waited = false;
   getcontext(&f.context);
   f.context.uc_stack.ss_sp = f.stack.get();
   f.context.uc_stack.ss_size = kStack;
@@ -117,17 +122,26 @@ const std::uint64_t* exchange(unsigned, std::uint64_t value) {
   return row.data() + threadIdx.x / 32 * 32;
 }
 
-void run(dim3 grid, dim3 threads, std::size_t shared, const std::function<void()>& kernel) {
+void wait_for_the_kernel_before() { fibers[threadIdx.x].waited = true; }
+
+bool load(const void* kernel) {
+  static std::set<const void*> loaded;
+  return !loaded.insert(kernel).second;
+}
+
+void run(dim3 grid, dim3 threads, std::size_t shared, bool waits, const std::function<void()>& kernel) {
   if (fibers.size() < threads.x) fibers = std::vector<Fiber>(threads.x);
   for (auto& row : rows) row.assign((threads.x + 31) / 32 * 32, 0);
   body = &kernel;
-  blockDim = threads;
-  for (unsigned y = 0; y < grid.y; ++y)
-    for (unsigned x = 0; x < grid.x; ++x) {
-      blockIdx = dim3(x, y);
-      std::memset(mfmd::cuda::shared_memory, 0xff, shared);  // rubbish: NaN
-      run_block();
-    }
+  to_wait = waits;
+  blockDim = threads, gridDim = grid;
+  const std::size_t blocks = std::size_t{grid.x} * grid.y, offset = chance() % blocks;
+  for (std::size_t k = 0; k < blocks; ++k) {
+    const std::size_t block = (k + offset) % blocks;
+    blockIdx = dim3(static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x));
+    std::memset(mfmd::cuda::shared_memory, 0xff, shared);  // rubbish: NaN
+    run_block();
+  }
 }
 
 }  // namespace emulator
