@@ -3,80 +3,36 @@
 Medians over replays of a CUDA graph, timed with events; positions and results stay on the device. The answer is compared with the CPU engine's
 before anything is timed, and torchmd-net's TensorNet, with the same weights, runs in the same process, by graph where it can be recorded; MACE,
 with random weights, in one of its own, where mace-torch is there (`make peers`, or in this environment).
-"floor": the larger of the arithmetic (over the card's own fp32 sgemm) and the traffic (each stored tensor read and written once, over the card's own
-copy) is that share of the time. TF32 is timed beside single precision, and how far its forces are off. `--stages` has a table of the stages instead.
+"of the floor": the larger of the arithmetic (over the card's own fp32 sgemm) and the traffic (each stored tensor read and written once, over the card's own
+copy) is that share of the time. TF32 is timed beside single precision, and how far its forces are off. `--stages` has a table of the stages instead,
+`--room` how many atoms fit.
 """
 
 import gc
 import importlib.util
+import itertools
 import re
-import statistics
 import sys
 import warnings
 from time import monotonic
 
+import device
 import numpy as np
 import torch
+from device import OnDevice, Recorded, elapsed
 from torchmdnet_oracle import state_for_peer
-from yardsticks import ROOT, Peers, check, count_pairs, evaluation, floors, system
+from yardsticks import PEERS, Peers, check, count_pairs, evaluation, floors, system
 
 from mfmd import Error
 from mfmd.engine import Engine, default_threads
 
 
-def elapsed(run, seconds, least=5):
-    """Median milliseconds of a call on the device, over about `seconds`."""
-    run()
-    torch.cuda.synchronize()
-    times, until = [], monotonic() + seconds
-    while len(times) < least or monotonic() < until:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times)
-
-
 def ceilings():
     """TFLOP/s of an fp32 product without TF32, TB/s of a copy, read and write counted."""
-    a, big = torch.randn(8192, 8192, device="cuda"), torch.randn(2**29, device="cuda")
+    edge, length = (8192, 2**29) if device.PLACE == "cuda" else (256, 2**20)
+    a, big = torch.randn(edge, edge, device=device.PLACE), torch.randn(length, device=device.PLACE)
     other = torch.empty_like(big)
-    return 2 * 8192**3 / elapsed(lambda: a @ a, 1) / 1e9, 2 * big.nbytes / elapsed(lambda: other.copy_(big), 1) / 1e9
-
-
-def recorded(run):
-    """The call as a CUDA graph: run three times beside, then recorded."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph.replays = run  # which has the memory that it replays on
-    return graph
-
-
-class OnDevice:
-    """Structures of one kind on the device, in one batch, with an engine of their own."""
-
-    def __init__(self, path, atoms, copies=1, precision="single"):
-        self.engine, self.sizes, self.pbc = Engine(path, precision, "cuda"), [len(atoms)] * copies, atoms.pbc
-        self.numbers = np.tile(atoms.numbers, copies)
-        self.positions = torch.tensor(np.tile(atoms.positions, (copies, 1)), device="cuda")
-        self.cells = torch.tensor(np.tile(atoms.cell.array, (copies, 1, 1)), device="cuda")
-        self.forces, self.energies = torch.empty_like(self.positions), torch.empty(2, copies, dtype=torch.float64, device="cuda")
-
-    def __call__(self):
-        self.engine.enqueue(
-            self.sizes, self.numbers, self.positions.data_ptr(), self.cells.data_ptr(), self.pbc, terms=[("low", 1.0)],
-            energies=self.energies.data_ptr(), forces=self.forces.data_ptr(), stream=torch.cuda.current_stream().cuda_stream,
-        )  # fmt: skip
+    return 2 * edge**3 / elapsed(lambda: a @ a, 1) / 1e9, 2 * big.nbytes / elapsed(lambda: other.copy_(big), 1) / 1e9
 
 
 def peer_on_device(model, head, atoms):
@@ -105,17 +61,16 @@ def peer_on_device(model, head, atoms):
 
 
 def peer_time(model, head, atoms, ours, seconds):
-    """Milliseconds of the peer in its best setting, and which; None where it does not fit the card."""
+    """Milliseconds of the peer in its best setting, eager or by graph; None where it does not fit the card."""
     try:
         run = peer_on_device(model, head, atoms)
         run()
         check("torchmd-net", ours, run.forces.double().cpu().numpy())
-        best = elapsed(run, seconds), "eager"
+        best = elapsed(run, seconds)
     except torch.cuda.OutOfMemoryError:
         return None
     try:
-        graph = recorded(run)
-        best = min(best, (elapsed(graph.replay, seconds), "graph"))
+        best = min(best, elapsed(Recorded(run).replay, seconds))
     except RuntimeError as error:
         warnings.warn(f"torchmd-net cannot be recorded as a CUDA graph here: {error}", stacklevel=1)
     return best
@@ -145,16 +100,21 @@ def stage_floors(atoms, pairs, F, L, hidden):
 
 
 def print_stages(path, names, seconds, sizes, flops, bandwidth):
-    """Time of every stage's kernels within replays of a graph, and how much of it the larger of its two floors is; below, all of them beside a replay."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]):
+    """Time of every stage's kernels within replays of a graph, and how much of it the larger of its two floors is; below, all of them beside a replay.
+
+    Returns {system: {stage: µs}}.
+    """
+    found, kinds = {}, torch.profiler.ProfilerActivity
+    activities = [kinds.CUDA if device.PLACE == "cuda" else kinds.CPU]
+    with torch.profiler.profile(activities=activities):
         pass  # a profiler that begins after a graph was recorded may miss its kernels
     for name in names:
         atoms = system(name)
-        graph, replays, times = recorded(OnDevice(path, atoms)), 20, {}
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        graph, replays, times = Recorded(OnDevice(path, atoms)), 20, {}
+        with torch.profiler.profile(activities=activities) as profile:
             for _ in range(replays):
                 graph.replay()
-            torch.cuda.synchronize()
+            device.synchronize()
         for kernel in profile.key_averages():
             if kernel.device_type != torch.autograd.DeviceType.CUDA:
                 continue
@@ -170,32 +130,42 @@ def print_stages(path, names, seconds, sizes, flops, bandwidth):
                 floor = 1e6 * max(arithmetic / flops / 1e12, traffic / bandwidth / 1e12)
                 rest = [f"{arithmetic / t / 1e6:.1f}", f"{traffic / t / 1e6:.2f}", f"{100 * floor / t:.0f} %"]
             print(f"| {stage} | {t:.4g} | {100 * t / sum(times.values()):.0f} % | {' | '.join(rest)} |")
-        print(f"| all | {sum(times.values()):.4g}, a replay {1e3 * elapsed(graph.replay, seconds):.4g} | | | | |", flush=True)
+        replay = 1e3 * elapsed(graph.replay, seconds)
+        print(f"| all | {sum(times.values()):.4g}, a replay {replay:.4g} | | | | |", flush=True)
+        found[name] = times | {"a replay": replay}
+    return found
 
 
 def mace_peers():
     """MACE in a process of its own, or None where it is not installed."""
-    python = ROOT / ".venv-peers" / "bin" / "python"
-    if python.exists() or importlib.util.find_spec("mace"):
-        return Peers(str(python) if python.exists() else sys.executable, "cuda")
+    if PEERS.exists() or importlib.util.find_spec("mace"):
+        return Peers("peers.py", "cuda", python=PEERS if PEERS.exists() else sys.executable)
     warnings.warn("mace-torch is not installed; torchmd-net is the only peer", stacklevel=1)
     return None
 
 
+COLUMNS = (
+    "atoms", "ms", "µs/atom", "TFLOP/s", "TB/s", "of the floor, %", "ns/day at 0.5 fs", "GB", "TF32, ms",
+    "its forces are off by, of the largest",
+)  # fmt: skip
+PEER = "{}, ms", "{}, times ours"
+TORCHMD = tuple(of.format("torchmd-net") for of in PEER)
+
+
 def row(model, head, path, name, atoms, seconds, peers, mace, sizes, flops, bandwidth):
-    """Of the table, but for name and atoms. mace: its times in seconds, of which None is one that does not fit."""
-    free = torch.cuda.mem_get_info()[0]
+    """{column: number}. mace: {its name: seconds}, of those that fit."""
+    free = device.free()
     run = OnDevice(path, atoms)
     run()
-    torch.cuda.synchronize()
+    device.synchronize()
     forces = run.forces.cpu().numpy()
     if len(atoms) <= 25000:
         wanted = evaluation(Engine(path, threads=default_threads()), atoms)()["forces"]
         if np.abs(forces - wanted).max() > 1e-3 * np.abs(wanted).max():
             raise SystemExit(f"error: {name}: the device does not give the CPU's forces")
     assert np.isfinite(forces).all()
-    time = elapsed(recorded(run).replay, seconds)
-    gigabytes = (free - torch.cuda.mem_get_info()[0]) / 1e9
+    time = elapsed(Recorded(run).replay, seconds)
+    gigabytes = (free - device.free()) / 1e9
     del run
     work = stage_floors(len(atoms), count_pairs(atoms), *sizes)
     arithmetic, traffic = (sum(stage[k] for stage in work.values()) for k in (0, 1))
@@ -204,42 +174,90 @@ def row(model, head, path, name, atoms, seconds, peers, mace, sizes, flops, band
     rounded()
     error = np.abs(rounded.forces.cpu().numpy() - forces).max() / np.abs(forces).max()
     peer = peer_time(model, head, atoms, forces, seconds) if peers and len(atoms) <= 25000 else None
-    beside = [f"{peer[0]:.3g} ({peer[1]})", f"{peer[0] / time:.1f}"] if peer else ["", ""]
-    beside += [f"{1e3 * other:.3g} ({1e3 * other / time:.1f} ×)" if other else "" for other in mace]
-    return [
-        f"{time:.4g}", f"{1e3 * time / len(atoms):.3g}", f"{arithmetic / time / 1e9:.1f}", f"{traffic / time / 1e9:.2f}", f"{100 * floor / time:.0f} %",
-        f"{0.5e-6 * 86400e3 / time:.3g}", f"{gigabytes:.1f}", f"{elapsed(recorded(rounded).replay, seconds):.4g}", f"{error:.0e}", *beside,
-    ]  # fmt: skip
+    values = (
+        len(atoms), time, 1e3 * time / len(atoms), arithmetic / time / 1e9, traffic / time / 1e9, 100 * floor / time, 0.5e-6 * 86400e3 / time,
+        gigabytes, elapsed(Recorded(rounded).replay, seconds), float(error),
+    )  # fmt: skip
+    found = dict(zip(COLUMNS, values, strict=True)) | (dict(zip(TORCHMD, (peer, peer / time), strict=True)) if peer else {})
+    for other, seconds_of in mace.items():
+        found |= {of.format(other): value for of, value in zip(PEER, (1e3 * seconds_of, 1e3 * seconds_of / time), strict=True)}
+    return found
 
 
-def main(model, path, names, seconds, peers, stages):
-    flops, bandwidth = ceilings()
-    sizes = model.backbone.embedding.pair.out_features, len(model.backbone.layers), model.heads["low"].hidden.out_features
-    card = torch.cuda.get_device_name()
-    print(f"{card}: {flops:.1f} TFLOP/s (sgemm, fp32), {bandwidth:.2f} TB/s (copy)\n")
-    if stages:
-        return print_stages(path, names, seconds, sizes, flops, bandwidth)
-    columns = [
-        "system", "atoms", "ms", "µs/atom", "TFLOP/s", "TB/s", "floor", "ns/day at 0.5 fs", "GB", "TF32, ms", "its forces are off by, of the largest",
-        "torchmd-net, ms", "ratio",
-    ]  # fmt: skip
+def print_table(model, path, names, seconds, peers, sizes, flops, bandwidth):
+    """{system: what `row` finds}, of which None is one that does not fit."""
     others = mace_peers() if peers else None
-    columns += [f"{peer}, ms" for peer in others.names] if others else []
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    head = model.heads["low"].float()
+    head, found = model.heads["low"].float(), {}
+    columns = [*COLUMNS, *(TORCHMD if peers else ()), *(of.format(peer) for peer in (others.names if others else ()) for of in PEER)]
+    print(f"| system | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}", flush=True)
     for name in names:
         atoms = system(name)
         gc.collect()  # a million atoms fit once
         torch.cuda.empty_cache()
+        mace = {peer: others.time(peer, atoms, 1, seconds) for peer in others.names} if others and len(atoms) <= 25000 else {}
+        mace = {peer: time for peer, time in mace.items() if time}
         try:
-            mace = [others.time(peer, atoms, 1, seconds) if len(atoms) <= 25000 else None for peer in others.names] if others else []
-            cells = row(model, head, path, name, atoms, seconds, peers, mace, sizes, flops, bandwidth)
+            cells = found[name] = row(model, head, path, name, atoms, seconds, peers, mace, sizes, flops, bandwidth)
+            print(f"| {name} | {' | '.join(f'{cells[key]:.4g}' if key in cells else '' for key in columns)} |", flush=True)
         except (Error, torch.cuda.OutOfMemoryError) as error:
             if "out of memory" not in str(error):
                 raise
-            cells = ["does not fit"]
-        print(f"| {' | '.join(map(str, [name, len(atoms), *cells]))} |", flush=True)
-    one, many = (elapsed(recorded(OnDevice(path, system("ethanol"), copies)).replay, seconds) for copies in (1, 1000))
+            found[name] = None
+            print(f"| {name} | {len(atoms)} | does not fit |{' |' * (len(columns) - 2)}", flush=True)
+    return found
+
+
+def print_batch(path, seconds, copies=1000):
+    copies = copies if device.PLACE == "cuda" else 10
+    one, many = (elapsed(Recorded(OnDevice(path, system("ethanol"), n)).replay, seconds) for n in (1, copies))
     print(
-        f"\n1000 ethanols in one batch: {many:.3g} ms, {1000 * one / many:.0f} times as many a second as one at a time ({1e3 * one:.0f} µs)"
+        f"{copies} ethanols in one batch: {many:.3g} ms, {copies * one / many:.0f} times as many a second as one at a time ({1e3 * one:.0f} µs)\n"
     )
+    return {"ethanols": copies, "ms": many, "one, ms": one, "times as many a second": copies * one / many}
+
+
+def print_room(path):
+    """How many atoms of water fit: the same cell over and over, whose forces must be those of one cell."""
+    one, most = system("water-648"), None
+    wanted = evaluation(Engine(path, threads=default_threads()), one)()["forces"]
+    fine = (tuple(edge + (k > axis) for axis in range(3)) for edge in range(10, 99) for k in range(3))
+    for edge in itertools.chain([(1, 1, 2), (4, 4, 4), (6, 6, 6), (8, 8, 8)], fine):
+        atoms = one.repeat(edge)
+        gc.collect()
+        torch.cuda.empty_cache()
+        free = device.free()
+        try:
+            run = OnDevice(path, atoms)
+            start = monotonic()
+            run()
+            device.synchronize()
+            time = monotonic() - start
+            forces = run.forces.cpu().numpy().reshape(-1, *wanted.shape)
+        except (Error, torch.cuda.OutOfMemoryError) as error:
+            if "out of memory" not in str(error):
+                raise
+            break
+        if not np.abs(forces - wanted).max() < 1e-3 * np.abs(wanted).max():
+            raise SystemExit(f"error: {len(atoms)} atoms: a cell among many has not the forces that it has alone")
+        most = {"atoms": len(atoms), "GB": (free - device.free()) / 1e9, "first step, s": time}
+        del run
+        if device.PLACE == "cpu":  # which has no end
+            break
+    if most is None:
+        raise SystemExit(f"error: {len(atoms)} atoms do not fit")
+    print(f"{most['atoms']} atoms of water fit: {most['GB']:.1f} GB, {most['first step, s']:.2g} s for the first step, list included")
+    return most
+
+
+def main(model, path, names, seconds, peers, what):
+    """what : "table", "stages" or "room". Returns what was found, JSON-able."""
+    flops, bandwidth = ceilings()
+    sizes = model.backbone.embedding.pair.out_features, len(model.backbone.layers), model.heads["low"].hidden.out_features
+    print(f"{device.name()}: {flops:.1f} TFLOP/s (sgemm, fp32), {bandwidth:.2f} TB/s (copy)\n")
+    found = {"TFLOP/s": flops, "TB/s": bandwidth}
+    if what == "stages":
+        return found | {"stages, µs": print_stages(path, names, seconds, sizes, flops, bandwidth)}
+    if what == "room":
+        return found | {"room": print_room(path)}
+    batch = print_batch(path, seconds)
+    return found | {"batch": batch, "systems": print_table(model, path, names, seconds, peers, sizes, flops, bandwidth)}

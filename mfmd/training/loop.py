@@ -5,7 +5,6 @@ import csv
 import itertools
 import logging
 import math
-import os
 import warnings
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from mfmd.config import ConfigError
 from mfmd.reports.tables import UNITS
 from mfmd.structures import reading
 from mfmd.structures.record import KINDS
-from mfmd.training.batches import Batches, Sampler, collation
+from mfmd.training.batches import Batches, Sampler, device_of, feed
 from mfmd.training.errors import Errors, evaluate
-from mfmd.training.processes import processes, save, wait_for_all
+from mfmd.training.processes import BACKEND, processes, processes_here, save, wait_for_all
 from mfmd.training.stages import only
 
 
@@ -80,6 +79,9 @@ class Training(lightning.LightningModule):
         """(module, factor of the learning rate) of all that the stage may train."""
         heads = torch.nn.ModuleList([self.model.heads[level] for level in self.stage.levels])
         return (self.model.backbone, self.stage.backbone_rate), (heads, self.stage.heads_rate)
+
+    def transfer_batch_to_device(self, batch, device, _):
+        return batch.to(device)
 
     def predict(self, batch, weighted=True):
         """Predictions with forces and stress only for the levels that have such a label in this batch (and a weight)."""
@@ -166,7 +168,10 @@ def optimise(model, stage, structures, val, config, folder, seed):
     model.train()
     turns = itertools.cycle(range(world))
     share = reading.where(val, lambda _: next(turns) == rank)
-    collate = collation(config, stage.levels)
+    device = device_of(model)
+    ahead = {"collate_fn": _as_it_is, "pin_memory": device.type == "cuda"}
+    loaders = [DataLoader(feed(structures, stage.levels, config), batch_sampler=shares, **ahead)]
+    loaders.append(DataLoader(feed(share, stage.levels, config), batch_size=settings.batch_size, **ahead))
     monitor = f"val/{settings.monitor}"
     best = ModelCheckpoint(folder, "best", monitor=monitor, enable_version_counter=False)
     recent = ModelCheckpoint(folder, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False)
@@ -183,10 +188,10 @@ def optimise(model, stage, structures, val, config, folder, seed):
             check_val_every_n_epoch=settings.validate_every,
             num_sanity_val_steps=0,
             inference_mode=False,
-            accelerator="cpu",
-            devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-            num_nodes=world // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-            strategy=DDPStrategy(process_group_backend="gloo", find_unused_parameters=True) if world > 1 else "auto",
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=processes_here(),
+            num_nodes=world // processes_here(),
+            strategy=DDPStrategy(process_group_backend=BACKEND[device.type], find_unused_parameters=True) if world > 1 else "auto",
             use_distributed_sampler=False,
             plugins=[AtomicCheckpoints()],
             logger=CSVLogger(folder, name="log", flush_logs_every_n_steps=1),  # a folder for each time the run is resumed
@@ -196,12 +201,12 @@ def optimise(model, stage, structures, val, config, folder, seed):
             enable_progress_bar=False,
         )
         trainer.fit(
-            Training(model, stage),
-            DataLoader(structures, batch_sampler=shares, collate_fn=collate),
-            DataLoader(share, batch_size=settings.batch_size, collate_fn=collate),
+            Training(model, stage).to(device),
+            *loaders,
             ckpt_path=last if last.exists() else None,
             weights_only=False,  # our own checkpoint
         )
+    model.to(device)
     if not math.isfinite(float(best.best_model_score)):
         raise ConfigError(f"stages.{stage.name}.train: the validation error of {settings.monitor} is not finite; lower train.learning_rate")
     after = float(best.best_model_score)
@@ -216,13 +221,17 @@ def optimise(model, stage, structures, val, config, folder, seed):
             model.load_state_dict(begun)
             return
     wait_for_all()  # until the first has written it
-    state = torch.load(folder / "best.ckpt", weights_only=False)["state_dict"]
+    state = torch.load(folder / "best.ckpt", weights_only=False, map_location="cpu")["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+
+
+def _as_it_is(batch):
+    return batch
 
 
 def _moving_average(decay):
     """Exponential, with a decay that rises from 0.1, so that a short run is not held back by its first weights."""
-    return lambda mean, value, n: torch.lerp(mean, value, 1 - torch.minimum(torch.as_tensor(decay), (1 + n) / (10 + n)).to(value.dtype))
+    return lambda mean, value, n: torch.lerp(mean, value, 1 - ((1 + n) / (10 + n)).clamp(max=decay).to(value.dtype))
 
 
 def sampling_weights(structures, levels):

@@ -1,4 +1,4 @@
-"""Several processes of one run, as torchrun starts them; and files that appear whole or not at all."""
+"""Several processes of one run, as torchrun starts them, and the device of each; and files that appear whole or not at all."""
 
 import contextlib
 import os
@@ -6,10 +6,47 @@ from pathlib import Path
 
 import torch
 
+from mfmd.config import ConfigError
+from mfmd.engine import _engine
+
 
 def processes():
     """(number of this process, how many there are): torchrun says so."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def processes_here():
+    """How many of them there are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+BACKEND = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # by which the processes of a device speak to each other
+
+
+def device_of_process(train):
+    """The torch.device that this process trains on; of several on a machine each has a GPU of its own.
+
+    train : schema.Train
+
+    Raises
+    ------
+    ConfigError : there is no GPU where one is asked for, or fewer than processes; TF32 without one
+    """
+    cards = torch.cuda.device_count() if _engine.has_cuda() else 0
+    if train.device == "cuda" and not cards:
+        why = "torch finds no GPU here" if _engine.has_cuda() else "mfmd was built without CUDA"
+        raise ConfigError(f"train.device: cuda, but {why}; set train.device=cpu")
+    if train.device == "cpu" or not cards:
+        if train.precision == "tf32":
+            raise ConfigError(
+                "train.precision: tf32 is of the tensor cores of a GPU, and this run is on the CPU; set train.precision=single"
+            )
+        return torch.device("cpu")
+    if processes_here() > cards:
+        raise ConfigError(
+            f"train.device: {processes_here()} processes on a machine of {cards} GPUs; start torchrun with --nproc-per-node={cards}, or set train.device=cpu"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def wait_for_all():

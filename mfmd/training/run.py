@@ -5,6 +5,7 @@ import copy
 import datetime
 import itertools
 import json
+import os
 import time
 import warnings
 from pathlib import Path
@@ -22,11 +23,11 @@ from mfmd.reports import page, tables
 from mfmd.reports import training as report
 from mfmd.structures import checks, reading
 from mfmd.structures.record import SPLITS
-from mfmd.training import domain, energies, export, fit, plan
+from mfmd.training import domain, energies, error_bars, export, fit, plan
 from mfmd.training.batches import DTYPE, collation
 from mfmd.training.errors import distance, evaluate
 from mfmd.training.loop import optimise, read_metrics
-from mfmd.training.processes import first_process_first, processes, save, wait_for_all
+from mfmd.training.processes import BACKEND, device_of_process, first_process_first, processes, save, wait_for_all
 from mfmd.training.stages import (
     begin,
     best_of,
@@ -42,6 +43,7 @@ from mfmd.training.stages import (
 )
 from mfmd.training.start import read_checkpoint
 
+MOST_OFF = 0.5  # eV/atom, by which the labels of a level may differ from what the head that it is said to be predicts
 MOST_COMPARED = 200  # structures by which is told how far a level of the checkpoint has moved
 
 
@@ -70,21 +72,35 @@ def train(config, console=None):
 
 def _train(config, console, out):
     _, world = processes()
+    device = device_of_process(config.train)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if world > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=1))  # the first process may pack or fit for long
+        patience = datetime.timedelta(days=1)  # the first process may pack or fit for long
+        torch.distributed.init_process_group(BACKEND[device.type], timeout=patience)
     if begun := (out / "plan.json").exists():
         if not config.resume:
             raise ConfigError(f"out: {out} holds a run already; go on with resume=true, or name another folder with out=…")
         _check_same(config, json.loads((out / "plan.json").read_text()))
-    before = torch.get_default_dtype()
+    before, rounded = torch.get_default_dtype(), torch.backends.cuda.matmul.allow_tf32
     torch.set_default_dtype(DTYPE[config.train.precision])
+    torch.backends.cuda.matmul.allow_tf32 = config.train.precision == "tf32"
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    repeatable = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":  # what cannot repeat itself bit for bit warns; without room of this size cuBLAS does not
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # the maps write all that they are given
     try:
         with page.overheard() as told:
             with first_process_first():
                 splits, isolated = _read(config, out, begun)
-            return _run(config, console, out, splits, isolated, told)
+            return _run(config, console, out, device, splits, isolated, told)
     finally:
         torch.set_default_dtype(before)
+        torch.backends.cuda.matmul.allow_tf32 = rounded
+        torch.use_deterministic_algorithms(repeatable[0], warn_only=repeatable[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def _check_same(config, then):
@@ -128,7 +144,7 @@ def _check_same(config, then):
                     f"stages.{old['name']}.{key}: the run in {config.out} began with {old[key]}, and now it is {new[key]}; begin a new run with out=…"
                 )
         last = Path(config.out) / stage.name / "last.ckpt"
-        if last.exists() and (done := torch.load(last, weights_only=False)["epoch"] + 1) > stage.train.epochs:
+        if last.exists() and (done := torch.load(last, weights_only=False, map_location="cpu")["epoch"] + 1) > stage.train.epochs:
             raise ConfigError(
                 f"stages.{stage.name}.train.epochs: {stage.train.epochs}, but the run in {config.out} has done {done} already"
             )
@@ -168,7 +184,8 @@ def _check_files(config, then):
 def _read(config, out, begun):
     if not begun and processes()[0] == 0:  # what a run that never began has packed may be of another config
         for name in SPLITS:
-            (out / "data" / f"{name}.packed").unlink(missing_ok=True)
+            for ending in ("packed", "pairs.npz"):
+                (out / "data" / f"{name}.{ending}").unlink(missing_ok=True)
     splits, isolated = reading.read_all(config.data, config.levels, out / "data")
     given = energies.given_atoms(config, isolated)
     with progress.task("checking the units"):
@@ -182,14 +199,17 @@ def _read(config, out, begun):
     return splits, isolated
 
 
-def _run(config, console, out, splits, isolated, told):
+def _run(config, console, out, device, splits, isolated, told):
     writing = processes()[0] == 0
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     labels = {name: reading.count_labels(structures, config.levels) for name, structures in splits.items()}
     tables.print_counts(console, splits, labels)
     checkpoint = read_checkpoint(config)
     imported = checkpoint.elements if checkpoint else {}
     if checkpoint and reading.has_states(splits["train"]):
         checkpoint.model.backbone.add_states()
+    if checkpoint:
+        checkpoint.model.to(device)
     check_levels(config, splits, imported, checkpoint.states if checkpoint else {})
     for level in checkpoint.model.levels if checkpoint else ():  # parents before those relative to them
         energies.fit_new_states(checkpoint.model, level, checkpoint.states[level], splits["train"], config)
@@ -213,11 +233,13 @@ def _run(config, console, out, splits, isolated, told):
     seen = {}  # levels whose labels a stage, or one before that it goes on from, has learned
     fitted = {}  # see _same
     moved = {}  # by how much levels of the checkpoint are something else after a stage
+    newton = {}  # see _newton
     if checkpoint:
         models["checkpoint"], fresh["checkpoint"], seen["checkpoint"] = checkpoint.model, set(imported), set()
         validation["checkpoint"], _ = evaluate(checkpoint.model, splits["val"], config)
         if validation["checkpoint"]:
             tables.print_errors(console, "validation set before the first stage", validation["checkpoint"])
+        _question_heads(config, validation["checkpoint"])
     for number, stage in enumerate(stages):
         folder = out / stage.name
         name = best_of(_different(stage.start, models), validation, config, console)
@@ -230,20 +252,19 @@ def _run(config, console, out, splits, isolated, told):
         if same is not None:
             if stage.levels:
                 console.print(f"stage {stage.name} is skipped: it would be {same} again")
-            for of_stage in (models, validation, fresh, seen):
-                of_stage[stage.name] = of_stage[same]
+            for of_stage in (models, validation, fresh, seen, newton):
+                of_stage[stage.name] = of_stage.get(same)
             records.append(report.Stage(stage.name, "nothing", name or "new", f"skipped: it would be {same} again"))
             continue
         learned = reading.where(splits["train"], lambda s, levels=stage.levels: any(level in s.labels for level in levels))
         lightning.seed_everything(config.seed + number, verbose=False)
         given = differences(stage, start, splits["train"], config) if stage.differences else splits["train"]
-        model = begin(config, stage, copy.deepcopy(start), given, isolated, imported)
-        done, resumed, began, outcome = (folder / "stage.ckpt").exists(), (folder / "last.ckpt").exists(), time.perf_counter(), ""
+        model = begin(config, stage, copy.deepcopy(start), given, isolated, imported).to(device)
+        done, resumed, began = (folder / "stage.ckpt").exists(), (folder / "last.ckpt").exists(), time.perf_counter()
+        outcome, found = "", {}
         wait_for_all()  # until each has looked
         if not done:
-            console.print(
-                f"stage {stage.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {torch.get_num_threads()} threads"
-            )
+            console.print(f"stage {stage.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {where}")
             check_beginning(model, start, stage, splits["val"], config)
             val = splits["val"]
             frozen = {k: v.clone() for k, v in model.state_dict().items()}
@@ -258,14 +279,17 @@ def _run(config, console, out, splits, isolated, told):
                     )
                 optimise(model, stage, learned, val, config, folder, config.seed + number)
             elif writing:
-                console.print(outcome := _solve(model, stage, given, config, isolated))
+                outcome, found = _solve(model, stage, given, splits["train"], config, isolated)
+                console.print(outcome)
             if writing:
+                _give_error_bars(model, stage, _fits(out, stage, found), splits["train"], config, isolated, imported)
                 check_frozen(model, frozen, stage)
                 calibrate(model, stage, splits["val"], config)
                 lock.check(out)
                 folder.mkdir(exist_ok=True)
-                write_json(folder / "stage.json", {"seconds": time.perf_counter() - began, "resumed": resumed, "outcome": outcome})
-                save(model.state_dict(), folder / "stage.ckpt")
+                seconds = time.perf_counter() - began
+                write_json(folder / "stage.json", {"seconds": seconds, "resumed": resumed, "outcome": outcome, "found": found})
+                save({name: value.cpu() for name, value in model.state_dict().items()}, folder / "stage.ckpt")
             wait_for_all()
         if done or not writing:
             load_stage(model, folder / "stage.ckpt")
@@ -276,6 +300,7 @@ def _run(config, console, out, splits, isolated, told):
         validation[stage.name], _ = evaluate(only(model, fresh[stage.name]), splits["val"], config)
         tables.print_errors(console, f"validation set after stage {stage.name}", validation[stage.name])
         if writing:
+            newton[stage.name] = _newton(stage, _fits(out, stage, _found(out, stage.name)), newton.get(name))
             records.append(_record(stage, name or "new", folder, validation[stage.name]))
         if stage.backbone_rate > 0:
             moved[stage.name] = _moved(model, checkpoint, splits["train"], config, console, stage.name)
@@ -309,6 +334,8 @@ def _run(config, console, out, splits, isolated, told):
         "labels": counts,
         "errors": {split: {f"{lv}.{kd}": row for (lv, kd), row in table.items()} for split, table in errors.items()},
     }
+    if newton.get(chosen):
+        provenance["gauss_newton"] = newton[chosen]
     if checkpoint:
         provenance["checkpoint"] = checkpoint.provenance | {"moved": moved}
     elements = {name: energies.known_elements(splits["train"], name, imported) for name in model.levels}
@@ -329,6 +356,18 @@ def _run(config, console, out, splits, isolated, told):
 
 
 _PER_ATOM = {"energy": "energy_per_atom"}  # what the points of an energy are
+
+
+def _question_heads(config, errors):
+    """Warn of labels that are not those of the head of the checkpoint that their level is said to be."""
+    for level, head in config.imported.items():
+        off = errors.get((level, "energy_per_atom"), {"mae": 0.0})["mae"]
+        if off > MOST_OFF:
+            warnings.warn(
+                f"levels.{level}.from: the labels of {level} are {off:.3g} eV an atom from what the head {head} of {config.backbone.checkpoint} predicts, so they are of "
+                f"another level or count from other atoms; list the head as a level of its own, such as before: {{from: {head}}}, and let {level} begin from it",
+                stacklevel=4,
+            )
 
 
 def _record(stage, start, folder, errors):
@@ -393,15 +432,65 @@ def _moved(model, checkpoint, structures, config, console, name):
     return out
 
 
-def _solve(model, stage, structures, config, isolated):
-    """A stage whose fit is no gradient's, by one process; what came out, in words."""
+def _solve(model, stage, given, structures, config, isolated):
+    """A stage whose fit is no gradient's, by one process; what came out, in words and as numbers.
+
+    given : training structures with what is fitted, which are the structures with their labels unless differences are learned
+    """
     level = next(iter(stage.levels))
-    fit_e0 = not energies.by_atoms(config, level, structures, isolated)
+    fit_e0, collate = not energies.by_atoms(config, level, given, isolated), collation(config, [level])
     if stage.fit == "closed form":
-        found = fit.closed_form(model, level, structures, collation(config, [level]), stage.levels[level].forces_weight > 0, fit_e0)
-        return (
+        found = fit.closed_form(model, level, given, collate, stage.levels[level].forces_weight > 0, fit_e0)
+        words = (
             f"closed form from {found['structures']} energies and the forces of {found['forces']} structures: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV, "
             f"{100 * found['loo_coverage']:.0f} % of these errors within their error bars"
         )
-    found = fit.gauss_newton(model, level, structures, collation(config, [level]), fit_e0)
-    return f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
+        return words, found
+    found = fit.gauss_newton(model, level, given, collate, fit_e0)
+    learned, labelled = (
+        reading.where(some, lambda s: level in s.labels and s.labels[level].energy is not None) for some in (given, structures)
+    )
+    # Of a difference the level's error has in it too what the head that was copied errs by.
+    more = [s.labels[level].energy - fitted.labels[level].energy for s, fitted in zip(labelled, learned, strict=True)]
+    errors = found["errors"] + more
+    found["variance"] *= np.mean(errors**2) / np.mean(found["errors"] ** 2)
+    found |= {"level": level, "fit_e0": fit_e0, "errors": errors.tolist()}
+    words = f"{found['steps']} Gauss-Newton steps on {found['structures']} energies: leave-one-out MAE {1e3 * found['loo_mae']:.1f} meV"
+    return words, found
+
+
+def _found(out, name):
+    """What a stage has found by linear algebra, by its file; {} where it has not."""
+    path = out / name / "stage.json"
+    return json.loads(path.read_text()).get("found", {}) if path.exists() else {}
+
+
+def _fits(out, stage, found):
+    """What Gauss-Newton has found of a stage's level, or all of the stage's teachers have; [] where one of them was not by it.
+
+    found : what `_solve` gave of this stage
+    """
+    each = [_found(out, name) for name in stage.teachers] or [found]
+    return each if all(one.get("level") in stage.levels for one in each) else []
+
+
+def _give_error_bars(model, stage, fits, structures, config, isolated, imported):
+    """Those of a head that Gauss-Newton has fitted, from its errors of what it left out; of one that has been taught from the mean of its teachers'."""
+    if not fits:
+        return
+    level = next(iter(stage.levels))
+    labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    error_bars.give(
+        model, level, labelled, np.mean([one["errors"] for one in fits], axis=0), energies.known_elements(structures, level, imported),
+        collation(config, [level]), not energies.by_atoms(config, level, structures, isolated),
+    )  # fmt: skip
+
+
+def _newton(stage, fits, before):
+    """What error_bars.of_model has to know of the kernel by which Gauss-Newton has fitted a level of a stage's model; None where a gradient has moved it since.
+
+    fits : of `_fits`; before : that of the stage it starts from
+    """
+    if fits:
+        return {key: fits[-1][key] for key in ("level", "structures", "penalty", "variance", "fit_e0")}
+    return before if before and stage.backbone_rate == 0 and before["level"] not in stage.levels else None
