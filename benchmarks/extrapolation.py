@@ -8,18 +8,17 @@ The model file is one that was trained on examples/data, as `make demo` trains i
 import argparse
 import platform
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
 import ase.build
 import ase.io
-import numpy as np
 from ase import Atoms
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from conftest import DATA, ice, stretched  # noqa: E402
+from yardsticks import print_cost  # noqa: E402
 
 from mfmd.engine import Engine  # noqa: E402
 
@@ -49,14 +48,4 @@ for name, atoms in {
     print(f"{name}: {outside(atoms) or 'within'}")
 print("\none evaluation with forces, one thread, without and with it, in turns:")
 box = next(a for a in ase.io.iread(DATA / "test.xyz") if a.info["molecule"] == "water_box_16")
-for atoms in (ase.build.molecule("CH3CH2OH"), box, box.repeat(3)):
-    given = atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc
-    times = {False: [], True: []}
-    end = time.perf_counter() + arguments.seconds
-    while time.perf_counter() < end or len(times[True]) < 5:
-        for domain in times:
-            begin = time.perf_counter()
-            engine.compute(*given, terms=terms, domain=domain)
-            times[domain].append(time.perf_counter() - begin)
-    without, with_it = (1e3 * np.median(times[domain]) for domain in (False, True))
-    print(f"{len(atoms)} atoms: {without:.3f} ms, {with_it:.3f} ms, {100 * (with_it / without - 1):+.1f} %")
+print_cost(engine, "domain", (ase.build.molecule("CH3CH2OH"), box, box.repeat(3)), arguments.seconds)

@@ -1,14 +1,16 @@
-"""Energies and forces beside other models, in one run; the TensorNets of torchmd-net and matgl have our weights and are compared before they are timed.
+"""Energies and forces beside other models, in one run; what has the same weights as another is compared with it before either is timed.
 
-    python benchmarks/inference.py [--channels 128] [--layers 2] [--systems ethanol peptide water-192 …] [--no-peers]
-    python benchmarks/inference.py --stages [--systems water-648]
-    python benchmarks/inference.py --device cuda [--systems ethanol … water-1000000] [--stages]
+    python benchmarks/inference.py [--sizes small medium large] [--systems ethanol peptide water-192 …] [--no-peers]
+    python benchmarks/inference.py --stages [--sizes small medium large] [--systems water-648]
+    python benchmarks/inference.py --device cuda [--systems ethanol … water-1000000] [--stages] [--room]
 
-One core and two: medians of interleaved runs, single precision. "share" is the arithmetic the work needs (FLOP below)
-over the run's own sgemm peak on one core. matgl, MACE and NEP live in an environment of their own, `make peers`.
+One core and two: medians of interleaved runs, single precision. "share" is the arithmetic that the work needs (`needed` below) over the run's own
+sgemm on one core, which an engine can exceed; "of peak" what ours does (yardsticks.floors) over what the core can multiply and add (peak.cpp). matgl, MACE, Symmetrix-XL and NEP live in an environment of their own, `make peers`.
+torchmd-net has our weights, matgl lends us its own, and Symmetrix-XL has those of mace-torch.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -25,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.build import molecule
-from yardsticks import ROOT, Peers, check, count_pairs, evaluation, floors, median, system
+from yardsticks import PEERS, ROOT, Peers, check, count_pairs, evaluation, floors, median, system
 
 sys.path.insert(0, str(ROOT / "tests"))
 warnings.filterwarnings("ignore")
@@ -35,17 +38,36 @@ from torchmdnet_oracle import state_for_peer  # noqa: E402
 from mfmd import foreign  # noqa: E402
 from mfmd.engine import Engine  # noqa: E402
 from mfmd.training import export  # noqa: E402
+from mfmd.training.schema import SIZES  # noqa: E402
+
+PRODUCTS = """
+import time, numpy, torch
+torch.set_num_threads(1)
+best = {"torch": 0.0, "numpy": 0.0}
+for n in 8 * (256, 512, 1024):
+    a = torch.randn(n, n)
+    for name, one in (("torch", a), ("numpy", a.numpy())):
+        for _ in range(2**22 // n**2):
+            start = time.perf_counter()
+            one @ one
+            best[name] = max(best[name], 2e-9 * n**3 / (time.perf_counter() - start))
+print(*best.values())
+"""
 
 
-def sgemm_peak():
-    """GFLOP/s of one core, the best of many products of 1024 x 1024 matrices."""
-    torch.set_num_threads(1)
-    a, best = torch.randn(1024, 1024), np.inf
-    for _ in range(20):
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best / 1e9
+def sgemm_peaks():
+    """GFLOP/s of one core, the best of many products of matrices by torch, and by numpy: neither's library is the faster on every machine."""
+    one = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    return [
+        *map(float, subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, check=True, env=one).stdout.split())
+    ]
+
+
+def arithmetic_peak(folder):
+    """GFLOP/s of multiply-adds of one core: what nothing exceeds, as libraries' products do not use all instructions of every processor."""
+    program = Path(folder) / "peak"
+    subprocess.run(["c++", "-O2", "-march=native", ROOT / "benchmarks" / "peak.cpp", "-o", program], check=True)
+    return float(subprocess.run([program], capture_output=True, text=True, check=True).stdout)
 
 
 def peer_model(model):
@@ -89,7 +111,7 @@ def openmm_step(path, atoms, seconds):
 
 
 def resident(path, name):
-    """Resident memory of a fresh process after one evaluation (bytes), and the number of atoms."""
+    """Resident memory of a fresh process after one evaluation, bytes."""
     code = (
         "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
         "import inference; from mfmd.engine import Engine\n"
@@ -98,7 +120,7 @@ def resident(path, name):
         "print([1024 * int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmRSS')][0])"
     )
     command = [sys.executable, "-c", code, str(ROOT / "benchmarks"), str(ROOT / "tests"), str(path), name]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]), len(system(name))
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def first_energy(path):
@@ -127,28 +149,42 @@ def bandwidth():
 
 
 def needed(atoms, pairs, channels, layers):
-    """FLOP that energies and forces need once the pair weights are tables: 113 F² an atom and 120 F a pair, for each layer."""
+    """FLOP that energies and forces need once the pair weights are tables: 113 F² an atom and 120 F a pair, for each layer.
+
+    A yardstick of the work, whatever an engine does: ours has 62 + 72 for each layer in place of 113 (the read-out beside them), thus less for two
+    layers and more for one, and pays for the tables' look-ups (yardsticks.floors).
+    """
     return atoms * 113 * layers * channels**2 + pairs * 120 * layers * channels
 
 
-def print_stages(path, model, names, peak, seconds):
-    """Time, GFLOP/s and GB/s of every stage, beside the ceilings of the machine."""
-    F, L = model.backbone.embedding.pair.out_features, len(model.backbone.layers)
-    print(f"ceilings of one core: {peak:.0f} GFLOP/s (sgemm), {bandwidth():.1f} GB/s (copy beyond the caches)")
-    for name in names:
-        atoms, engine = system(name), Engine(path, threads=1)
-        evaluate = evaluation(engine, atoms)
+def print_stages(sizes, names, peak, copy, seconds):
+    """Time, GFLOP/s and GB/s of every stage, medians, beside the ceilings of the machine; and which stage takes longest."""
+    for (size, one), name in itertools.product(sizes.items(), names):
+        atoms, engine, runs = system(name), Engine(one.path, threads=1), []
+        evaluate, work = evaluation(engine, atoms), one.floors(atoms)
         evaluate()
-        before, runs = engine.stage_times(), []
-        median(lambda e=evaluate, r=runs: r.append(e()), seconds)
-        after = engine.stage_times()
-        work = floors(len(atoms), count_pairs(atoms), F, L, model.heads["low"].hidden.out_features)
-        total = sum(after[k] - before[k] for k in after) / len(runs)
-        print(f"\n{name}\n\n| stage | ms | share | GFLOP/s | GB/s |\n|---|---|---|---|---|")
-        for stage in ("neighbors", *work, "collect"):
-            t = (after[stage] - before[stage]) / len(runs)
-            rates = [f"{x / t / 1e9:.1f}" for x in work[stage]] if stage in work else ["", ""]
+
+        def run(engine=engine, evaluate=evaluate, runs=runs):
+            before = engine.stage_times()
+            evaluate()
+            runs.append({stage: t - before[stage] for stage, t in engine.stage_times().items()})
+
+        median(run, seconds)
+        times = {stage: statistics.median(r[stage] for r in runs) for stage in ("neighbors", *work, "collect")}
+        total = sum(times.values())
+        print(f"\n**{size}, {name}**: {1e3 * total:.3g} ms\n\n| stage | ms | share | GFLOP/s | of peak | GB/s | of copy |\n|{'---|' * 7}")
+        for stage, t in times.items():
+            flops, traffic = (x / t / 1e9 for x in work.get(stage, (0, 0)))
+            rates = (
+                [f"{flops:.1f}", f"{100 * flops / peak:.0f} %", f"{traffic:.1f}", f"{100 * traffic / copy:.0f} %"]
+                if stage in work
+                else [""] * 4
+            )
             print(f"| {stage} | {1e3 * t:.3g} | {100 * t / total:.0f} % | {' | '.join(rates)} |")
+        worst = max(times, key=times.get)
+        flops, traffic = (x / times[worst] / 1e9 for x in work.get(worst, (0, 0)))
+        at = f", at {100 * flops / peak:.0f} % of peak and {100 * traffic / copy:.0f} % of copy" if worst in work else ""
+        print(f"\nlongest: {worst}, {100 * times[worst] / total:.0f} % of the time{at}", flush=True)
 
 
 def on_threads(threads, evaluate):
@@ -159,8 +195,61 @@ def on_threads(threads, evaluate):
     return run
 
 
-TENSORNET, MATGL = "torchmd-net TensorNet", "matgl TensorNet"
+@dataclass
+class Size:
+    """A model of ours. peer : torchmd-net's with its weights."""
+
+    channels: int
+    layers: int
+    path: Path
+    model: torch.nn.Module
+    peer: torch.nn.Module | None = None
+
+    def floors(self, atoms):
+        return floors(len(atoms), count_pairs(atoms), self.channels, self.layers, self.model.heads["low"].hidden.out_features)
+
+
+TENSORNET, MATGL, SYMMETRIX = "torchmd-net TensorNet", "matgl TensorNet", "symmetrix-xl "
 BESIDE = {MATGL: "mfmd, weights of matgl"}  # what a peer's times are divided by, where it is not "mfmd"
+MATGL_SIZE = 128, 2
+
+
+class Others:
+    """The peers of `make peers`."""
+
+    def __init__(self, folder, sizes):
+        self.peers = Peers("peers.py", "cpu")
+        self.size = next((name for name, one in sizes.items() if (one.channels, one.layers) == MATGL_SIZE), None)
+        self.imported = import_matgl(self.peers.folder / "matgl", Path(folder) / "matgl.pt")
+        self.symmetrix = {}
+        try:
+            if not (files := sorted(self.peers.folder.glob(f"{SYMMETRIX}*.json"))):
+                raise RuntimeError("it is not installed there (its packages are for x86-64 alone)")
+            self.symmetrix = {threads: Peers("symmetrix_cpu.py", *files, threads=threads) for threads in (1, 2)}
+            print(f"symmetrix-xl runs by its package for {self.symmetrix[1].folder}", flush=True)
+        except RuntimeError as error:
+            print(f"symmetrix-xl is left out: {error}", flush=True)
+
+    def timed(self, name, atoms):
+        """{(model, size or None, threads): a function of `seconds`, the median time}"""
+        small, timed = len(atoms) <= 1000, {}
+        if small and self.size:
+            check(name, evaluation(Engine(self.imported, threads=1), atoms)()["forces"], self.peers.forces(MATGL, atoms))
+            for threads in (1, 2):
+                timed[BESIDE[MATGL], self.size, threads] = partial(
+                    median, evaluation(Engine(self.imported, threads=threads), atoms), least=3
+                )
+        for other in self.peers.names:
+            for threads in (1, 2) if "NEP" not in other else (1,):  # NEP on the CPU knows one thread
+                if "NEP" in other or (small and (other != MATGL or self.size)):
+                    timed[other, self.size if other == MATGL else None, threads] = partial(self.peers.time, other, atoms, threads)
+        if len(atoms) <= 6000:
+            for threads, process in self.symmetrix.items():
+                for other in process.names:
+                    if small and threads == 1:
+                        check(name, self.peers.forces(other.removeprefix(SYMMETRIX), atoms), process.forces(other, atoms))
+                    timed[other, None, threads] = partial(process.time, other, atoms, threads)
+        return timed
 
 
 def import_matgl(folder, path):
@@ -169,32 +258,44 @@ def import_matgl(folder, path):
     return path
 
 
-def measure(name, path, imported, peer, head, peers, seconds, rounds=3):
-    """{(model, threads): seconds} of a system, interleaved, and an OpenMM step. imported : model file of matgl's weights, where it is a peer."""
-    atoms = system(name)
-    timed = {}
-    for threads in (1, 2):
-        timed["mfmd", threads] = partial(median, evaluation(Engine(path, threads=threads), atoms), least=3)
-    small = len(atoms) <= 1000
-    if peer is not None and small:
-        evaluate = peer_evaluation(peer, head, atoms)
-        check(name, evaluation(Engine(path, threads=1), atoms)()["forces"], evaluate()[1])
+def measure(name, sizes, others, seconds, rounds=3):
+    """{(model, size or None, threads): seconds} of a system, interleaved, and {size: seconds of an OpenMM step}."""
+    atoms, timed = system(name), {}
+    for size, one in sizes.items():
         for threads in (1, 2):
-            timed[TENSORNET, threads] = partial(median, on_threads(threads, evaluate), least=2)
-    if peers and small:
-        check(name, evaluation(Engine(imported, threads=1), atoms)()["forces"], peers.forces(MATGL, atoms))
-        for threads in (1, 2):
-            timed[BESIDE[MATGL], threads] = partial(median, evaluation(Engine(imported, threads=threads), atoms), least=3)
-    for other in peers.names if peers else []:
-        for threads in (1, 2) if "NEP" not in other else (1,):  # NEP on the CPU knows one thread
-            if small or "NEP" in other:
-                timed[other, threads] = partial(peers.time, other, atoms, threads)
+            timed["mfmd", size, threads] = partial(median, evaluation(Engine(one.path, threads=threads), atoms), least=3)
+        if one.peer is not None and len(atoms) <= 1000:
+            evaluate = peer_evaluation(one.peer, one.model.heads["low"], atoms)
+            check(name, evaluation(Engine(one.path, threads=1), atoms)()["forces"], evaluate()[1])
+            for threads in (1, 2):
+                timed[TENSORNET, size, threads] = partial(median, on_threads(threads, evaluate), least=2)
+    if others:
+        timed |= others.timed(name, atoms)
     times = {key: [] for key in timed}
     for _ in range(rounds):
         for key, run in timed.items():
             times[key].append(run(seconds=seconds / rounds))
-    step = openmm_step(path, atoms, seconds)
-    return {key: statistics.median(values) for key, values in times.items()}, step
+    return {key: statistics.median(values) for key, values in times.items()}, {
+        size: openmm_step(one.path, atoms, seconds) for size, one in sizes.items()
+    }
+
+
+def print_peers(results, sizes):
+    """A row for each system and size: ours, and every other's times with how many times ours they are."""
+    ours = {"mfmd", *BESIDE.values()}
+    others = list(dict.fromkeys(key[0] for times in results.values() for key in times if key[0] not in ours))
+    if not others:
+        return
+    print("\nMilliseconds on one core / two, and how many times mfmd's:\n")
+    print(f"| system | size | mfmd | {' | '.join(others)} |\n|{'---|' * (len(others) + 3)}")
+    for (name, times), size in itertools.product(results.items(), sizes):
+        cells = [" / ".join(f"{1e3 * times['mfmd', size, t]:.3g}" for t in (1, 2))]
+        for other in others:
+            found = [times.get((other, size, t), times.get((other, None, t))) for t in (1, 2)]
+            both = [(t, times[BESIDE.get(other, "mfmd"), size, k]) for k, t in enumerate(found, 1) if t]
+            factors = " / ".join(f"{t / own:.1f}" for t, own in both)
+            cells.append(" / ".join(f"{1e3 * t:.4g}" for t, _ in both) + (f" ({factors} ×)" if both else ""))
+        print(f"| {name} | {size} | {' | '.join(cells)} |")
 
 
 def plot(path, results, caption):
@@ -203,87 +304,118 @@ def plot(path, results, caption):
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    for model in dict.fromkeys(key[0] for times, _, _ in results.values() for key in times if key[0] not in BESIDE.values()):
-        points = [(n, 1e3 * times[model, 1]) for times, _, n in results.values() if (model, 1) in times]
-        axes.loglog(*zip(*points, strict=True), "o-", label=model, lw=2.5 if model == "mfmd" else 1.2)
+    for model, size in dict.fromkeys(key[:2] for times in results.values() for key in times if key[0] not in BESIDE.values()):
+        points = [(len(system(name)), 1e3 * times[model, size, 1]) for name, times in results.items() if (model, size, 1) in times]
+        label = f"{model}, {size}" if size and model != MATGL else model
+        axes.loglog(*zip(*points, strict=True), "o-", label=label, lw=2.5 if model == "mfmd" else 1.2)
     axes.set(xlabel="atoms", ylabel="energy and forces, ms (one core)", title=caption)
     axes.grid(which="both", alpha=0.25)
-    axes.legend()
+    axes.legend(fontsize="small")
     figure.savefig(path, dpi=130)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["large"], help="of the backbone, as a config names them")
+    parser.add_argument("--channels", type=int, help="of a size without a name, instead of --sizes")
+    parser.add_argument("--layers", type=int, help="of that size")
     every = ["ethanol", "peptide", "water-192", "water-648", "water-5184", "water-20736"]
     parser.add_argument("--systems", nargs="+", default=every)
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each figure")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--stages", action="store_true", help="where the time goes, instead of the comparison")
+    parser.add_argument("--room", action="store_true", help="how many atoms fit on the CUDA device, instead of the comparison")
+    parser.add_argument("--json", type=Path, help="file for what was found on the CUDA device")
     parser.add_argument("--plot", help="PNG file")
     args = parser.parse_args()
-    model = conftest.random_model(0, args.channels, args.layers, 5.0, 2, 32)
-    torch.set_default_dtype(torch.float32)
-    peak = sgemm_peak()
-    title = f"{args.channels} channels, {args.layers} layers, 5 Å, single precision"
-    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {title}; sgemm {peak:.0f} GFLOP/s on a core\n", flush=True)
+    named = {name: (SIZES[name]["channels"], SIZES[name]["layers"]) for name in args.sizes}
+    if args.channels or args.layers is not None:
+        if not args.channels or args.layers is None:
+            parser.error("--channels and --layers go together")
+        named = {f"{args.channels} × {args.layers}": (args.channels, args.layers)}
+    if args.device == "cuda" and len(named) > 1:
+        parser.error("--device cuda takes one size at a time")
+    peers = not args.no_peers and args.device == "cpu" and not args.stages
+    if peers and not PEERS.exists():
+        sys.exit("error: the peers are not installed; run `make peers` first, or give --no-peers")
+    title = "; ".join(f"{name}: {channels} channels, {layers} layer{'s' * (layers != 1)}" for name, (channels, layers) in named.items())
+    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {title}; 5 Å, single precision")
     with tempfile.TemporaryDirectory() as folder:
-        path = conftest.write(model, Path(folder) / "model.pt")
+        sizes = {}
+        for k, (name, (channels, layers)) in enumerate(named.items()):
+            model = conftest.random_model(0, channels, layers, 5.0, 2, 32)
+            sizes[name] = Size(channels, layers, conftest.write(model, Path(folder) / f"{k}.pt"), model)
+        torch.set_default_dtype(torch.float32)
         if args.device == "cuda":
             import cuda
 
+            (one,) = sizes.values()
             names = args.systems if args.systems != every else [*every, "water-99999", "water-999999"]
-            return cuda.main(model, path, names, args.seconds, not args.no_peers, args.stages)
+            what = "stages" if args.stages else "room" if args.room else "table"
+            found = cuda.main(one.model, one.path, names, args.seconds, not args.no_peers, what)
+            if args.json:
+                args.json.write_text(json.dumps(found))
+            return
+        (by_torch, by_numpy), peak = sgemm_peaks(), arithmetic_peak(folder)
+        print(f"one core: {peak:.0f} GFLOP/s (multiply-adds), {by_torch:.0f} by torch's sgemm and {by_numpy:.0f} by numpy's, ", end="")
+        copy = bandwidth()
+        print(f"{copy:.1f} GB/s (copy beyond the caches)", flush=True)
         if args.stages:
-            return print_stages(path, model, args.systems if args.systems != every else ["ethanol", "water-648"], peak, args.seconds)
-        peers = imported = None
-        if not args.no_peers:
-            python = ROOT / ".venv-peers" / "bin" / "python"
-            if not python.exists():
-                sys.exit("error: the peers are not installed; run `make peers` first, or give --no-peers")
-            peers = Peers(str(python))
-            imported = import_matgl(peers.folder / "matgl", Path(folder) / "matgl.pt")
-        peer, head = (None if args.no_peers else peer_model(model)), model.heads["low"].float()
-        print(
-            "| system | atoms | one core, ms | µs/atom | share | two cores, ms | times | atom·steps/s | OpenMM step, ms | ns/day at 0.5 fs | MB |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
-        results, memory = {}, {}
-        for name in args.systems:
-            times, step = measure(name, path, imported, peer, head, peers, args.seconds)
-            bytes_, n = memory[name] = resident(path, name)
-            one, two = times["mfmd", 1], times["mfmd", 2]
-            share = needed(n, count_pairs(system(name)), args.channels, args.layers) / one / 1e9 / peak
-            cells = [name, n, f"{1e3 * one:.3g}", f"{1e6 * one / n:.1f}", f"{100 * share:.0f} %", f"{1e3 * two:.3g}", f"{one / two:.2f}"]
-            cells += [f"{n / one:.3g}", f"{1e3 * step:.3g}", f"{0.5e-6 * 86400 / step:.3g}", f"{bytes_ / 1e6:.0f}"]
+            print_stages(sizes, args.systems if args.systems != every else ["ethanol", "water-648"], peak, copy, args.seconds)
+        else:
+            compare(sizes, args.systems, max(by_torch, by_numpy), peak, args.seconds, folder if peers else None, args.plot)
+
+
+def compare(sizes, names, sgemm, peak, seconds, folder, picture):
+    """Tables of ours, and of the others beside them. sgemm, peak : GFLOP/s. folder : for files of the peers, or None: no peers."""
+    others = Others(folder, sizes) if folder else None
+    for one in sizes.values():
+        one.peer = peer_model(one.model) if folder else None
+        one.model.heads["low"].float()
+    columns = ["system", "atoms", "size", "one core, ms", "µs/atom", "share", "of peak", "two cores, ms", "times", "atom·steps/s"]
+    columns += ["OpenMM step, ms", "ns/day at 0.5 fs", "MB"]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+    results, memory = {}, {}
+    for name in names:
+        atoms = system(name)
+        results[name], steps = measure(name, sizes, others, seconds)
+        for size, one in sizes.items():
+            n, t, two, step = len(atoms), results[name]["mfmd", size, 1], results[name]["mfmd", size, 2], steps[size]
+            memory[name, size] = resident(one.path, name)
+            share = needed(n, count_pairs(atoms), one.channels, one.layers) / t / 1e9 / sgemm
+            rate = sum(flops for flops, _ in one.floors(atoms).values()) / t / 1e9 / peak
+            cells = [
+                name,
+                n,
+                size,
+                f"{1e3 * t:.3g}",
+                f"{1e6 * t / n:.1f}",
+                f"{100 * share:.0f} %",
+                f"{100 * rate:.0f} %",
+                f"{1e3 * two:.3g}",
+            ]
+            cells += [
+                f"{t / two:.2f}",
+                f"{n / t:.3g}",
+                f"{1e3 * step:.3g}",
+                f"{0.5e-6 * 86400 / step:.3g}",
+                f"{memory[name, size] / 1e6:.0f}",
+            ]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-            results[name] = times, step, n
-        ours = {"mfmd", *BESIDE.values()}
-        others = list(dict.fromkeys(key[0] for times, _, _ in results.values() for key in times if key[0] not in ours))
-        if others:
-            print("\nMilliseconds on one core / two, and how many times mfmd's:\n")
-            print("| system | " + " | ".join(others) + " |\n" + "|---" * (len(others) + 1) + "|")
-            for name, (times, _, _) in results.items():
-                cells = []
-                for other in others:
-                    both = [(times[other, t], times[BESIDE.get(other, "mfmd"), t]) for t in (1, 2) if (other, t) in times]
-                    cells.append(
-                        " / ".join(f"{1e3 * t:.4g}" for t, _ in both)
-                        + (f" ({' / '.join(f'{t / m:.1f}' for t, m in both)} ×)" if both else "")
-                    )
-                print(f"| {name} | " + " | ".join(cells) + " |")
-        if {"water-5184", "water-20736"} <= set(memory):
-            slope = (memory["water-20736"][0] - memory["water-5184"][0]) / (memory["water-20736"][1] - memory["water-5184"][1])
-            print(f"\nresident memory, 5184 to 20736 atoms: {slope / 1e3:.0f} kB an atom")
-        print(f"import, Calculator and first energy of ethanol in a fresh process: {first_energy(path):.2f} s")
-        weights = 4 * sum(p.numel() for k, p in model.backbone.named_parameters() if "mixing" in k or "gate" in k or "readout" in k)
+    print_peers(results, sizes)
+    print()
+    for size, one in sizes.items():
+        least, most = ("water-5184", size), ("water-20736", size)
+        if least in memory and most in memory:
+            print(f"{size}: resident memory, 5184 to 20736 atoms: {(memory[most] - memory[least]) / (20736 - 5184) / 1e3:.0f} kB an atom")
+        weights = 8e-6 * sum(p.numel() for k, p in one.model.backbone.named_parameters() if "mixing" in k or "gate" in k or "readout" in k)
         print(
-            f"weights a step reads in both directions: {2 * weights / 1e6:.1f} MB, {2 * weights / bandwidth() / 1e6:.3f} ms if they came from memory"
+            f"{size}: weights a step reads in both directions: {weights:.1f} MB, {weights / bandwidth():.3f} ms if they came from memory; "
+            f"import, Calculator and first energy of ethanol in a fresh process: {first_energy(one.path):.2f} s"
         )
-        if args.plot:
-            plot(args.plot, results, title)
+    if picture:
+        plot(picture, results, "5 Å, single precision")
 
 
 if __name__ == "__main__":

@@ -1,47 +1,48 @@
-"""Peers that live in an environment of their own (`make peers`): energies and forces timed on request.
+"""Peers that live in an environment of their own (`make peers`): energies and forces timed on request, as serving.py says.
 
-Run by benchmarks/inference.py as `.venv-peers/bin/python benchmarks/peers.py cpu|cuda`: the first line on standard output names the models and a
-folder; then each line on standard input is a request {"peer", "threads", "seconds", "numbers", "positions", "cell", "periodic"}, each line on standard
-output the median time in seconds, or null where the device has not the memory; with seconds null, the forces in eV/Å. Weights are random. Those of
-matgl's TensorNet lie in the folder `matgl` in the one named, as matgl writes them. The neighbour lists of MACE and matgl are made beforehand and not timed.
+Run by benchmarks/inference.py as `.venv-peers/bin/python benchmarks/peers.py cpu|cuda`. Weights are random. The folder it names has, on the CPU, those of
+matgl's TensorNet in `matgl`, as matgl writes them, and the MACEs, as Symmetrix-XL's extractor does, in files `symmetrix-xl <name>.json`. The neighbour lists of MACE and
+matgl are made beforehand and not timed.
+
+`peers.py symmetrix-xl FILE` writes a MACE for benchmarks/symmetrix_xl.py instead.
 """
 
 import json
 import os
-import statistics
 import sys
 import tempfile
-import warnings
+from importlib.util import find_spec
 from pathlib import Path
-from time import perf_counter
 
-warnings.filterwarnings("ignore")
 os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # e3nn 0.4 reads its own constants the old way
-OUT = os.dup(1)
-os.dup2(2, 1)  # what the packages print goes to standard error
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from ase import Atoms  # noqa: E402
-from e3nn import o3  # noqa: E402
-from mace import data, modules  # noqa: E402
-from mace.tools import torch_geometric, utils  # noqa: E402
+from serving import answer, requests, result, through_ase  # noqa: I001 (first: from here on what is printed goes to standard error)
+
+import numpy as np
+import torch
+from e3nn import o3
+from mace import data, modules
+from mace.tools import torch_geometric, utils
 
 ELEMENTS = {1: "H", 6: "C", 7: "N", 8: "O"}
 torch.set_default_dtype(torch.float32)
 
 
-def mace(irreps, cutoff, device):
-    """A function of ase.Atoms that returns a function without arguments: one evaluation."""
+def mace_network(irreps, cutoff):
+    torch.manual_seed(0)
     block = modules.interaction_classes
-    model = modules.ScaleShiftMACE(
+    return modules.ScaleShiftMACE(
         r_max=cutoff, num_bessel=8, num_polynomial_cutoff=5, max_ell=3, num_interactions=2, correlation=3,
         interaction_cls_first=block["RealAgnosticInteractionBlock"], interaction_cls=block["RealAgnosticResidualInteractionBlock"],
         hidden_irreps=o3.Irreps(irreps), MLP_irreps=o3.Irreps("16x0e"), radial_MLP=[64, 64, 64], radial_type="bessel",
         gate=torch.nn.functional.silu, num_elements=len(ELEMENTS), atomic_numbers=list(ELEMENTS), atomic_energies=np.zeros(len(ELEMENTS)),
         avg_num_neighbors=40.0, atomic_inter_scale=1.0, atomic_inter_shift=0.0,
     )  # fmt: skip
-    model, table = model.to(device), utils.AtomicNumberTable(list(ELEMENTS))
+
+
+def mace(model, device):
+    """A function of ase.Atoms that returns a function without arguments: one evaluation."""
+    model, table, cutoff = model.to(device), utils.AtomicNumberTable(list(ELEMENTS)), float(model.r_max)
 
     def prepare(atoms):
         one = data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=cutoff)
@@ -101,52 +102,40 @@ def nep(folder, n=4, basis=8, l3=4, neurons=30):
     path = Path(folder) / "nep.txt"
     path.write_text("\n".join([*lines, f"ANN {neurons} 0", *map(str, values), *["0.01"] * descriptors]) + "\n")
 
-    def prepare(atoms):
-        if not atoms.cell.any():
-            atoms.set_cell([50.0] * 3)  # it asks for a cell
-        atoms.calc = CPUNEP(str(path))
-
-        def evaluate():
-            atoms.rattle(1e-9)  # ASE would remember the last result
-            return atoms.get_forces()
-
-        return evaluate
-
-    return prepare
+    return through_ase(CPUNEP(str(path)))
 
 
-def median_time(evaluate, seconds):
-    evaluate()
-    times = []
-    while not times or sum(times) < seconds:
-        start = perf_counter()
-        evaluate()
-        times.append(perf_counter() - start)
-    return statistics.median(times)
+def write_symmetrix_xl(model, path):
+    """A MACE as Symmetrix-XL reads it."""
+    from symmetrix.extract_mace_data import extract_mace_data
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(model, f"{folder}/mace.model")
+        Path(path).write_text(json.dumps(extract_mace_data(f"{folder}/mace.model"), separators=(",", ":")))
 
 
 def main():
     device = sys.argv[1]
+    networks = {f"MACE {irreps}, {cutoff:g} Å": mace_network(irreps, cutoff) for irreps, cutoff in (("96x0e", 4.5), ("128x0e+128x1o", 5.0))}
+    if device == "symmetrix-xl":
+        return write_symmetrix_xl(networks["MACE 96x0e, 4.5 Å"], sys.argv[2])
     with tempfile.TemporaryDirectory() as folder:
-        models = {
-            f"MACE {irreps}, {cutoff:g} Å": mace(irreps, cutoff, device) for irreps, cutoff in (("96x0e", 4.5), ("128x0e+128x1o", 5.0))
-        }
+        if device == "cpu" and find_spec("symmetrix"):
+            for name, network in networks.items():
+                write_symmetrix_xl(network, f"{folder}/symmetrix-xl {name}.json")
+        models = {name: mace(network, device) for name, network in networks.items()}
         if device == "cpu":
             models["matgl TensorNet"] = tensornet(Path(folder) / "matgl")
             models["NEP4, 6 Å"] = nep(folder)
-        os.write(OUT, (json.dumps({"names": list(models), "folder": folder}) + "\n").encode())
-        for line in sys.stdin:
-            request = json.loads(line)
+        for request in requests(models, folder):
             torch.set_num_threads(request["threads"])
-            atoms = Atoms(request["numbers"], request["positions"], cell=request["cell"], pbc=request["periodic"])
             try:
-                evaluate = models[request["peer"]](atoms)
-                answer = median_time(evaluate, request["seconds"]) if request["seconds"] else torch.as_tensor(evaluate()).tolist()
+                found = result(models, request)
             except torch.cuda.OutOfMemoryError:
-                answer = None
+                found = None
             if device == "cuda":
                 torch.cuda.empty_cache()  # the card is others' too
-            os.write(OUT, (json.dumps(answer) + "\n").encode())
+            answer(found)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Speed and accuracy of the sizes of the backbone: trains each on examples/data and times the engine with it.
+"""Accuracy of the sizes of the backbone: trains each on examples/data. (Speed: inference.py.)
 
     python benchmarks/sizes.py [--epochs 10] [--out runs/sizes]
 
-All three levels at once, each head relative to the one below; errors on the test frames; times on one core, single precision.
+All three levels at once, each head relative to the one below; errors on the test frames.
 A size whose model file is in the folder already is not trained again.
 """
 
@@ -12,7 +12,7 @@ import platform
 from datetime import date
 from pathlib import Path
 
-from yardsticks import ROOT, evaluation, median, system
+from yardsticks import ROOT
 
 from mfmd.engine import Engine
 from mfmd.training import plan
@@ -42,17 +42,12 @@ def main():
             path.write_text(CONFIG.format(data=ROOT / "examples" / "data", size=size, epochs=args.epochs, out=args.out / size))
             train(plan.load(path))
     print(f"\n{date.today()}, {platform.machine()}, {os.cpu_count()} cores; {args.epochs} epochs; test errors in meV and meV/Å\n")
-    print(
-        "| size | channels, layers | gfn2 energy | gfn2 forces | dft energy | dft forces | cctz energy | cctz forces | ethanol, ms | water-648, ms |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| size | channels, layers | gfn2 energy | gfn2 forces | dft energy | dft forces | cctz energy | cctz forces |")
+    print("|---|---|---|---|---|---|---|---|")
     for size, shape in SIZES.items():
-        engine = Engine(args.out / size / "model.pt", threads=1)
-        errors = engine.metadata["provenance"]["errors"]["test"]
+        errors = Engine(args.out / size / "model.pt").metadata["provenance"]["errors"]["test"]
         cells = [size, f"{shape['channels']}, {shape['layers']}"]
         cells += [f"{1e3 * errors[f'{level}.{kind}']['mae']:.1f}" for level in ("gfn2", "dft", "cctz") for kind in ("energy", "forces")]
-        for name in ("ethanol", "water-648"):
-            cells.append(f"{1e3 * median(evaluation(engine, system(name), engine.levels[-1]), 3):.3g}")
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

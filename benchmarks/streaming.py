@@ -33,12 +33,13 @@ config = plan.load(sys.argv[1])
 train(config)
 peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 structures, stage = Packed(config.out / "data" / "train.packed"), config.stages[0]
+fed = batches.feed(structures, ["gfn2"], config)
 training = loop.Training(stages.begin(config, stage, None, structures[:100]).train(), stage)
 training.log = lambda *_, **__: None
 load, learn = [], []
 for indices in np.random.default_rng(0).integers(0, len(structures), (20, 16)):
     start = time.perf_counter()
-    batch = batches.collate([structures[k] for k in indices], ["gfn2"], config.backbone.cutoff, torch.get_default_dtype())
+    batch = fed.__getitems__(indices.tolist())
     middle = time.perf_counter()
     training.training_step(batch, 0).backward()
     load.append(middle - start)

@@ -1,9 +1,11 @@
 """What the benchmarks of inference share: systems, a clock, what the arithmetic needs, and peers in a process of their own."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from ase.build import molecule
 from mfmd import engine
 
 ROOT = Path(__file__).parent.parent
+PEERS = ROOT / ".venv-peers" / "bin" / "python"  # of `make peers`
 
 
 def water(atoms):
@@ -65,6 +68,21 @@ def evaluation(engine, atoms, head="low"):
     return lambda: engine.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[(head, 1.0)])
 
 
+def print_cost(engine, option, systems, seconds):
+    """CPU time of an evaluation with forces, without and with an option of `Engine.compute`, in turns; medians of each of the systems are told."""
+    terms = [(engine.levels[-1], 1.0)]
+    for atoms in systems:
+        given, times = (atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc), {False: [], True: []}
+        end = time.process_time() + seconds
+        while time.process_time() < end or len(times[True]) < 5:
+            for asked in times:
+                begin = time.process_time()
+                engine.compute(*given, terms=terms, **{option: asked})
+                times[asked].append(time.process_time() - begin)
+        without, with_it = (1e3 * statistics.median(times[asked]) for asked in (False, True))
+        print(f"{len(atoms)} atoms: {without:.3f} ms, with it {with_it:.3f} ms, {100 * (with_it / without - 1):+.1f} %")
+
+
 def check(name, ours, theirs):
     """The two models are one: the same forces, or no timing."""
     difference, largest = np.abs(theirs - ours).max(), np.abs(ours).max()
@@ -75,29 +93,37 @@ def check(name, ours, theirs):
 def floors(atoms, pairs, F, L, hidden):
     """{stage: (FLOP it does, bytes if every feature is read and written once)} of the engine at rank 2, single precision.
 
-    A table costs 36 FLOP a function triple and pair, its slope as much again; what slopes need is done once for (i, j) and (j, i).
+    A table costs 30 FLOP a function triple and pair, value and slope together 54; what slopes need is done once for (i, j) and (j, i).
     """
     features, dense = 4 * 9 * F * atoms, 18 * F * F * atoms  # one array of tensors; one channel mixing of all components
     gates, readout = 16 * F * F * atoms, (12 * F * F + 4 * F * hidden) * atoms
-    pair = 4 * (12 + 3 + 9 + 3) * pairs
+    pair, basis = 4 * 4 * pairs, 4 * 9 * pairs
     return {
-        "embedding_gather": (57 * F * pairs, features + pair),
+        "embedding_gather": (51 * F * pairs, features + pair + basis),
         "embedding_mix": (dense + gates + (dense if L else readout + dense + gates), 6 * features),
-        "message": (54 * F * pairs * L, (2 * features + pair) * L),
+        "message": (48 * F * pairs * L, (2 * features + pair) * L),
         "product": (L * dense + (L - 1) * dense + readout + dense, (7 * L + 2) * features),
-        "message_reverse": ((54 + 39) * F * pairs * L, (4 * features + pair) * L),
+        "message_reverse": ((48 + 33) * F * pairs * L, (4 * features + pair) * L),
         "mixing_reverse": (L * dense + (L - 1) * dense + dense + gates, (8 * L + 2) * features),
-        "embedding_gather_reverse": (74 * F * pairs, features + pair),
+        "embedding_gather_reverse": (66 * F * pairs, features + pair + basis),
     }
 
 
 class Peers:
-    """The models of benchmarks/peers.py, in a process of their environment."""
+    """The models of benchmarks/<script>, in a process of the environment of `make peers`. threads : of the process, where they are not set by request.
 
-    def __init__(self, python, device="cpu"):
-        command = [python, str(ROOT / "benchmarks" / "peers.py"), device]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        started = json.loads(self.process.stdout.readline())
+    RuntimeError, with the process's last words, where it does not start.
+    """
+
+    def __init__(self, script, *arguments, threads=None, python=PEERS):
+        command = [python, ROOT / "benchmarks" / script, *arguments]
+        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        with tempfile.TemporaryFile("w+") as said:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=environment)
+            if not (first := self.process.stdout.readline()):
+                said.seek(0)
+                raise RuntimeError((said.read().splitlines() or [f"{script} ended without a word"])[-1])
+        started = json.loads(first)
         self.names, self.folder = started["names"], Path(started["folder"])
 
     def time(self, peer, atoms, threads, seconds):
