@@ -14,7 +14,7 @@ from mfmd.commands.packages import remedy
 from mfmd.hosts.build import HOSTS
 
 COMMANDS = {  # of mfmd, and their modules in mfmd.commands
-    "label": "label", "import": "imported", "info": "info", "eval": "evaluate", "md": "dynamics", "export": "export",
+    "label": "label", "suggest": "suggest", "import": "imported", "info": "info", "eval": "evaluate", "md": "dynamics", "export": "export",
     "build-host": "build_host", "doctor": "doctor", "completion": "completion",
 }  # fmt: skip
 
@@ -91,14 +91,14 @@ def train():
 
 
 def main():
-    """mfmd label|import|info|eval|md|export|build-host|doctor|completion …"""
+    """mfmd label|suggest|import|info|eval|md|export|build-host|doctor|completion …"""
     parser = mfmd_parser()
     arguments, more = parser.parse_known_args()
     if more and (arguments.command != "label" or any(word.startswith("-") for word in more)):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     if more:  # overrides behind an option, which argparse does not look for there
         arguments.overrides += more
-    result = _guard(arguments, COMMANDS[arguments.command], "the same command goes on" if arguments.command == "label" else "")
+    result = _guard(arguments, COMMANDS[arguments.command], "the same command goes on" if arguments.command in ("label", "suggest") else "")
     if arguments.command == "doctor" and "fails" in result["engine"]:
         raise SystemExit(1)
 
@@ -162,6 +162,7 @@ def mfmd_parser():
         description="Labels before mfmd-train, and models after it.",
         epilog="""examples:
   mfmd label label.yaml                               structures and labels, for mfmd-train
+  mfmd suggest model.pt pool.xyz --count 50 -o chosen.xyz   which structures to label next
   mfmd eval model.pt test.xyz                         errors per level, label and molecule
   mfmd md model.pt start.pdb -o runs/md --time 20     20 ps at 300 K; the same command goes on
   mfmd doctor                                         what works here, and what mends the rest
@@ -171,7 +172,7 @@ mfmd COMMAND --help says more of each. A failure is one sentence, and exit code 
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    for add in (_label, _import, _info, _eval, _md, _export, _build_host, _doctor):
+    for add in (_label, _suggest, _import, _info, _eval, _md, _export, _build_host, _doctor):
         add(commands)
     _completion(commands, {"mfmd": parser, "mfmd-train": train_parser()})
     return parser
@@ -198,6 +199,61 @@ def _label(commands):
     parser.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="of Dask: its workers compute, instead of this machine")
     parser.add_argument("--retry", action="store_true", help="compute labels that have failed once more")
     _for_scripts(parser, out="the folder", levels="{level: {labels: how many, failed: how many}}", files="in the folder")
+
+
+def _suggest(commands):
+    parser = _command(
+        commands,
+        "suggest",
+        "which structures to label next, and at which level, by what a label teaches for what it costs",
+        "mfmd suggest runs/mine/model.pt pool.xyz --data mine.yaml --levels dft,cctz --budget 40h -o chosen.xyz",
+    )
+    _file(parser, "model", help=MODEL)
+    _file(
+        parser,
+        "candidates",
+        nargs="+",
+        help="structures, in any format that mfmd-train reads, or the folder of a mfmd label, of whose trajectories those to train on count",
+    )
+    _file(parser, "-o", "--output", required=True, metavar="FILE", help="for mfmd label; .json and .html of the same name stand beside it")
+    _file(
+        parser,
+        "--data",
+        metavar="FILE",
+        help="config by which the model was trained: the labels that it has learned, and what they have cost",
+    )
+    many = parser.add_mutually_exclusive_group(required=True)
+    many.add_argument("--count", type=int, help="labels")
+    many.add_argument("--budget", metavar="TIME", help="CPU time of all labels, such as 40h or 30min")
+    parser.add_argument("--levels", metavar="A,B", help="that may be chosen, cheapest first, new ones too; by default the highest")
+    _file(
+        parser,
+        "--target",
+        action="append",
+        metavar="FILE",
+        help="structures that are to be predicted, such as a run; by default the candidates",
+    )
+    parser.add_argument(
+        "--cost",
+        action="append",
+        metavar="LEVEL=SECONDS",
+        help="CPU time of a label; by default as mfmd label has recorded it, by the number of electrons",
+    )
+    parser.add_argument("--workers", type=int, help="processes; by default one a core")
+    _for_scripts(
+        parser,
+        structures="the file",
+        report="the page",
+        levels="{level: {labels, cpu_seconds, halvings: of the variance, halvings_per_hour}}",
+        error_bar="{before, after: mean error bar of the targets, eV}, or null where no label says how large errors are",
+        variance_left="of the targets, as a share",
+        targets="how many",
+        learned="{level: labels that were known before}",
+        penalty="noise over the mean diagonal of the kernel",
+        parts="{level: eV²}, or null",
+        sketch="{width, error}, or null where the kernel is exact",
+        before="of labels that were chosen before: {labels, rms_error, rms_error_bar, coverage}, or null",
+    )
 
 
 def _import(commands):
@@ -253,6 +309,13 @@ def _eval(commands):
         help="compare structures of charges and multiplicities that a level was not trained on, too",
     )
     parser.add_argument("--precision", choices=["single", "double"], default="single", help="of the engine; by default single")
+    _file(
+        parser,
+        "--error-bars",
+        metavar="CONFIG",
+        help="config of the run whose last level Gauss-Newton has fitted: error bars of energies and forces by the gradients of all energies that it has learned, "
+        "in error_bars.csv too",
+    )
     group = parser.add_argument_group("what the files hold")
     group.add_argument("--format", help="by default what their endings say")
     group.add_argument("--level", help="whose labels the files have; needed where levels were trained on files of their own")
@@ -267,6 +330,7 @@ def _eval(commands):
         files="of structures",
         errors=ERRORS.format(more="group"),
         error_bars="{level: {count, coverage: share of energies within one standard deviation, gain: nats}}",
+        by_gradients="with --error-bars: level, learned, energy and forces with rank, Spearman's correlation of errors and error bars, and file",
         left_out="each with level, elements, states (charge and multiplicity) and structures: how many",
         report="the page",
     )

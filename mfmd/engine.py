@@ -331,7 +331,7 @@ class Engine:
                 raise InputError("pbc is set, but there is no cell")
             cell = np.zeros((3, 3))
         integers = np.asarray(numbers, np.int32)
-        if not np.array_equal(integers, numbers):
+        if (integers != numbers).any():
             raise InputError("atomic numbers must be whole numbers")
         pbc = [bool(p) for p in pbc]
         states, fragment = _states(integers, state, pbc)
@@ -378,6 +378,8 @@ def _states(numbers, state, pbc):
 
 
 def _whole(key, value):
+    if type(value) is int and abs(value) <= 10_000:  # as nearly always: all that follows takes longer
+        return value
     if (
         isinstance(value, bool)
         or not np.isscalar(value)

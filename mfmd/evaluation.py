@@ -173,3 +173,54 @@ def calibration(error, bar):
         "coverage": float(np.mean(np.abs(error) < bar)),
         "gain": float(likelihood - (-np.log(constant) - 0.5)),
     }
+
+
+def foresight(info, label):
+    """(error, error bar) in eV of the energy of a label, by what `mfmd suggest` wrote of it into a structure's info; None where it did not.
+
+    info : dict; label : (level, energy)
+    """
+    level, energy = label
+    predicted, bar = info.get(f"predicted_{level}"), info.get(f"predicted_error_{level}")
+    return None if predicted is None or bar is None else (float(energy - predicted), float(bar))
+
+
+def foreseen(pairs):
+    """What the pairs of `foresight` come to: labels, rms_error and rms_error_bar in eV, coverage; None where there are none."""
+    error, bar = np.array(pairs, float).reshape(-1, 2).T
+    if not len(error):
+        return None
+    rms_error, rms_bar = (float(np.sqrt(np.mean(of**2))) for of in (error, bar))
+    return {"labels": len(error), "rms_error": rms_error, "rms_error_bar": rms_bar, "coverage": calibration(error, bar)["coverage"]}
+
+
+def error_of(comparison):
+    """Of a Comparison the error of the energy, eV, and the root mean square of those of the force components, eV/Å; NaN where there is no such label."""
+    energy, forces = (np.subtract(*comparison.pairs[kind][::-1]) if kind in comparison.pairs else np.nan for kind in ("energy", "forces"))
+    return float(energy), float(np.sqrt(np.mean(np.square(forces))))
+
+
+def surety(rows):
+    """How far error bars of energies and forces of structures can be trusted.
+
+    rows : (structure, error of its energy, of its forces, error bar of its energy, of its forces), errors as `error_of` has them
+
+    Returns
+    -------
+    dict: energy, what `calibration` gives; forces: count, rms (the mean of structures, eV/Å) and predicted; both with rank, Spearman's of sizes and error
+    bars; None where fewer than two structures have such labels
+    """
+    from scipy.stats import spearmanr
+
+    out = {}
+    table = np.array([row[1:] for row in rows])
+    for kind, (error, bar) in {"energy": table[:, ::2].T, "forces": table[:, 1::2].T}.items():
+        there = ~np.isnan(error)
+        error, bar = error[there], bar[there]
+        if len(error) < 2:
+            out[kind] = None
+            continue
+        size, predicted = (float(np.sqrt(np.mean(of**2))) for of in (error, bar))
+        own = calibration(error, bar) if kind == "energy" else {"count": len(error), "rms": size, "predicted": predicted}
+        out[kind] = own | {"rank": float(spearmanr(np.abs(error), bar)[0])}
+    return out

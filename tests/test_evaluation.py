@@ -149,6 +149,26 @@ def test_keys_of_the_labels(model_file, tmp_path, monkeypatch, capsys, options, 
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_error_bars_by_gradients_are_of_gauss_newton(model_file, tmp_path, monkeypatch, capsys):
+    labelled(tmp_path / "a.xyz", Engine(model_file), {"high": ("energy_high", "forces_high")})
+    told = evaluate(monkeypatch, capsys, model_file, tmp_path / "a.xyz", "--error-bars", tmp_path / "config.yaml")
+    assert f"--error-bars: {model_file} is as no Gauss-Newton stage has left it" in told
+
+
+def test_surety():
+    """Ranks, and errors with their error bars, of those structures that have the label."""
+    rng = np.random.default_rng(0)
+    bars = np.exp(rng.normal(size=(500, 2)))
+    errors = bars * rng.normal(size=(500, 2))
+    errors[:, 1] = np.where(np.arange(500) < 100, np.abs(errors[:, 1]), np.nan)
+    found = evaluation.surety([("", *error, *bar) for error, bar in zip(errors, bars, strict=True)])
+    assert found["energy"]["count"] == 500 and found["energy"]["coverage"] == pytest.approx(0.683, abs=0.05)
+    assert found["forces"]["count"] == 100 and found["forces"]["rms"] == pytest.approx(np.sqrt(np.mean(errors[:100, 1] ** 2)))
+    assert 0.3 < found["forces"]["rank"] < 0.9 and found["energy"]["rank"] > 0.3
+    assert evaluation.surety([("", 0.1, np.nan, 0.2, 0.1)]) == {"energy": None, "forces": None}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_page_and_its_folder(model_file, tmp_path, monkeypatch, capsys):
     file = tmp_path / "a.xyz"
     labelled(file, Engine(model_file), {"high": ("energy_high", "forces_high")})

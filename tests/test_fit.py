@@ -1,6 +1,7 @@
-"""Heads in closed form: the regression, what the engine makes of it, and a run that ends with one."""
+"""Levels by linear algebra: the regressions, their error bars, what the engine makes of them, and runs that end with one."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ import backends
 import torch
 
 import mfmd
-from mfmd.engine import Engine
+from mfmd import evaluation
+from mfmd.engine import Engine, load_model
 from mfmd.structures import reading
 from mfmd.structures.record import Label, Structure
-from mfmd.training import batches, energies, fit
+from mfmd.training import batches, energies, error_bars, export, fit, kernel
 from mfmd.training.heads import LinearHead, MLPHead
 
 
@@ -47,6 +49,23 @@ def test_left_out_errors_are_those_of_fits_without_the_structure(rows, monkeypat
         np.testing.assert_allclose(bars[out] ** 2, variance, rtol=1e-5)
 
 
+def test_a_stand_in_covers_new_data():
+    """Left-out errors of one linear model, and what another, of half of its features, makes of how they grow away from the data."""
+    covered, gains = [], []
+    for seed in range(20):
+        phi, y, sizes, penalised = problem(n=400, p=30, seed=seed)
+        phi[:, :-1] *= 10.0 ** np.random.default_rng(seed).normal(0, 0.5, (400, 1))
+        theta, _, _, errors, _ = fit.regress(phi[:100], y[:100], sizes[:100], np.arange(100), penalised)
+        error = y[100:] - phi[100:] @ theta
+        factor, noise = error_bars.stand_in(phi[:100, 14:], sizes[:100], errors, penalised[14:])
+        assert np.array_equal(factor, np.tril(factor))
+        bar = np.sqrt(np.square(phi[100:, 14:] @ factor).sum(axis=1) + noise * sizes[100:])
+        found = evaluation.calibration(error, bar)
+        covered.append(found["coverage"])
+        gains.append(found["gain"])
+    assert np.mean(covered) == pytest.approx(0.683, abs=0.05) and np.mean(gains) > 0
+
+
 def test_error_bars_cover_new_data():
     covered, scores = [], []
     for seed in range(20):
@@ -65,14 +84,18 @@ def linear():
     """A model whose level `middle` has a linear head with error bars; `high` is relative to it."""
     model = random_model()
     rng = np.random.default_rng(0)
-    head = LinearHead(32, model.heads["middle"].e0, ELEMENTS)
+    head = LinearHead(32, model.heads["middle"].e0)
     head.weight.data.copy_(torch.as_tensor(rng.normal(size=head.weight.shape)))
-    head.factor.copy_(torch.as_tensor(np.tril(rng.normal(size=head.factor.shape)) * 1e-3))
-    head.noise.fill_(1e-6)
     model.heads["middle"] = head
-    _, alone = fit.design(model, [structure(ethanol())], list(ELEMENTS), collate(model))
-    head.isolated.copy_(torch.as_tensor(alone))
+    sure(model, "middle", rng)
     return model.eval()
+
+
+def sure(model, level, rng):
+    """Give a head error bars of about an eV."""
+    phi, alone = fit.design(model, [structure(ethanol())], list(ELEMENTS), collate(model))
+    factor = np.tril(rng.normal(size=(phi.shape[1],) * 2)) * 1e-3
+    model.heads[level].set_error_bars(factor=factor, isolated=alone, noise=1e-6)
 
 
 def structure(atoms):
@@ -93,6 +116,40 @@ def test_engine_computes_linear_heads(head, precision, linear, tmp_path):
         assert got[0] == pytest.approx(wanted[0], abs=tolerance)
         np.testing.assert_allclose(got[1], wanted[1], atol=tolerance)
         np.testing.assert_allclose(got[2], wanted[2], atol=10 * tolerance)
+
+
+def test_variances_of_a_chain_add_up(linear, tmp_path):
+    """Of a head of any kind; and in a file that says so by its format alone, since those before have each head's own."""
+    model = copy.deepcopy(linear)
+    sure(model, "high", np.random.default_rng(1))
+    engine = Engine(write(model, tmp_path / "model.pt"), "double", radial="exact")
+    assert engine.metadata["format"] == 4 and Engine(write(linear, tmp_path / "linear.pt")).metadata["format"] == 1
+    assert list(engine.with_error_bars) == ["middle", "high"]
+    for atoms in (ethanol(), random_cell(1, atoms=9)):
+        phi, _ = fit.design(model, [structure(atoms)], list(ELEMENTS), collate(model))
+        heads = [model.heads[level] for level in ("middle", "high")]
+        own = [np.sum((head.factor.numpy().T @ phi[0]) ** 2) + float(head.noise) * len(atoms) for head in heads]
+        terms = [("high", 1.0), ("middle", 1.0)]
+        out = engine.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=terms, error_bars=True)
+        np.testing.assert_allclose(out["term_errors"], np.sqrt([sum(own), own[0]]), rtol=1e-9)
+
+
+def test_files_of_before_have_the_error_bars_they_had(linear, tmp_path):
+    """Of a relative head in closed form those of the difference, in hosts' archives too; one is not made anew."""
+    model = copy.deepcopy(linear)
+    model.heads["high"] = LinearHead(32, linear.heads["high"].e0)
+    sure(model, "high", np.random.default_rng(1))
+    new = write(model, tmp_path / "new.pt")
+    old = backends.rebuilt(new, tmp_path / "old.pt", header=lambda h: h.update(format=1))
+    export.write_torchscript(tmp_path / "again.pt", load_model(old))
+    assert load_model(tmp_path / "again.pt").bytes == load_model(old).bytes
+    found = []
+    for path in (new, old, tmp_path / "again.pt"):
+        given = ethanol()
+        out = Engine(path).compute(given.positions, given.numbers, terms=[("high", 1.0), ("middle", 1.0)], error_bars=True)
+        found.append(out["term_errors"] ** 2)
+    (whole, middle), (alone, same), again = found
+    assert middle == same and whole == pytest.approx(alone + middle, rel=1e-9) and np.array_equal(again, [alone, same])
 
 
 def test_engine_gives_error_bars(linear, tmp_path):
@@ -151,7 +208,6 @@ def test_engine_computes_ensembles(head, precision, ensemble, tmp_path):
 @pytest.mark.usefixtures("single")
 def test_a_run_with_ensembles(tmp_path):
     """Members differ, their spread is calibrated on the validation set, and the ASE calculator gives it."""
-    from mfmd import evaluation
     from mfmd.training import plan
     from mfmd.training.run import train
 
@@ -176,7 +232,7 @@ def test_closed_form_finds_the_head_that_made_the_labels(linear):
         model = copy.deepcopy(linear)
         model.delta_of = delta_of
         e0 = model.heads["middle"].e0 - (model.heads["low"].e0 if delta_of else 0) + 0.1
-        model.heads["middle"] = LinearHead(32, e0, ELEMENTS)
+        model.heads["middle"] = LinearHead(32, e0)
         found = fit.closed_form(model, "middle", structures[:-10], collate(model))
         assert found["structures"] == 140
         if not delta_of:  # the difference to a non-linear head is not linear
@@ -200,7 +256,7 @@ def test_forces_are_rows_of_the_regression(linear):
     for use in (False, True):
         model = copy.deepcopy(linear)
         model.delta_of = {}
-        model.heads["middle"] = LinearHead(32, linear.heads["middle"].e0, ELEMENTS)
+        model.heads["middle"] = LinearHead(32, linear.heads["middle"].e0)
         found = fit.closed_form(model, "middle", structures[:25], collate(model), forces=use)
         assert found["forces"] == (25 if use else 0)
         errors = []
@@ -242,7 +298,7 @@ def test_gauss_newton_finds_a_model_nearby(monkeypatch):
             np.concatenate([(p.forces.detach().numpy() - s.labels["low"].forces).ravel() for s, p in predictions])
         ).mean()
 
-    before, state = errors(), copy.deepcopy(model.state_dict())
+    before, state, in_pieces = errors(), copy.deepcopy(model.state_dict()), copy.deepcopy(model)
     found = fit.gauss_newton(model, "low", structures[:120], collate(model))
     after = errors()
     assert found["structures"] == 120 and 1 <= found["steps"] <= fit.STEPS
@@ -252,7 +308,17 @@ def test_gauss_newton_finds_a_model_nearby(monkeypatch):
             assert torch.equal(value, state[name]), name
     with pytest.raises(fit.FitError, match="levels.low: Gauss-Newton needs ten energies"):
         fit.gauss_newton(model, "low", structures[:3], collate(model))
-    monkeypatch.setattr(fit, "MOST_GRADIENTS", 1e6)
+    # Gradients that do not fit into memory together are found in pieces, with the same end.
+    asked, gradients = [], kernel.gradients
+    monkeypatch.setattr(kernel, "gradients", lambda *given: asked.append(given[-2]) or gradients(*given))
+    monkeypatch.setattr(kernel, "MOST_GRADIENTS", 2e6)
+    again = fit.gauss_newton(in_pieces, "low", structures[:120], collate(model))
+    np.testing.assert_allclose(again.pop("errors"), found.pop("errors"), rtol=1e-6, atol=1e-8)
+    assert again == pytest.approx(found, rel=1e-6)
+    assert len(set(map(str, asked))) > 2
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(in_pieces.state_dict()[name], value, rtol=0, atol=1e-6)
+    monkeypatch.setattr(kernel, "MOST_GRADIENTS", 1e5)
     with pytest.raises(fit.FitError, match="would take .* GB, and Gauss-Newton holds"):
         fit.gauss_newton(model, "low", structures, collate(model))
 
@@ -278,6 +344,78 @@ def test_isolated_atoms_keep_their_energies(few, tmp_path, strategy):
     for level in engine.levels:
         for z in (1, 6, 8):
             assert engine.compute(np.zeros((1, 3)), [z], terms=[(level, 1.0)])["energy"] == pytest.approx(atoms[level][z], abs=1e-6)
+
+
+def test_error_bars_by_all_gradients():
+    """Those of a Gaussian process with the kernel between all energies and forces."""
+    torch.set_default_dtype(torch.float64)
+    model = random_model(1, channels=16, layers=1)
+    learned, others = ([structure(random_cell(seed, atoms=5)) for seed in seeds] for seeds in (range(8), range(8, 11)))
+    bars = error_bars.of_gradients(model, "high", 0.01, 2.0, learned, others, ELEMENTS, collate(model))
+    weights = kernel.Weights(model, ["high"])
+    gram = kernel.gram(weights, [(learned, False), (others, True)], "high", collate(model), ELEMENTS).numpy()
+    noise, known = 0.01 * np.trace(gram[:8, :8]) / 8, slice(0, 8)
+    for k, bar in enumerate(bars):
+        own = slice(8 + 9 * k, 17 + 9 * k)
+        left = gram[own, own] - gram[own, known] @ np.linalg.solve(gram[known, known] + noise * np.eye(8), gram[known, own])
+        wanted = 2.0 * np.array([5 * (left[0, 0] + noise), kernel.RATIO * np.diag(left)[1:].mean()])
+        np.testing.assert_allclose(bar, np.sqrt(wanted), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("single")
+def test_a_run_with_gauss_newton(few, tmp_path, monkeypatch, capsys):
+    """Its head has error bars, which a resumed run has again, and one that is taught by it, but none that goes on from it by gradient; `mfmd eval` has
+    those by all gradients."""
+    from mfmd import cli
+    from mfmd.training import plan
+    from mfmd.training.run import train
+
+    given = ["strategy=chain-newton", "train.epochs=10"]
+    train(plan.load(few, given))
+    path = tmp_path / "run" / "model.pt"
+    bytes_then, engine = load_model(path).bytes, Engine(path)
+    assert engine.metadata["format"] == 4 and list(engine.with_error_bars) == ["cctz"]
+    config = plan.load(few, [*given, "resume=true"])
+    train(config)
+    assert tensors_of(load_model(path).bytes) == tensors_of(bytes_then)
+    _, bars = evaluation.compare(path, reading.read(config.data, config.levels)["val"])
+    found = evaluation.calibration(*bars["cctz"])
+    assert 0.4 < found["coverage"] < 0.9 and found["gain"] > 0
+    capsys.readouterr()
+    arguments = [str(path), str(DATA / "test.xyz"), "-o", str(tmp_path / "eval"), "--error-bars", str(few), "--json"]
+    monkeypatch.setattr("sys.argv", ["mfmd", "eval", *arguments])
+    cli.main()
+    found = json.loads(capsys.readouterr().out)["by_gradients"]
+    assert found["level"] == "cctz" and found["energy"]["count"] > found["forces"]["count"] > 5
+    assert found["forces"]["predicted"] > 0 and found["forces"]["rank"] > 0
+    assert len((tmp_path / "eval" / "error_bars.csv").read_text().splitlines()) == found["energy"]["count"] + 1
+    fewer = tmp_path / "fewer.yaml"
+    fewer.write_text(few.read_text().replace("cctz: }", "cctz: {keep: 12}}"))
+    monkeypatch.setattr("sys.argv", ["mfmd", "eval", *arguments[:-2], str(fewer)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"--error-bars: {fewer} has 12 energies of level cctz, and Gauss-Newton has fitted it to" in capsys.readouterr().err
+    more = [
+        {"name": "apart", "start": "gfn2", "levels": {"cctz": {}}, "heads": {"cctz": "gfn2"}, "fit": "gauss-newton"},
+        {
+            "name": "taught",
+            "start": "cctz",
+            "levels": {"cctz": {"forces_weight": 1.0}},
+            "teachers": ["cctz", "apart"],
+            "train": {"epochs": 1},
+        },
+        {"name": "again", "levels": {"cctz": {}}, "train": {"epochs": 1}},
+    ]
+    given = [stage.model_dump(mode="json") for stage in config.stages]
+    for count, wanted in ((2, ["cctz"]), (3, [])):  # what two teach, and by gradient
+        train(plan.load(few, [f"stages={json.dumps(given + more[:count])}", "resume=true"]))
+        engine = Engine(path)
+        assert list(engine.with_error_bars) == wanted and ("gauss_newton" in engine.metadata["provenance"]) == bool(wanted)
+
+
+def tensors_of(content):
+    """The bytes of a model file behind its header, which has a date."""
+    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 @pytest.mark.usefixtures("single")

@@ -12,7 +12,7 @@ from mfmd.engine import Engine, load_model
 
 FOLDER = Path(__file__).parent / "frozen"
 FILES = sorted(FOLDER.glob("*.pt"))
-FORMATS = {1, 2, 3}  # that there have been
+FORMATS = {1, 2, 3, 4}  # that there have been
 
 
 def frames(path):

@@ -95,18 +95,39 @@ def test_forces_are_the_slope_of_the_energy(method):
         ),
         (LEVELS["gfn2"], ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]], info={"charge": 10}), "charge is 10, and there are 9 electrons"),
         (LEVELS["gfn2"], ase.Atoms("O", info={"multiplicity": 1}), "multiplicity is 1, and the ground state of the atom, .* has 3"),
-        (
-            LEVELS["gfn2"],
-            ase.Atoms("NaH", [[0, 0, 0], [0, 0, 1.9]], info={"charge": 4, "multiplicity": 1}),
-            "GFN2-xTB has valence electrons alone, and not those for charge .4",
-        ),
-        (LEVELS["gfn2"], ase.Atoms("NaH", [[0, 0, 0], [0, 0, 1.9]], info={"charge": 2, "multiplicity": 3}), "and multiplicity 3"),
         (schema.Level(method="mp2", basis="6-31g", density_fitting=True), ase.build.molecule("H2O"), "set forces: none"),
     ],
 )
 def test_what_cannot_be_labelled(level, atoms, message):
     with pytest.raises(schema.LabelError, match=message):
         methods.label(level, atoms)
+
+
+@pytest.mark.parametrize(
+    ("state", "atom", "words"),
+    [
+        ({"charge": 1}, [0, 2], "charge \\+1 and multiplicity 2"),
+        ({"charge": -1}, [2, 2], "charge -1 and multiplicity 2"),
+        ({"multiplicity": 3}, [0, 2], "charge \\+0 and multiplicity 3"),
+    ],
+)
+def test_states_beyond_the_valence_of_tight_binding(monkeypatch, state, atom, words):
+    """They are refused before tblite sees them; what it would see here does it no harm."""
+    monkeypatch.setattr(methods, "_valence", lambda method, number: np.array(atom))
+    with pytest.raises(schema.LabelError, match=f"GFN2-xTB has valence electrons alone, and not those for {words}"):
+        methods.label(LEVELS["gfn2"], ase.Atoms("NaH", [[0, 0, 0], [0, 0, 1.9]], info=state))
+
+
+def test_no_sampling_beyond_the_valence(monkeypatch, tmp_path):
+    monkeypatch.setattr(methods, "_valence", lambda method, number: np.array([0, 2]))
+    with pytest.raises(schema.LabelError, match="sampling: GFN2-xTB has valence electrons alone, .*: H2O"):
+        campaign.run(config(tmp_path, structures=[{"structure": "H2O", "charge": 1}]))
+
+
+def test_valence_of_tight_binding():
+    assert [methods._valence("GFN2-xTB", number).tolist() for number in (1, 11, 29, 64)] == [[1, 2], [1, 8], [11, 18], [3, 18]]
+    with pytest.raises(schema.LabelError, match="GFN2-xTB: No support for elements"):
+        methods._valence("GFN2-xTB", 87)
 
 
 @pytest.fixture
@@ -682,6 +703,36 @@ def test_what_is_asked_for_no_longer_is_not_written(tmp_path, inline):
     with pytest.warns(match="levels.gfn2.forces: 2 labels"):
         assert run(keep=0.5, forces="none") == (2, 2, 0)
     assert run() == (3, 3, 3)
+
+
+def test_structures_may_say_their_levels(tmp_path, inline):
+    frames = three()
+    for atoms, said in zip(frames, ("gfn2", "gfn1 gfn2", None), strict=True):
+        atoms.info |= {"levels": said} if said else {}
+    levels = {"gfn1": {"method": "gfn1"}, "gfn2": {"method": "gfn2", "keep": 1}}
+    c = campaign_of(tmp_path, frames, levels=levels)
+    assert campaign.run(c) == {"gfn1": (2, 0), "gfn2": (3, 0)}
+    labelled = [{key for key in a.info if key.startswith("energy_")} for a in ase.io.read(c.out / "train.xyz", ":")]
+    assert labelled == [{"energy_gfn2"}, {"energy_gfn1", "energy_gfn2"}, {"energy_gfn1", "energy_gfn2"}]
+    for more, message in (
+        ({"levels": {"gfn2": {"method": "gfn2"}}}, "is to be labelled at gfn1 .info key levels., and the config's levels are gfn2$"),
+        ({"levels": levels, "sampling": {}}, "says at which levels .* goes without sampling"),
+    ):
+        with pytest.raises(schema.LabelError, match=message):
+            campaign.run(campaign_of(tmp_path, frames, **more))
+
+
+def test_labels_say_how_far_what_was_predicted_of_them_is_off(tmp_path, inline):
+    frames, levels = three(), {"gfn1": {"method": "gfn1"}, "gfn2": {"method": "gfn2"}}
+    c = campaign_of(tmp_path, frames, levels=levels)
+    campaign.run(c)
+    energies = [a.info["energy_gfn2"] for a in ase.io.read(c.out / "train.xyz", ":")]
+    for atoms, energy, off in zip(frames, energies, (0.01, -0.03, None), strict=True):
+        atoms.info |= {"predicted_gfn2": energy - off, "predicted_error_gfn2": 0.02} if off else {"predicted_gfn2": energy}
+    c = campaign_of(tmp_path, frames, levels=levels, out=tmp_path / "again")
+    with pytest.warns(match="^gfn2: 2 labels that mfmd suggest chose are 22.4 meV .* error bars said 20.0 meV, and 50 % are within one"):
+        campaign.run(c)
+    assert "22.4 meV" in (c.out / "report.html").read_text()
 
 
 @pytest.mark.parametrize("damaged", [b'{"id": "b", "lev', b"[1, 2]", b'{"id": "b", "level": "x"}', b"\xff\xfe", b"", b"7"])

@@ -86,8 +86,12 @@ def _run(arguments, out, told):
         if not 1 / 3 < ratio < 3:
             what, unit = {"energy": "energies"}.get(kind, kind), config.data.energy_unit or "eV, or as the files say"
             warnings.warn(f"{what} of level {level} are {ratio:.3g} times the model's; --energy-unit is {unit}", stacklevel=1)
+    out.mkdir(parents=True, exist_ok=True)
     errors, bars = evaluation.errors(points), {level: evaluation.calibration(*pair) for level, pair in bars.items()}
     tables.print_evaluation(Console(), errors, bars)
+    by_gradients = _by_gradients(arguments, model, found, out) if arguments.error_bars else None
+    if by_gradients:
+        print(tables.surety(by_gradients))
     asked = {
         "model": str(arguments.model),
         "files": ", ".join(map(str, arguments.files)),
@@ -98,14 +102,14 @@ def _run(arguments, out, told):
         f"{unit} unit": getattr(config.data, f"{unit}_unit") or f"as the files say, else {usual}"
         for unit, usual in (("energy", "eV"), ("length", "Å"))
     }
-    out.mkdir(parents=True, exist_ok=True)
-    comparison.write(out / "report.html", asked, model, found, left_out, told)
+    comparison.write(out / "report.html", asked, model, found, left_out, told, [tables.surety(by_gradients)] if by_gradients else [])
     print(f"report: {out / 'report.html'}")
     return {
         "model": str(arguments.model),
         "files": [str(path) for path in arguments.files],
         "errors": results.rows(dict(tables.ordered(errors)), "level", "group", "label"),
         "error_bars": bars,
+        "by_gradients": by_gradients,
         "left_out": [
             {"level": name, "elements": [chemical_symbols[z] for z in elements], "states": states, "structures": number}
             for name, own in lacking.items()
@@ -113,6 +117,35 @@ def _run(arguments, out, told):
         ],
         "report": str(out / "report.html"),
     }
+
+
+def _by_gradients(arguments, model, found, out):
+    """Error bars of energies and forces by all gradients of what Gauss-Newton has learned, whose config is given; of each structure in error_bars.csv."""
+    record = json.loads(model.metadata).get("provenance", {}).get("gauss_newton")
+    if record is None:
+        raise Error(
+            f"--error-bars: {arguments.model} is as no Gauss-Newton stage has left it, or of an older mfmd; leave it out, or train with strategy: chain-newton or auto"
+        )
+    from mfmd import evaluation
+    from mfmd.reports import tables
+    from mfmd.structures import reading
+    from mfmd.training import error_bars, plan
+
+    level, config = record["level"], plan.load(arguments.error_bars, [])
+    own = [c for c in found if c.level == level]
+    if not own:
+        raise Error(f"--error-bars: Gauss-Newton has fitted level {level}, of which the structures have no label; leave it out")
+    splits = reading.of_run(config)
+    learned = reading.where(splits["train"], lambda s: level in s.labels and s.labels[level].energy is not None)
+    if len(learned) != record["structures"]:
+        raise Error(
+            f"--error-bars: {arguments.error_bars} has {len(learned)} energies of level {level}, and Gauss-Newton has fitted it to {record['structures']}; "
+            "name the config of that run as it was"
+        )
+    bars = error_bars.of_model(arguments.model, learned, [c.structure for c in own])
+    made = [(c.structure.source, *evaluation.error_of(c), *map(float, bar)) for c, bar in zip(own, bars, strict=True)]
+    tables.write_error_bars(out / "error_bars.csv", made)
+    return {"level": level, "learned": len(learned), **evaluation.surety(made), "file": str(out / "error_bars.csv")}
 
 
 def _as_options(sentence):

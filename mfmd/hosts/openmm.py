@@ -332,7 +332,7 @@ class HeadReporter(DomainReporter):
         self.with_bars = self.engine.with_error_bars
         if limit is not None and self.head not in self.with_bars:
             raise InputError(
-                f"head {self.head} has no error bars to compare with a limit; fit it in closed form, or train with heads_per_level"
+                f"head {self.head} has no error bars to compare with a limit; fit it by Gauss-Newton or in closed form, or train with heads_per_level"
             )
         self.file = open(file, "a", buffering=1)
         if self.file.tell() == 0:

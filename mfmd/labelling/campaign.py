@@ -18,15 +18,16 @@ import numpy as np
 
 from mfmd import Note, lock, progress
 from mfmd.config import write_json
+from mfmd.evaluation import foreseen, foresight
 from mfmd.labelling.checks import absurd, check_elements, check_periodicity, check_splits, check_structure, contaminated, fingerprint
 from mfmd.labelling.journal import ISOLATED, Journal
-from mfmd.labelling.methods import isolated, label, probe, recorded
+from mfmd.labelling.methods import check_valence, isolated, label, probe, recorded
 from mfmd.labelling.sampling import read_structures, read_trajectory, simulate, trajectories
 from mfmd.labelling.schema import XTB, LabelError, Level
 from mfmd.labelling.states import state_of
 from mfmd.labelling.workers import in_parallel, on_cluster
 from mfmd.reports import labelling as report
-from mfmd.reports import page
+from mfmd.reports import page, tables
 from mfmd.structures.record import SPLITS
 
 
@@ -103,6 +104,7 @@ def _run(config, retry, scheduler):
                 warnings.warn(f"levels.{name}, {key}: {words}", stacklevel=2)
             told.add(kind)
     _sort_out(config, structures, prints, journal)
+    _tell_foresight(config, structures, journal)
     return structures, journal
 
 
@@ -135,15 +137,18 @@ def _has_forces(level, atoms):
 
 
 def chosen(structures, name, level, seed):
-    """Ids of the structures a level labels: all of test, and its share of the others; a smaller share is part of a larger one."""
-    others = [a.info["id"] for a in structures if a.info["split"] != "test"]
+    """Ids of the structures a level labels: those that say it, and of those that say no levels all of test, and its share of the others; a smaller share is
+    part of a larger one."""
+    said = {a.info["id"] for a in structures if name in a.info.get("levels", "").split()}
+    silent = [a for a in structures if "levels" not in a.info]
+    others = [a.info["id"] for a in silent if a.info["split"] != "test"]
     n = level.keep if isinstance(level.keep, int) else round(level.keep * len(others))
-    if n > len(others):
+    if n > len(others) and silent:
         raise LabelError(f"levels.{name}.keep: {n} structures are to be labelled, and there are {len(others)}")
     if n == 0 and len(others) == len(structures):
         raise LabelError(f"levels.{name}.keep: {level.keep:g} of {len(others)} structures is none")
     order = np.random.default_rng([seed, len(others)]).permutation(len(others))
-    return {others[k] for k in order[:n]} | {a.info["id"] for a in structures if a.info["split"] == "test"}
+    return said | {others[k] for k in order[:n]} | {a.info["id"] for a in silent if a.info["split"] == "test"}
 
 
 def _check_structures(config, structures):
@@ -158,6 +163,7 @@ def _check_structures(config, structures):
             if config.sampling is not None:
                 key = "sampling"
                 check_structure(Level(method=config.sampling.method), atoms)
+                check_valence(config.sampling.method, atoms, state_of(atoms))
         except LabelError as error:
             raise LabelError(f"{key}: {error}: {atoms.info['id']}") from None
 
@@ -231,6 +237,14 @@ def _sort_out(config, structures, prints, journal):
             reason = reason or contaminated(row["spin_contamination"], state_of(by_id[key]).multiplicity, limit)
         if reason:
             journal.add(key, name, None, reason, prints[key])
+
+
+def _tell_foresight(config, structures, journal):
+    """How far labels are from what `mfmd suggest` predicted of them."""
+    for level in config.levels:
+        rows = [(a.info, row) for a in structures if (row := journal.labels.get((a.info["id"], level))) and "error" not in row]
+        if found := foreseen([pair for info, row in rows if (pair := foresight(info, (level, row["energy"])))]):
+            warnings.warn(f"{level}: {tables.foreseen(found)}", Note, stacklevel=4)
 
 
 UNMIXED = ("keep", "forces", "max_spin_contamination")  # of which labels a level has, not of what they are

@@ -1,6 +1,7 @@
 """One label: a structure at a level of theory, by tblite (GFN1-xTB, GFN2-xTB) or PySCF (HF, DFT, MP2, CCSD, CCSD(T))."""
 
 import contextlib
+import functools
 import importlib.metadata
 import io
 import os
@@ -109,6 +110,31 @@ def label(level, atoms, forces=True):
     return out | ({"spin_contamination": max(contamination, key=abs)} if contamination else {})
 
 
+@functools.cache
+def _valence(method, number):
+    """Valence electrons of a neutral atom in a tight-binding method, and how many its orbitals have room for. LabelError : it has not the element"""
+    from tblite.interface import Calculator
+
+    try:
+        atom = Calculator(method, np.array([number]), np.zeros((1, 3)))
+        atom.set("verbosity", 0)
+        occupied = atom.singlepoint()["orbital-occupations"]
+    except RuntimeError as error:
+        raise LabelError(f"{method}: {error}") from None
+    return np.array([round(occupied.sum()), 2 * len(occupied)])
+
+
+def check_valence(method, atoms, state):
+    """LabelError : a state that a tight-binding method has no electrons or no orbitals for, where tblite 0.8.0 writes beyond its arrays."""
+    if state.charge == 0 and state.multiplicity <= 2:
+        return
+    electrons, room = sum(_valence(method, number) for number in atoms.numbers) - [state.charge, 0]
+    if state.multiplicity - 1 > min(electrons, room - electrons):
+        raise LabelError(
+            f"{method} has valence electrons alone, and not those for charge {state.charge:+d} and multiplicity {state.multiplicity}"
+        )
+
+
 def _xtb(method, atoms, state=NEUTRAL):
     from tblite.interface import Calculator
 
@@ -116,6 +142,7 @@ def _xtb(method, atoms, state=NEUTRAL):
     positions = atoms.positions / BOHR
     words = []
     try:
+        check_valence(method.method, atoms, state)
         calculator = Calculator(
             method.method,
             atoms.numbers,
@@ -130,11 +157,6 @@ def _xtb(method, atoms, state=NEUTRAL):
     except RuntimeError as error:
         raise LabelError(f"{method.method}: {error or 'tblite gives no reason'}") from None
     _tell(method, words)
-    electrons, most = result["orbital-occupations"].sum(), 2 * len(result["orbital-occupations"])
-    if abs(result["charges"].sum() - state.charge) > 0.01 or state.multiplicity - 1 > min(electrons, most - electrons) + 0.01:
-        raise LabelError(
-            f"{method.method} has valence electrons alone, and not those for charge {state.charge:+d} and multiplicity {state.multiplicity}"
-        )
     out = {"energy": float(result["energy"]) * HARTREE, "forces": -result["gradient"] * HARTREE / BOHR}
     if atoms.pbc.all():
         out["stress"] = units.voigt(result["virial"]) * HARTREE / atoms.cell.volume

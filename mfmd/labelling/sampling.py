@@ -78,6 +78,17 @@ def read_structures(config):
             raise LabelError(
                 f"structures: the info key split of {atoms.info['id']} is {atoms.info['split']!r}; it must be {', '.join(SPLITS)}"
             )
+        if "levels" in atoms.info:
+            atoms.info["levels"] = " ".join(np.atleast_1d(atoms.info["levels"]).astype(str))  # ASE reads several as an array
+            if unknown := sorted(set(atoms.info["levels"].split()) - set(config.levels)):
+                raise LabelError(
+                    f"structures: {atoms.info['id']} is to be labelled at {', '.join(unknown)} (info key levels), and the config's levels are "
+                    f"{', '.join(config.levels)}"
+                )
+            if config.sampling is not None:
+                raise LabelError(
+                    f"structures: {atoms.info['id']} says at which levels it is labelled (info key levels); that goes without sampling"
+                )
     return out
 
 

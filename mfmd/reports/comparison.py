@@ -10,7 +10,7 @@ OF = {"energy": "energy per atom beyond that of isolated atoms", "forces": "forc
 UNIT = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
 
 
-def write(path, asked, model, found, left, told):
+def write(path, asked, model, found, left, told, trust=()):
     """The page of `mfmd eval`.
 
     Parameters
@@ -19,7 +19,7 @@ def write(path, asked, model, found, left, told):
     asked : {what was asked for: value}, in words
     model : engine.load_model's
     found : evaluation.Comparison of each structure and level
-    left, told : sentences on what was left out, and of notes and warnings
+    left, told : sentences on what was left out, and of notes and warnings; trust : more of them on error bars
     """
     errors = evaluation.errors(evaluation.collect(found)[0])
     files = {}
@@ -37,11 +37,11 @@ def write(path, asked, model, found, left, told):
         errors=[(level, kind, *_row(row, kind)) for (level, group, kind), row in tables.ordered(errors) if group == "all"],
         files=list(files.items()),
         left=left,
-        found=content(found, model, "of the files named below", asked["grouped by"]),
+        found=content(found, model, "of the files named below", asked["grouped by"], trust),
     )
 
 
-def content(found, model, what, by):
+def content(found, model, what, by, trust=()):
     """What the part of a page on predictions and labels is made of.
 
     Parameters
@@ -50,6 +50,7 @@ def content(found, model, what, by):
     model : engine.load_model's
     what : which structures these are, in words
     by : the info key that they are grouped by
+    trust : more sentences on error bars
     """
     points, bars = evaluation.collect(found)
     groups = tables.ordered(evaluation.errors(points))
@@ -65,7 +66,8 @@ def content(found, model, what, by):
         ],
         "worst": {words: drawn for kind, words in WORST_OF.items() if (drawn := _worst([c for c in found if c.level == highest], kind))},
         "calibration": [figures.coverage(bars)] if bars else [],
-        "trust": [f"{level}: {tables.trust(evaluation.calibration(*pair))}." for level, pair in bars.items()],
+        "trust": [f"{level}: {tables.trust(evaluation.calibration(*pair))}." for level, pair in bars.items()]
+        + [f"{sentence}." for sentence in trust],
     }
 
 

@@ -56,6 +56,36 @@ def trust(row):
     )
 
 
+def foreseen(found):
+    """What evaluation.foreseen found, in words."""
+    return (
+        f"{found['labels']} labels that mfmd suggest chose are {1e3 * found['rms_error']:.1f} meV (RMSE) from what the model of then predicted; its error bars "
+        f"said {1e3 * found['rms_error_bar']:.1f} meV, and {100 * found['coverage']:.0f} % are within one (68 % is right)"
+    )
+
+
+def surety(found):
+    """What evaluation.surety found of the error bars of a level by all gradients, in words."""
+    said = []
+    if found["energy"]:
+        said.append(f"{trust(found['energy'])}, rank correlation with the errors {found['energy']['rank']:.2f}")
+    if found["forces"]:
+        rms, predicted = 1e3 * found["forces"]["rms"], 1e3 * found["forces"]["predicted"]
+        said.append(
+            f"forces of {found['forces']['count']} structures: rank correlation {found['forces']['rank']:.2f}, root mean square {rms:.1f} meV/Å, "
+            f"and {predicted:.1f} were predicted"
+        )
+    return f"error bars of {found['level']} by the gradients of the {found['learned']} energies that it has learned: {'; '.join(said) or 'too few labels'}"
+
+
+def write_error_bars(path, rows):
+    """Of each structure what evaluation.surety is told, as CSV, in eV and Å."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["structure", "energy_error", "forces_error", "energy_bar", "forces_bar"])
+        writer.writerows(rows)
+
+
 def write_errors(path, tables):
     """The same as CSV, in eV and Å."""
     with open(path, "w", newline="") as file:

@@ -110,6 +110,8 @@ def _forces(labelled, name, level, alone=True):
     has_pull = pull.points >= 30 and abs(pull.correlation) > 0.7
     has_work = work.points >= 20 and abs(work.correlation) > 0.8
     low, high = WORK if work.frames >= FEW else WORK_OF_FEW
+    # Where frames are too far apart for the trapezoidal rule, as in hot runs of small molecules, the slope is too small by so much.
+    low *= work.correlation**2
     # Bonds that hardly stretch, as in scans of torsions, say nothing of the sign.
     if has_work and low <= work.value <= high and pull.value > 0:
         has_pull = False

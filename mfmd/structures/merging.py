@@ -14,7 +14,7 @@ EQUAL = 1e-6  # Å, up to which two structures cannot have two labels; those of 
 
 
 def merge(structures, levels):
-    """Structures that are the same become one, with the labels of all of them; the first keeps its place and its info.
+    """Structures that are the same become one, with the labels of all of them; the first keeps its place and its info, to which that of the others is added.
 
     Raises
     ------
@@ -73,6 +73,7 @@ def _merged(one, other, levels):
                 f"{other.source}: it is the structure of {one.source}, and its {kind} of level {level} differs by {np.abs(a - b).max():.3g}; remove "
                 f"one of them, or set levels.{level}.unchecked to learn both"
             )
+    one.info = other.info | one.info
     for level, label in other.labels.items():
         mine = one.labels.setdefault(level, label)
         for kind in KINDS:

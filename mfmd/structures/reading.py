@@ -319,6 +319,13 @@ def keep_labels(structures, levels, seed):
                 structures.drop_label(labelled[k], name)
 
 
+def of_run(config):
+    """{split: structures} as the run of a config reads them, with the training labels that it keeps."""
+    splits, _ = read_all(config.data, config.levels, Path(config.out) / "data")
+    keep_labels(splits["train"], config.levels, config.data.split_seed)
+    return splits
+
+
 def where(structures, condition):
     """The structures for which the condition holds: a list, or of packed ones a subset that stays in its file."""
     return _subset(structures, np.fromiter((k for k, s in enumerate(structures) if condition(s)), dtype=np.int64))

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from mfmd import progress
+from mfmd.training.batches import device_of
 
 
 def trained_on(model, structures, elements, collate, batch_size=32):
@@ -24,6 +25,7 @@ def trained_on(model, structures, elements, collate, batch_size=32):
     model.eval()
     for start in progress.over(range(0, len(structures), batch_size), "what the model was trained on", "batches"):
         batch = collate(structures[start : start + batch_size])
+        there = batch.to(device_of(model))
         i, j = batch.i.numpy(), batch.j.numpy()
         numbers = batch.numbers.numpy()
         slot = np.where(np.isin(numbers, elements), np.searchsorted(elements, numbers), -1)
@@ -32,7 +34,7 @@ def trained_on(model, structures, elements, collate, batch_size=32):
         np.minimum.at(nearest, (slot[i][known], slot[j][known]), distances[known])
         count = np.bincount(np.concatenate([i, j]), minlength=len(slot))
         with torch.no_grad():
-            x = model.features(batch.numbers, batch.positions, batch.i, batch.j, batch.shifts, batch.states)[0].double().numpy()
+            x = model.features(there, there.positions, there.shifts)[0].double().cpu().numpy()
         if features is None:
             features = np.stack([np.full((size, x.shape[1]), np.inf), np.full((size, x.shape[1]), -np.inf)], axis=1)
         for k in np.unique(slot[slot >= 0]):

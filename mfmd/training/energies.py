@@ -14,7 +14,7 @@ from mfmd.structures import reading
 from mfmd.structures.checks import deviations
 from mfmd.structures.record import DataError
 from mfmd.structures.state import state_terms
-from mfmd.training.batches import collation
+from mfmd.training.batches import collation, device_of
 from mfmd.training.heads import TABLE
 
 
@@ -78,24 +78,24 @@ def fit_reference_energies(structures, energies, elements, level, given, of_stat
         if missing:
             raise DataError(f"levels.{level}: it has no energies to fit E0 to, and data.atoms has none for {', '.join(missing)}")
         return {z: given[z] for z in elements}, np.asarray(of_states), True
-    structures, energies = _usual(structures, energies)
-    counts = np.empty((len(structures), len(elements) + 3))
-    for row, s in zip(counts, structures, strict=True):
+    kept = _usual(structures, energies)
+    counts = np.empty((len(kept), len(elements) + 3))
+    for row, k in zip(counts, kept, strict=True):
+        s = structures[k]
         row[:] = [*(np.count_nonzero(s.numbers == z) for z in elements), *state_terms(s.states).sum(0)]
     start = np.array([*(given.get(z, 0.0) for z in elements), *of_states])
     rows, index = np.unique(counts, axis=0, return_inverse=True)
     weight = np.sqrt(np.bincount(index.ravel()))
-    mean = np.bincount(index.ravel(), np.asarray(energies) - counts @ start) / weight**2
+    mean = np.bincount(index.ravel(), np.asarray(energies)[kept] - counts @ start) / weight**2
     change, _, rank, _ = np.linalg.lstsq(rows * weight[:, None], mean * weight, rcond=1e-10)
     found = start + change
     return dict(zip(elements, found[:-3].tolist(), strict=True)), found[-3:], bool(rank == np.count_nonzero(counts.any(axis=0)))
 
 
 def _usual(structures, energies):
-    """Those of structures and energies that do not stand far out from the others."""
+    """Which of structures and energies do not stand far out from the others."""
     off = deviations(structures, energies) / [len(s.numbers) for s in structures]
-    kept = np.flatnonzero(np.abs(off) <= max(0.5, 30.0 * np.median(np.abs(off))))
-    return [structures[k] for k in kept], np.asarray(energies)[kept]
+    return np.flatnonzero(np.abs(off) <= max(0.5, 30.0 * np.median(np.abs(off))))
 
 
 def fit_new_states(model, level, seen, structures, config):
@@ -109,10 +109,11 @@ def fit_new_states(model, level, seen, structures, config):
     )
     if not len(labelled):
         return
-    predicted = in_batches(lambda batch: model.eval()(batch)[level].energy, labelled, config)
-    left, rest = _usual(labelled, [s.labels[level].energy - e for s, e in zip(labelled, predicted, strict=True)])
-    counts = np.array([state_terms(s.states).sum(0) for s in left]) * new
-    model.heads[level].of_states += torch.as_tensor(np.linalg.lstsq(counts, rest, rcond=1e-10)[0])
+    predicted = in_batches(model, lambda batch: model.eval()(batch)[level].energy, labelled, config)
+    rest = np.array([s.labels[level].energy - e for s, e in zip(labelled, predicted, strict=True)])
+    kept = _usual(labelled, rest)
+    counts = np.array([state_terms(labelled[k].states).sum(0) for k in kept]) * new
+    model.heads[level].of_states += torch.as_tensor(np.linalg.lstsq(counts, rest[kept], rcond=1e-10)[0], device=device_of(model))
 
 
 def known_elements(structures, level, imported):
@@ -128,7 +129,7 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
     elements, parent = reading.subset_elements(structures, level), model.delta_of.get(level)
     chain = model.chain(level)[1:]
     inherited = {z: sum(float(model.heads[h].e0[z]) for h in chain) for z in elements}
-    of_chain = sum((model.heads[h].of_states.numpy() for h in chain), np.zeros(3))
+    of_chain = sum((model.heads[h].of_states.cpu().numpy() for h in chain), np.zeros(3))
     below = source if source in imported else parent
     if below is not None:
         known = known_elements(structures, below, imported)
@@ -159,7 +160,7 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
             if source is not None:
                 shift = {z: given[z] - atoms[source][z] for z in given.keys() & atoms[source].keys()}
                 given = {z: float(model.heads[source].e0[z]) + shift.get(z, 0.0) for z in elements}
-                begin = model.heads[source].of_states.numpy()
+                begin = model.heads[source].of_states.cpu().numpy()
             else:
                 given = {z: e - inherited[z] for z, e in given.items() if z in inherited}
         energies = [s.labels[level].energy - r for s, r in zip(labelled, rest, strict=True)]
@@ -181,18 +182,19 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
 
 def network_energies(model, structures, level, config):
     """What the networks of a level's chain of heads give, without E0; eV."""
-    return in_batches(lambda batch: model.eval()(batch)[level].network_energy, structures, config)
+    return in_batches(model, lambda batch: model.eval()(batch)[level].network_energy, structures, config)
 
 
 def repulsions(model, structures, config):
     """Of the nuclei of each structure, which a network that is not trained yet has beside it; eV."""
-    return in_batches(lambda batch: model.repulsion(batch, batch.positions, batch.shifts), structures, config)
+    return in_batches(model, lambda batch: model.repulsion(batch, batch.positions, batch.shifts), structures, config)
 
 
-def in_batches(energies, structures, config, batch_size=32):
-    """What a function of a batches.Batch gives for structures, one behind the other; eV."""
+def in_batches(model, energies, structures, config, batch_size=32):
+    """What a function of a batches.Batch on the device of a model gives for structures, one behind the other; eV."""
     out = []
     with torch.no_grad():
         for start in progress.over(range(0, len(structures), batch_size), "predicting energies", "batches"):
-            out += energies(collation(config, [])(structures[start : start + batch_size])).double().tolist()
+            batch = collation(config, [])(structures[start : start + batch_size]).to(device_of(model))
+            out += energies(batch).double().tolist()
     return out

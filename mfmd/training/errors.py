@@ -7,7 +7,7 @@ import torch
 
 from mfmd import progress
 from mfmd.structures.record import KINDS
-from mfmd.training.batches import collation
+from mfmd.training.batches import collation, device_of
 from mfmd.training.processes import processes
 
 
@@ -54,7 +54,7 @@ def evaluate(model, structures, config, batch_size=32):
     errors, points = Errors(), {}
     model.eval()
     for start in progress.over(range(0, len(structures), batch_size), "predicting the labels", "batches"):
-        batch = collation(config, model.levels)(structures[start : start + batch_size])
+        batch = collation(config, model.levels)(structures[start : start + batch_size]).to(device_of(model))
         predictions = model(batch, forces=list(batch.forces), stress=list(batch.stress))
         errors.update(predictions, batch)
         for level, p in predictions.items():
@@ -67,8 +67,8 @@ def evaluate(model, structures, config, batch_size=32):
                         target, value = (target - offset) / batch.sizes, p.network_energy / batch.sizes
                     known = ~torch.isnan(target)
                     pair = points.setdefault((level, kind), ([], []))
-                    pair[0].append(target[known].detach().double().numpy())
-                    pair[1].append(value[known].detach().double().numpy())
+                    pair[0].append(target[known].detach().double().cpu().numpy())
+                    pair[1].append(value[known].detach().double().cpu().numpy())
     return errors.table(), {k: (np.concatenate(a), np.concatenate(b)) for k, (a, b) in points.items()}
 
 
@@ -76,7 +76,7 @@ def distance(one, other, level, structures, config, batch_size=32):
     """Mean absolute difference of a level's predictions by two models, {"structures": how many, "energy": eV/atom, "forces": eV/Å}."""
     errors, collate = Errors(), collation(config, [])
     for start in range(0, len(structures), batch_size):
-        batch = collate(structures[start : start + batch_size])
+        batch = collate(structures[start : start + batch_size]).to(device_of(one))
         a, b = (model.eval()(batch, forces=[level])[level] for model in (one, other))
         errors.add("energy", (a.energy - b.energy) / batch.sizes)
         errors.add("forces", a.forces - b.forces)

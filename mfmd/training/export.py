@@ -17,9 +17,10 @@ import torch
 from mfmd import Error, Note, progress
 from mfmd.engine import Engine, HostError, load_model, load_torch_host
 from mfmd.structures.state import spelled
+from mfmd.training.heads import ERROR_BARS
 from mfmd.training.model import SIZES, VARIANTS
 
-FORMATS = (1, 2, 3)  # of the model file; a later one where the backbone or a head is none that those before have, or says what they do not
+FORMATS = (1, 2, 3, 4)  # of the model file; a later one where the backbone or a head says or is what those before do not know
 TABLE_BOUND = {"energy": 1e-6, "forces": 1e-5}  # eV/atom, eV/Å: what the radial tables may differ by from exact evaluation
 STATE = 1  # version of the engine's state inside the archive
 ENTRY = "mfmd.safetensors"
@@ -84,7 +85,7 @@ def serialize(model, elements, provenance, tables=None, domain=None, states=None
 
     head(isolated neutral atom) is folded into E0, so that an isolated atom returns its reference energy.
     """
-    exact = copy.deepcopy(model).double().eval()
+    exact = copy.deepcopy(model).cpu().double().eval()
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("heads.")}
     levels = []
     for level, head in exact.heads.items():
@@ -100,7 +101,7 @@ def serialize(model, elements, provenance, tables=None, domain=None, states=None
         e0[z] = head.e0[z] - isolated
         own = model.heads[level]
         for name, tensor in own.state_dict().items():
-            if tensor.numel() and name != "of_states":
+            if name not in ("of_states", *(() if own.has_error_bars else ERROR_BARS)):
                 state[f"heads.{level}.{name}"] = tensor
         state[f"heads.{level}.scale"] = own.scale.double()
         state[f"heads.{level}.e0"] = e0
@@ -122,8 +123,11 @@ def serialize(model, elements, provenance, tables=None, domain=None, states=None
     variants = {key: architecture[key] for key, value in VARIANTS.items() if architecture[key] != value}
     second = variants or any(level["kind"] == "gated" or "constant" in level for level in levels)
     third = "state_embedding" in variants or any("states" in level or "of_states" in level for level in levels)
+    sure = {level for level, head in model.heads.items() if head.has_error_bars}
+    spread = {level for level, head in model.heads.items() if getattr(head, "members", 1) > 1}
+    fourth = any(model.heads[level].kind != "linear" or model.delta_of.get(level) in sure | spread for level in sure)
     header = {
-        "format": FORMATS[2 if third else 1 if second else 0],
+        "format": FORMATS[3 if fourth else 2 if third else 1 if second else 0],
         "backbone": {"kind": "tensornet", **{key: architecture[key] for key in SIZES}, **variants},
         "levels": levels,
         "units": {"energy": "eV", "length": "Å"},

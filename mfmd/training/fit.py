@@ -23,12 +23,13 @@ import torch
 from mfmd import Error, progress
 from mfmd.structures import reading
 from mfmd.structures.state import state_terms
+from mfmd.training import kernel
+from mfmd.training.batches import device_of
+from mfmd.training.kernel import E0_WIDTH
 
 # Of weights that multiply features scaled to unit size, relative to the noise; of Gauss-Newton, relative to the kernel.
 PENALTIES = np.logspace(-8, 4, 25)
-MOST_GRADIENTS = 8e9  # bytes; Gauss-Newton holds the gradients of all energies in all weights
 STEPS = 10  # of Gauss-Newton, at most
-E0_WIDTH = 1.0  # eV, how far E0 may go from where it began before it counts as unlikely
 
 
 class FitError(Error):
@@ -43,30 +44,31 @@ def design(model, structures, elements, collate, forces=False, batch_size=64):
     phi, double; features of the isolated atoms, (elements, F); with `forces` also −dphi/dR, a list of (3 atoms, elements (F + 1)), which
     takes a backward pass for every element and feature
     """
-    kinds = torch.tensor(elements)
-    none = torch.zeros(0, dtype=torch.long)
-    rows, slopes = [], []
     like = next(model.backbone.parameters())
+    kinds = torch.tensor(elements, device=like.device)
+    none = kinds[:0]
+    rows, slopes = [], []
     with torch.no_grad():
         alone = model.backbone(kinds, like.new_zeros(len(kinds), 3), none, none, like.new_zeros(0, 3))
     for start in progress.over(range(0, len(structures), batch_size), "features of the structures", "batches"):
-        batch = collate(structures[start : start + batch_size])
+        batch = collate(structures[start : start + batch_size]).to(like.device)
         with torch.set_grad_enabled(forces):
             positions = batch.positions.requires_grad_(forces)
-            x, _, _, _ = model.features(batch.numbers, positions, batch.i, batch.j, batch.shifts, batch.states)
+            x, _ = model.features(batch, positions, batch.shifts)
             kind = torch.searchsorted(kinds, batch.numbers)
             x = torch.cat([x - alone[kind], torch.ones_like(x[:, :1])], dim=1)
             phi = x.new_zeros(len(batch.sizes) * len(kinds), x.shape[1], dtype=torch.float64)
             phi = phi.index_add(0, batch.structure * len(kinds) + kind, x.double()).view(len(batch.sizes), -1)
-        rows.append(phi.detach())
+        rows.append(phi.detach().cpu())
         if forces:
             total, width = phi.sum(0), x.shape[1]
             slope = torch.zeros(len(positions), 3, phi.shape[1], dtype=torch.float64)
             for column in (c for c in range(phi.shape[1]) if c % width < width - 1):
-                slope[:, :, column] = -torch.autograd.grad(total[column], positions, retain_graph=True)[0].double()
+                slope[:, :, column] = -torch.autograd.grad(total[column], positions, retain_graph=True)[0].double().cpu()
             slopes += [part.reshape(-1, phi.shape[1]).numpy() for part in torch.split(slope, batch.sizes.tolist())]
     phi = torch.cat(rows).numpy()
-    return (phi, alone.double().numpy(), slopes) if forces else (phi, alone.double().numpy())
+    alone = alone.double().cpu().numpy()
+    return (phi, alone, slopes) if forces else (phi, alone)
 
 
 def regress(a, y, variance, block, penalised):
@@ -142,7 +144,7 @@ def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
     slopes = dict(
         zip(with_forces, design(model, [labelled[k] for k in with_forces], elements, collate, True)[2] if with_forces else [], strict=True)
     )
-    e0, of_states = head.e0[elements].numpy(), head.of_states.numpy()
+    e0, of_states = head.e0[elements].cpu().numpy(), head.of_states.cpu().numpy()
     counts = phi.reshape(len(phi), len(elements), -1)[:, :, -1]
     sizes = counts.sum(axis=1)
     a, y, block, is_force = [], [], [], []
@@ -159,7 +161,7 @@ def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
     a, y, block, is_force = np.concatenate(a), np.concatenate(y), np.array(block), np.array(is_force)
     penalised = np.tile(np.arange(phi.shape[1] // len(elements)) < head.weight.shape[1], len(elements))
     fitted = np.flatnonzero(penalised | fit_e0)
-    ratio = 100.0  # variance of a force component over that of an energy an atom, Å⁻²; then as leave-one-out errors say
+    ratio = kernel.RATIO  # then as leave-one-out errors say
     for _ in range(3 if with_forces else 1):
         variance = np.where(is_force, ratio, sizes[block])
         theta, covariance, noise, errors, bars = regress(a[:, fitted], y, variance, block, penalised[fitted])
@@ -169,11 +171,9 @@ def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
     weights[fitted], factor[np.ix_(fitted, fitted)] = theta, np.linalg.cholesky(covariance)
     blocks = weights.reshape(len(elements), -1)
     with torch.no_grad():
-        head.weight[elements] = torch.as_tensor(blocks[:, :-1], dtype=head.weight.dtype)
-        head.e0[elements] += torch.as_tensor(blocks[:, -1])
-        head.factor.copy_(torch.as_tensor(factor))
-        head.isolated.copy_(torch.as_tensor(alone))
-        head.noise.fill_(noise)
+        head.weight[elements] = torch.as_tensor(blocks[:, :-1]).to(head.weight)
+        head.e0[elements] += torch.as_tensor(blocks[:, -1]).to(head.e0)
+        head.set_error_bars(factor=factor, isolated=alone, noise=noise)
     errors, bars = errors[~is_force], bars[~is_force]
     return {
         "structures": len(labelled), "forces": len(with_forces), "loo_mae": float(np.abs(errors).mean()),
@@ -187,16 +187,16 @@ def _rest(model, parent, s, collate, forces):
     if parent is None:
         if model.backbone.repulsion is None:
             return 0.0, 0.0
-        batch = collate([s])
+        batch = collate([s]).to(device_of(model))
         with torch.enable_grad():
             energy = model.repulsion(batch, batch.positions.requires_grad_(), batch.shifts).sum()
-        return energy.item(), -torch.autograd.grad(energy, batch.positions)[0].double().numpy()
+        return energy.item(), -torch.autograd.grad(energy, batch.positions)[0].double().cpu().numpy()
     label = s.labels.get(parent)
     energy, force = (label.energy, label.forces) if label is not None else (None, None)
     if energy is None or (forces and force is None):
-        prediction = model(collate([s]), forces=[parent] if forces else [])[parent]
+        prediction = model(collate([s]).to(device_of(model)), forces=[parent] if forces else [])[parent]
         energy = prediction.energy.item() if energy is None else energy
-        force = prediction.forces.detach().double().numpy() if forces and force is None else force
+        force = prediction.forces.detach().double().cpu().numpy() if forces and force is None else force
     return energy, force
 
 
@@ -218,74 +218,80 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
 
     Returns
     -------
-    dict: structures, steps, loo_mae (eV)
+    dict: structures, steps, loo_mae (eV), errors (structures,) of energies left out, by the last linearised model, eV, penalty (over the mean diagonal of
+    the kernel of energies over the root of atoms), variance (eV², of the prior of a weight in units of its width, with which the leave-one-out errors have
+    the size that is predicted for them)
 
     Raises
     ------
-    FitError : there are fewer than ten energies, or so many that their gradients take more than MOST_GRADIENTS
+    FitError : there are fewer than ten energies, or so many that their kernel takes more than MOST_GRADIENTS
     """
     head = model.heads[level]
     labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
     if len(labelled) < 10:
         raise FitError(f"levels.{level}: Gauss-Newton needs ten energies or more, and there are {len(labelled)}")
     elements = reading.subset_elements(labelled, level)
-    weights = [p for p in (*model.backbone.parameters(), *head.parameters()) if p.dim() > 1 and len(p) != len(head.e0)]
-    if (size := len(labelled) * sum(p.numel() * p.element_size() for p in weights)) > MOST_GRADIENTS:
+    weights = kernel.Weights(model, [level])
+    if (size := 8 * len(labelled) ** 2) > kernel.MOST_GRADIENTS:
         raise FitError(
-            f"levels.{level}: the gradients of {len(labelled)} energies would take {size / 1e9:.0f} GB, and Gauss-Newton holds up to "
-            f"{MOST_GRADIENTS / 1e9:.0f}; set levels.{level}.keep, a smaller backbone, or fit: gradient"
+            f"levels.{level}: the kernel of {len(labelled)} energies would take {size / 1e9:.1f} GB, and Gauss-Newton holds up to "
+            f"{kernel.MOST_GRADIENTS / 1e9:.1f}; set levels.{level}.keep, or fit: gradient"
         )
-    rows = model.backbone.embedding
-    like = [rows.elements.weight if p is rows.states else p for p in weights]
-    width = [max(p.detach().double().square().mean().sqrt().item(), 1e-6) for p in like]
-    start = [p.detach().clone() for p in weights]
+    device, width, start, pieces = device_of(model), weights.width, weights.get(), weights.pieces(len(labelled))
     target = np.array([s.labels[level].energy for s in labelled])
-    counts = np.array([[np.count_nonzero(s.numbers == z) for z in elements] for s in labelled], float)
-    root = 1.0 / np.sqrt(counts.sum(1))
-    # What E0 and the states of fragments are multiplied by; what no structure has stays.
-    counts = np.hstack([counts * fit_e0, np.array([state_terms(s.states).sum(0) for s in labelled])])
+    # What no structure has of E0 and the states of fragments stays.
+    counts = kernel.counts(labelled, elements, fit_e0)
+    root = 1.0 / np.sqrt([len(s.numbers) for s in labelled])
     met = counts.any(axis=0)
     counts = counts[:, met]
     model.requires_grad_(True).eval()
 
     def best(moved, penalty):
         """Put the weights there; then what E0 is best, the energies, and what is minimised."""
-        with torch.no_grad():
-            for p, begin, part in zip(weights, start, moved, strict=True):
-                p.copy_(begin.double() + part)
-        left = root * (target - _energies(model, labelled, level, collate))
+        weights.put(start + moved)
+        left = root * (target - kernel.predictions(model, labelled, level, collate))
         a = root[:, None] * counts
         e0 = np.linalg.solve(a.T @ a + penalty / E0_WIDTH**2 * np.eye(counts.shape[1]), a.T @ left)
         left -= a @ e0
-        distance = sum((part / w).square().sum().item() for part, w in zip(moved, width, strict=True)) + float(e0 @ e0) / E0_WIDTH**2
+        distance = (moved / width).square().sum().item() + float(e0 @ e0) / E0_WIDTH**2
         return e0, left / root, left @ left + penalty * distance
 
-    moved, penalty, steps = [torch.zeros_like(p, dtype=torch.float64) for p in start], 0.0, 0
-    e0, left, _ = best(moved, penalty=1e-12)
-    while steps < STEPS:
-        gradients = _gradients(model, labelled, level, collate, weights, f"Gauss-Newton step {steps + 1}, gradients")
-        linear, kernel = left + counts @ e0, E0_WIDTH**2 * counts @ counts.T
-        for gradient, part, w in zip(gradients, moved, width, strict=True):
-            linear = linear + (gradient.double() @ part.flatten()).numpy()
-            scaled = gradient.double() * w
-            kernel += (scaled @ scaled.T).numpy()
-        values, vectors = np.linalg.eigh(root[:, None] * kernel * root)
-        turned = vectors.T @ (root * linear)
+    def found(step):
+        what = f"Gauss-Newton step {step + 1}, gradients"
+        return ((piece, kernel.gradients(weights, labelled, level, collate, piece, what)) for piece in pieces)
 
-        def dual(penalty, values=values, vectors=vectors, turned=turned):
-            inverse = 1.0 / (np.maximum(values, 0.0) + penalty)
-            return vectors @ (inverse * turned), vectors**2 @ inverse
+    moved, penalty, steps, held = torch.zeros_like(start), 0.0, 0, []
+    e0, left, _ = best(moved, penalty=1e-12)
+    weight = torch.as_tensor(root, device=device)
+    while steps < STEPS:
+        linear = torch.as_tensor(left + counts @ e0, device=device)
+        gram = torch.as_tensor(E0_WIDTH**2 * counts @ counts.T, device=device)
+        held.clear()
+        if len(pieces) == 1:  # else they are found twice
+            held.extend(found(steps))
+        for gradient, columns in kernel.columns(held or found(steps)):
+            linear += gradient @ moved[columns]
+            scaled = gradient * width[columns]
+            gram.addmm_(scaled, scaled.T)
+        values, vectors = torch.linalg.eigh(weight[:, None] * gram * weight)
+        values, squares, turned = values.clamp(min=0.0), vectors.square(), vectors.T @ (weight * linear)
+
+        def dual(penalty, values=values, vectors=vectors, squares=squares, turned=turned):
+            inverse = 1.0 / (values + penalty)
+            return vectors @ (inverse * turned), squares @ inverse
 
         if steps < 3:  # then the penalty stays, so that what is minimised does
-            choices = PENALTIES * values.mean()
-            penalty = min(choices, key=lambda value: np.mean(np.divide(*dual(value)) ** 2))
+            choices = PENALTIES * values.mean().item()
+            penalty = min(choices, key=lambda value: torch.div(*dual(value)).square().mean().item())
         solution, diagonal = dual(penalty)
-        loo = float(np.abs(solution / diagonal / root).mean())
-        solution = torch.as_tensor(root * solution)
-        to = [(w**2 * (solution @ g.double())).view_as(p) for g, p, w in zip(gradients, weights, width, strict=True)]
+        errors = (solution / diagonal / weight).cpu().numpy()
+        relative, variance = penalty / values.mean().item(), (solution**2 / diagonal).mean().item()
+        solution, to = weight * solution, torch.empty_like(start)
+        for gradient, columns in kernel.columns(held or found(steps)):
+            to[columns] = width[columns] ** 2 * (solution @ gradient)
         before = best(moved, penalty)[2]
         for share in 0.5 ** np.arange(7):
-            tried = [a + share * (b - a) for a, b in zip(moved, to, strict=True)]
+            tried = moved + share * (to - moved)
             e0, left, after = best(tried, penalty)
             if after < before:
                 break
@@ -297,23 +303,7 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
             break
     change = np.zeros(len(met))
     change[met] = e0
-    head.e0[elements] += torch.as_tensor(change[: len(elements)])
-    head.of_states += torch.as_tensor(change[len(elements) :])
-    return {"structures": len(labelled), "steps": steps, "loo_mae": loo}
-
-
-def _energies(model, structures, level, collate, batch_size=64):
-    """(structures,) total energies of a level, eV."""
-    with torch.no_grad():
-        parts = [model(collate(structures[k : k + batch_size]))[level].energy for k in range(0, len(structures), batch_size)]
-    return torch.cat(parts).numpy()
-
-
-def _gradients(model, structures, level, collate, weights, what):
-    """For each of the weights the gradients of the structures' energies, (structures, size)."""
-    out = [torch.empty(len(structures), p.numel(), dtype=p.dtype) for p in weights]
-    for k, s in enumerate(progress.over(structures, what, "structures")):
-        energy = model(collate([s]))[level].network_energy.sum()
-        for rows, gradient in zip(out, torch.autograd.grad(energy, weights), strict=True):
-            rows[k] = gradient.flatten()
-    return out
+    head.e0[elements] += torch.as_tensor(change[: len(elements)], device=device)
+    head.of_states += torch.as_tensor(change[len(elements) :], device=device)
+    loo = float(np.abs(errors).mean())
+    return {"structures": len(labelled), "steps": steps, "loo_mae": loo, "errors": errors, "penalty": relative, "variance": variance}

@@ -9,11 +9,16 @@ from torch import nn
 from mfmd.training.maps import Silu
 
 TABLE = 119  # rows of per-element tables, indexed by atomic number
+ERROR_BARS = ("factor", "isolated", "noise")
 
 
 class Head(nn.Module):
     """scale (eV), e0 (eV, by atomic number) and of_states (eV a fragment, times state.state_terms) are double, and no gradient trains them; `constant`
-    is eV a structure, whatever its size, and zero but for levels that others have trained so."""
+    is eV a structure, whatever its size, and zero but for levels that others have trained so.
+
+    Error bars of what linear algebra has fitted are those of a linear model on the last features, one weight vector and E0 an element, whatever the head:
+    factor (columns, columns) of Cholesky, of its covariance, eV; isolated (elements, F) features of isolated atoms; noise, eV² an atom. Empty where there are none.
+    """
 
     constant = 0.0
 
@@ -22,9 +27,23 @@ class Head(nn.Module):
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
         self.register_buffer("e0", torch.as_tensor(e0, dtype=torch.float64))
         self.register_buffer("of_states", torch.zeros(3, dtype=torch.float64))
+        for name in ERROR_BARS:
+            self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
+
+    @property
+    def has_error_bars(self):
+        return self.factor.numel() > 0
+
+    def set_error_bars(self, **bars):
+        """Those named in ERROR_BARS, or none of them, so that there are none."""
+        for name in ERROR_BARS:
+            setattr(self, name, torch.as_tensor(bars.get(name, ()), dtype=torch.float64, device=self.e0.device))
 
     def _load_from_state_dict(self, state_dict, prefix, *more):
         state_dict.setdefault(f"{prefix}of_states", torch.zeros(3, dtype=torch.float64))  # of runs before there were any
+        self.set_error_bars(
+            **{name: torch.empty_like(state_dict.setdefault(prefix + name, self.e0[:0])) for name in ERROR_BARS}
+        )  # as large as they are there
         super()._load_from_state_dict(state_dict, prefix, *more)
 
 
@@ -88,21 +107,16 @@ class GatedHead(Head):
 
 
 class LinearHead(Head):
-    """Features times a weight vector per element: what fit.py solves in closed form, with its error bars.
+    """Features times a weight vector per element: what fit.py solves in closed form.
 
-    elements : atomic numbers of the error bars, ascending; () for none
     e0 : eV, by atomic number
     """
 
     kind = "linear"
 
-    def __init__(self, channels, e0, elements=()):
+    def __init__(self, channels, e0):
         super().__init__(1.0, e0)
         self.weight = nn.Parameter(torch.zeros(TABLE, channels))
-        size, double = len(elements) * (channels + 1), torch.float64
-        self.register_buffer("factor", torch.zeros(size, size, dtype=double))  # Cholesky factor of the covariance, eV
-        self.register_buffer("isolated", torch.zeros(len(elements), channels, dtype=double))
-        self.register_buffer("noise", torch.zeros((), dtype=double))  # eV² an atom
 
     def forward(self, x, numbers):
         return (self.weight[numbers] * x).sum(1)

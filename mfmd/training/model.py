@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from mfmd.training.heads import TABLE
-from mfmd.training.maps import Anticommutator, Embed, Gather, Normalize, Silu
-from mfmd.training.radial import RADIAL, Repulsion, envelope
+from mfmd.training.maps import Anticommutator, Embed, Gather, Mix, Normalize, Norms, Scale, Silu, Square
+from mfmd.training.radial import RADIAL, Exact, Knots, Repulsion, Tabulated
 
 
 def symmetric_basis():
@@ -31,39 +31,14 @@ def symmetric_basis():
     return b
 
 
-class Tensors(nn.Module):
-    """Algebra on component features that every part of the backbone shares."""
+def spread(v):
+    """A number for each component from one for each part, (R, F) -> (C, F)."""
+    return torch.cat([row.expand(2 * k + 1, -1) for k, row in enumerate(v)])
 
-    def __init__(self, rank):
-        super().__init__()
-        self.rank = rank
-        self.register_buffer("symmetric", symmetric_basis().to(torch.get_default_dtype()), persistent=False)
-        sign = torch.tensor([1.0, -1, -1, -1, 1, 1, 1, 1, 1])[: (rank + 1) ** 2]
-        self.register_buffer("sign", sign, persistent=False)
 
-    def split(self, x):
-        """The parts of (n, C, F)."""
-        return x.split([2 * k + 1 for k in range(self.rank + 1)], dim=1)
-
-    def norm(self, x):
-        """Squared Frobenius norm, (atoms, C, F) -> (atoms, F)."""
-        return (x * x).sum(1)
-
-    def norms(self, x):
-        """That of each part, (atoms, C, F) -> (atoms, R F)."""
-        return torch.cat([(part * part).sum(1) for part in self.split(x)], dim=-1)
-
-    def mix(self, x, weight):
-        """Channel mixing with one matrix a part; weight (R, F, F)."""
-        return torch.cat([part @ w.T for part, w in zip(self.split(x), weight, strict=True)], dim=1)
-
-    def scale(self, value, x):
-        """Each part of x times a value; (n, R, F) and (n, C, F)."""
-        return torch.cat([part * v for part, v in zip(self.split(x), value.split(1, dim=1), strict=True)], dim=1)
-
-    def anticommutator(self, a, b):
-        """a b + b a, projected on the parts that are kept."""
-        return Anticommutator.apply(a, b, self.sign)
+def mix(x, weight):
+    """Channel mixing with one matrix a part; (atoms, C, F) and weight (R, F, F)."""
+    return Mix.apply(x, weight.transpose(1, 2))
 
 
 # What makes a backbone, as the header of the model file names it: its sizes, and variants, which are absent there where they are these.
@@ -88,7 +63,7 @@ class Embedding(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.gate = nn.ModuleList([nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, parts * channels)])
         self.mixing = mixing_parameter(parts, channels)
-        self.algebra = Tensors(rank)
+        self.register_buffer("symmetric", symmetric_basis().to(torch.get_default_dtype()), persistent=False)
         if states:
             self.add_states()
 
@@ -97,31 +72,31 @@ class Embedding(nn.Module):
         self.states = nn.Parameter(torch.zeros(3, *self.elements.weight.shape, dtype=self.elements.weight.dtype))
 
     def forward(self, numbers, graph, states):
-        t, parts = self.algebra, self.algebra.rank + 1
+        parts = len(self.mixing)
         z = self.elements(numbers)
         channels = z.shape[1]
         # Of the matrix of a direction u: I = 1, A = the cross-product matrix of u, S = u u^T - 1/3.
         u = graph.direction
-        symmetric = (u[:, :, None] * u[:, None, :]).view(-1, 9) @ t.symmetric.view(5, 9).T
+        symmetric = (u[:, :, None] * u[:, None, :]).view(-1, 9) @ self.symmetric.view(5, 9).T
         direction = torch.cat([math.sqrt(3) * torch.ones_like(u[:, :1]), math.sqrt(2) * u, symmetric], dim=1)[:, : parts**2]
         # Cutoff times radial functions times element pair, whose weight is a sum of one part for each of the two elements.
-        w = (self.radial(graph.basis) * graph.envelope[:, None]).view(-1, parts, channels)
+        w, at_zero = graph.radial([self.radial], False)
         own, other = self.pair.weight.split(channels, dim=1)
         more = None
         if self.states is not None and states is not None:
             more = torch.einsum("at,atf->af", states, self.states[:, numbers].transpose(0, 1))
             z = z + more
         a, b = torch.addmm(self.pair.bias, z, own.T), z @ other.T
-        x = Embed.apply(w, direction, a, b, graph)
+        x = Embed.apply(w.view(-1, parts, channels), direction, a, b, graph)
         # Distance zero, no direction; a state has it in every backbone, so that ions by themselves differ.
         if self.self_pair or more is not None:
-            self_pair = math.sqrt(3) * self.radial(graph.basis_at_zero)[:channels] * (a + b if self.self_pair else more @ (own + other).T)
-            x = torch.cat([x[:, :1] + self_pair[:, None], x[:, 1:]], dim=1)
+            self_pair = math.sqrt(3) * at_zero[:channels] * (a + b if self.self_pair else more @ (own + other).T)
+            x = x + nn.functional.pad(self_pair[:, None], (0, 0, 0, parts**2 - 1))
 
-        gate = self.norm(t.norm(x))
+        gate = self.norm(Norms.apply(x).sum(1))
         for linear in self.gate:
             gate = Silu.apply(linear(gate))
-        return t.scale(gate.view(-1, parts, channels), t.mix(x, self.mixing))
+        return Scale.apply(gate.view(-1, parts, channels), mix(x, self.mixing))
 
 
 class Layer(nn.Module):
@@ -137,30 +112,23 @@ class Layer(nn.Module):
         )
         self.mixing_in = mixing_parameter(parts, channels)
         self.mixing_out = mixing_parameter(parts, channels)
-        self.algebra = Tensors(rank)
-
-    def weights(self, basis, envelope):
-        for linear in self.radial:
-            basis = Silu.apply(linear(basis))
-        return (basis * envelope[:, None]).view(len(basis), len(self.mixing_in), self.mixing_in.shape[1])
 
     def forward(self, x, graph, factor):
-        t = self.algebra
         x = Normalize.apply(x)
-        y = t.mix(x, self.mixing_in)
-        w = self.weights(graph.basis, graph.envelope)
+        y = mix(x, self.mixing_in)
+        w, at_zero = graph.radial(self.radial, True)
+        w = w.view(-1, *self.mixing_in.shape[:2])
         if self.message == "own":
             total = w.new_zeros(len(x), *w.shape[1:])
-            message = t.scale(total.index_add(0, graph.i, w).index_add(0, graph.j, w), y)
+            message = Scale.apply(total.index_add(0, graph.i, w).index_add(0, graph.j, w), y)
         else:
             message = Gather.apply(w, y, graph)
         if self.self_pair:
-            at_zero = self.weights(graph.basis_at_zero[None], torch.ones_like(graph.basis_at_zero[:1]))
-            message = message + t.scale(at_zero, y)
-        product = t.anticommutator(y, message)
+            message = torch.addcmul(message, y, spread(at_zero.view(w.shape[1:])))
+        product = Anticommutator.apply(y, message)
         product = product if factor is None else factor * product
-        dx = t.mix(Normalize.apply(product), self.mixing_out)
-        square = 0.5 * t.anticommutator(dx, dx)
+        dx = mix(Normalize.apply(product), self.mixing_out)
+        square = Square.apply(dx)
         return x + dx + (square if factor is None else factor * square)
 
 
@@ -172,10 +140,9 @@ class Readout(nn.Module):
         self.activation = activation
         self.norm = nn.LayerNorm((rank + 1) * channels)
         self.linear = nn.Linear((rank + 1) * channels, channels)
-        self.algebra = Tensors(rank)
 
     def forward(self, x):
-        x = self.linear(self.norm(self.algebra.norms(x)))
+        x = self.linear(self.norm(Norms.apply(x).flatten(1)))
         return Silu.apply(x) if self.activation else x
 
 
@@ -186,23 +153,30 @@ def mixing_parameter(parts, channels):
 
 
 class Graph:
-    """One of each pair and its reverse: atoms, direction from i to j, functions of distance."""
+    """One of each pair and its reverse: atoms, direction from i to j, functions of distance, from the knots where these are given."""
 
-    def __init__(self, radial, positions, i, j, shifts):
+    def __init__(self, radial, positions, i, j, shifts, knots=None, rows=None):
         vector = positions[j] - positions[i] + shifts
         distance = torch.linalg.vector_norm(vector, dim=1)
         unit = vector / distance[:, None]
         self.i, self.j, self.direction = i, j, unit
-        # The pairs again in rows of atoms, for sums that are gathered.
-        both = torch.cat([i, j])
-        order = torch.argsort(both, stable=True)
-        count = torch.bincount(both, minlength=len(positions))
-        self.first = torch.cat([count.new_zeros(1), count.cumsum(0)]).int()
-        self.neighbor = torch.cat([j, i])[order].int()
-        self.pair = torch.where(order < len(i), order, len(i) - 1 - order).int()  # ~p where it is turned round
+        self.first, self.neighbor, self.pair = rows_of(i, j, len(positions)) if rows is None else rows
         self.i32, self.j32 = i.int(), j.int()
-        self.basis, self.envelope = radial(distance), envelope(distance, radial.cutoff)
-        self.basis_at_zero = radial(distance.new_zeros(1))[0]
+        self.radial = Exact(radial, distance) if knots is None else Tabulated(knots, distance)
+
+
+def rows_of(i, j, atoms):
+    """The pairs again in rows of atoms, for sums that are gathered: first, neighbor and pair as a batches.Batch has them."""
+    both = torch.cat([i, j])
+    order = torch.argsort(both, stable=True)
+    first = nn.functional.pad(torch.bincount(both, minlength=atoms).cumsum(0), (1, 0))
+    pair = torch.where(order < len(i), order, len(i) - 1 - order)  # ~p where it is turned round
+    return first.int(), torch.cat([j, i])[order].int(), pair.int()
+
+
+def _knots_of_what_was_loaded(backbone, _):
+    """A radial basis that others have trained is another than the one that a backbone begins with."""
+    backbone.knots = Knots(backbone.radial).to(backbone.embedding.elements.weight.device)
 
 
 class TensorNet(nn.Module):
@@ -240,6 +214,8 @@ class TensorNet(nn.Module):
         given = locals()
         self.architecture = {key: given[key] for key in (*SIZES, *VARIANTS)}
         self.radial = RADIAL[radial_basis](cutoff, radial_functions)
+        self.knots = Knots(self.radial)
+        self.register_load_state_dict_post_hook(_knots_of_what_was_loaded)
         self.embedding = Embedding(channels, rank, radial_functions, self_pair, state_embedding)
         self.layers = nn.ModuleList([Layer(channels, rank, radial_functions, self_pair, message) for _ in range(layers)])
         self.readout = Readout(channels, rank, readout_activation)
@@ -251,10 +227,11 @@ class TensorNet(nn.Module):
             self.architecture["state_embedding"] = True
             self.embedding.add_states()
 
-    def forward(self, numbers, positions, i, j, shifts, states=None):
+    def forward(self, numbers, positions, i, j, shifts, states=None, rows=None):
         """Invariant features (atoms, channels). positions, shifts in Å; i, j, shifts: one of each pair and its reverse; states: (atoms, 3) terms of the
-        states, None for neutral closed shells."""
-        graph = Graph(self.radial, positions, i, j, shifts)
+        states, None for neutral closed shells; rows: see rows_of."""
+        tabulated = self.training and positions.dtype == torch.float32 and len(i) > 2 * len(self.knots.basis)
+        graph = Graph(self.radial, positions, i, j, shifts, self.knots if tabulated else None, rows)
         charge_factor, factor = self.architecture["charge_factor"], None
         if charge_factor and states is not None:
             factor = (1 + charge_factor * (states[:, 0] - states[:, 1]))[:, None, None]
@@ -307,14 +284,22 @@ class Model(nn.Module):
         """eV a structure of this level, whatever its size."""
         return sum(self.heads[head].constant for head in self.chain(level))
 
-    def features(self, numbers, positions, i, j, shifts, states=None):
-        """Features of the atoms (atoms, F), those of isolated neutral atoms (kinds, F), which of these each atom is of, and their numbers."""
-        kinds, kind = torch.unique(numbers, return_inverse=True)
+    def features(self, batch, positions, shifts):
+        """Of a batches.Batch, with its atoms there: features of the atoms (atoms, F), and those of isolated neutral atoms (kinds, F)."""
         # Isolated atoms ride along, without a pair.
+        numbers, kinds = batch.numbers, batch.kinds
         alone = positions.new_zeros(len(kinds), 3)
-        states = None if states is None else torch.cat([states, alone])
-        x = self.backbone(torch.cat([numbers, kinds]), torch.cat([positions, alone]), i, j, shifts, states)
-        return x[: len(numbers)], x[len(numbers) :], kind, kinds
+        first = torch.cat([batch.first, batch.first[-1:].expand(len(kinds))])
+        x = self.backbone(
+            torch.cat([numbers, kinds]),
+            torch.cat([positions, alone]),
+            batch.i,
+            batch.j,
+            shifts,
+            torch.cat([batch.states, alone]),
+            (first, batch.neighbor, batch.pair),
+        )
+        return x[: len(numbers)], x[len(numbers) :]
 
     def repulsion(self, batch, positions, shifts):
         """Of the nuclei of each structure, (structures,) eV; zero of a backbone without."""
@@ -341,7 +326,7 @@ class Model(nn.Module):
                 symmetric = 0.5 * (strain + strain.transpose(1, 2))
                 moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[batch.structure])
                 moved_shifts = shifts + torch.einsum("ni,nij->nj", shifts, symmetric[batch.structure[batch.i]])
-            x, isolated, kind, kinds = self.features(batch.numbers, moved, batch.i, batch.j, moved_shifts, batch.states)
+            (x, isolated), kinds, kind = self.features(batch, moved, moved_shifts), batch.kinds, batch.kind
             own, e0, deviations = {}, {}, {}
             for level, head in self.heads.items():
                 atoms = (head(x, batch.numbers) - head(isolated, kinds)[kind]) * head.scale.to(x.dtype)

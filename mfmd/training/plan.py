@@ -205,6 +205,9 @@ class Config(Section):
                         f"{where}.levels.{level}: all its weights are 0, so nothing of it would be learned; leave the level out"
                     )
             _train_fits(f"{where}.train", stage.train, stage.levels)
+            for key in ("device", "precision"):
+                if getattr(stage.train, key) != getattr(self.train, key):
+                    raise ValueError(f"{where}.train.{key}: it is the same for all stages; set train.{key}")
             names.append(stage.name)
             known[stage.name] = after
         begun = [how for stage in self.stages for how in stage.heads.values() if stage.fit == "gradient"]
@@ -262,7 +265,7 @@ def describe(config):
             lines.append("   the head in closed form, on a frozen backbone, with error bars")
             continue
         if stage.fit == "gauss-newton":
-            lines.append("   all weight matrices by Gauss-Newton steps, as near as can be to where they start")
+            lines.append("   all weight matrices by Gauss-Newton steps, as near as can be to where they start, with error bars")
             if stage.differences:
                 lines.append(f"   learned is the difference to {next(iter(stage.heads.values()))} where a structure has labels of both")
             continue

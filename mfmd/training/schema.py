@@ -158,7 +158,10 @@ class Train(Section):
     patience: Annotated[int, Field(ge=1)] = 100  # validations without an improvement of `monitor`
     validate_every: Annotated[int, Field(ge=1)] = 1  # epochs
     monitor: str = ""  # "<level>.<energy|forces|stress>" whose validation MAE decides; by default the last level's energy
-    precision: Literal["single", "double"] = "single"  # of the network; total energies and E0 are double in both
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # where all stages are trained; auto: on a GPU where there is one
+    precision: Literal["single", "double", "tf32"] = (
+        "single"  # of the network; total energies and E0 are double; tf32: products by tensor cores
+    )
 
 
 class StageLevel(Section):

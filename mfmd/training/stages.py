@@ -15,7 +15,7 @@ from mfmd.structures import reading
 from mfmd.structures.record import DataError, Label
 from mfmd.structures.state import state_terms
 from mfmd.training import energies
-from mfmd.training.batches import collation
+from mfmd.training.batches import collation, device_of
 from mfmd.training.heads import TABLE, LinearHead, MLPHead
 from mfmd.training.model import Model, TensorNet
 from mfmd.training.start import architecture
@@ -78,11 +78,12 @@ def begin(config, stage, before, structures, isolated=None, imported=None):
     isolated, imported = isolated or {}, imported or {}
     atoms = energies.given_atoms(config, isolated)
     backbone = TensorNet(**architecture(config)) if before is None else before.backbone
+    device = device_of(backbone)
     if reading.has_states(structures):
         backbone.add_states()
-    # What is trained on by gradient has left the error bars of its closed form.
-    trained = stage.levels if stage.backbone_rate == 0 else config.levels
-    heads = {} if before is None else {n: _without_error_bars(h) if n in trained else h for n, h in before.heads.items()}
+    heads = {} if before is None else dict(before.heads)
+    for name in heads.keys() & (stage.levels if stage.backbone_rate == 0 else config.levels):
+        heads[name].set_error_bars()  # they are of the weights as they were
     delta_of = {} if before is None else dict(before.delta_of)
     for level in config.levels:  # parents before those relative to them
         if level not in stage.levels or level in heads:
@@ -94,14 +95,15 @@ def begin(config, stage, before, structures, isolated=None, imported=None):
             source = how
             delta_of |= {level: delta_of[how]} if how in delta_of else {}
         if source is not None:
-            heads[level] = _without_error_bars(copy.deepcopy(heads[source]))
+            heads[level] = copy.deepcopy(heads[source])
+            heads[level].set_error_bars()
         elif stage.fit == "closed form":
-            heads[level] = LinearHead(config.backbone.channels, np.zeros(TABLE), reading.subset_elements(structures, level))
+            heads[level] = LinearHead(config.backbone.channels, np.zeros(TABLE))
         else:
             others = [float(head.scale) for head in heads.values()]
             scale = _scale(structures, level) or (others[-1] if others else 1.0)
             heads[level] = MLPHead(config.backbone.channels, scale, np.zeros(TABLE), level in delta_of, config.heads_per_level)
-        partial = Model(backbone, heads, delta_of)
+        partial = Model(backbone, heads, delta_of).to(device)
         fixed = energies.by_atoms(config, level, structures, isolated)
         e0, of_states = energies.reference_energies(config, level, source, partial, before, structures, atoms, fixed, imported)
         heads[level].e0.copy_(torch.as_tensor(e0))
@@ -111,21 +113,11 @@ def begin(config, stage, before, structures, isolated=None, imported=None):
     return Model(backbone, {level: heads[level] for level in config.levels if level in heads}, delta_of)
 
 
-def _without_error_bars(head):
-    if head.kind == "linear" and head.factor.numel():
-        plain = LinearHead(head.weight.shape[1], head.e0)
-        plain.constant = head.constant
-        plain.of_states.copy_(head.of_states)
-        plain.weight.data.copy_(head.weight.data)
-        return plain
-    return head
-
-
 def _scale(structures, level):
     """Root mean square of the level's force components, the size its energies vary by over an Å, but for structures that stand far out; None without
     forces."""
-    forces = [s.labels[level].forces for s in structures if level in s.labels and s.labels[level].forces is not None]
-    sums = np.array([[np.sum(f**2), f.size] for f in forces]).reshape(-1, 2)
+    labels = (s.labels[level].forces for s in structures if level in s.labels)  # one at a time: they may be on disk
+    sums = np.array([[np.sum(f**2), f.size] for f in labels if f is not None]).reshape(-1, 2)
     sizes = np.sqrt(sums[:, 0] / sums[:, 1])
     total, count = 0.0, 0
     for size, (square, number) in zip(sizes, sums, strict=True):
@@ -140,7 +132,7 @@ def check_beginning(model, start, stage, structures, config):
     Levels from before as before; a copied head what its source does, apart from E0; a relative head its parent's energy.
     """
     structures = structures[:64]
-    batch = collation(config, [])(structures)
+    batch = collation(config, [])(structures).to(device_of(model))
     with torch.no_grad():
         now = {level: p.network_energy for level, p in model.eval()(batch).items()}
         then = {level: p.network_energy for level, p in start.eval()(batch).items()} if start else {}
@@ -174,7 +166,7 @@ def calibrate(model, stage, structures, config):
     ratios = {level: [] for level in stage.levels if getattr(model.heads[level], "members", 1) > 1}
     with torch.no_grad():
         for start in range(0, len(structures) if ratios else 0, 32):
-            batch = collation(config, list(ratios))(structures[start : start + 32])
+            batch = collation(config, list(ratios))(structures[start : start + 32]).to(device_of(model))
             for level, p in ((level, p) for level, p in model.eval()(batch).items() if level in batch.energy and level in ratios):
                 ratio = (p.energy - batch.energy[level]).abs() / p.deviations.double().std(dim=1)
                 ratios[level] += ratio[~torch.isnan(ratio)].tolist()
@@ -197,7 +189,7 @@ def differences(stage, before, structures, config):
     """
     (level, source), out = next(iter(stage.heads.items())), []
     structures = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
-    predicted = energies.in_batches(lambda batch: before.eval()(batch)[source].energy, structures, config)
+    predicted = energies.in_batches(before, lambda batch: before.eval()(batch)[source].energy, structures, config)
     for s, energy in zip(structures, predicted, strict=True):
         below = s.labels.get(source)
         if below is not None and below.energy is not None:
@@ -214,9 +206,10 @@ def taught(teachers, level, structures, config, imported=None, batch_size=32):
     out, collate = [], collation(config, [])
     for start in progress.over(range(0, len(structures), batch_size), "what the teachers predict", "batches"):
         part = structures[start : start + batch_size]
-        predictions = [model.eval()(collate(part), forces=[level])[level] for model in teachers]
+        batch = collate(part).to(device_of(teachers[0]))
+        predictions = [model.eval()(batch, forces=[level])[level] for model in teachers]
         means = torch.stack([p.energy.detach() for p in predictions]).mean(0).tolist()
-        forces = torch.stack([p.forces.detach() for p in predictions]).double().mean(0)
+        forces = torch.stack([p.forces.detach() for p in predictions]).double().mean(0).cpu()
         for s, energy, force in zip(part, means, torch.split(forces, [len(s.numbers) for s in part]), strict=True):
             out.append(dataclasses.replace(s, labels={level: Label(energy, force.numpy(), None)}))
     return out
@@ -249,7 +242,7 @@ def only(model, levels):
 
 def load_stage(model, path):
     try:
-        model.load_state_dict(torch.load(path, weights_only=True))
+        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
         raise ConfigError(
             f"{path}: not the end of this stage ({str(error).splitlines()[0]}); delete the stage's folder to train it again"

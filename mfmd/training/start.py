@@ -55,7 +55,7 @@ def read_model(path):
         elif level["kind"] == "gated":
             head = GatedHead(channels, level["hidden"], 1.0, e0)
         else:
-            head = LinearHead(channels, e0, level["elements"] if f"heads.{name}.factor" in state else ())
+            head = LinearHead(channels, e0)
         # In the file isolated atoms are folded into E0, and what is empty is not there.
         own = {key: state.get(f"heads.{name}.{key}", value) for key, value in head.state_dict().items()}
         head.load_state_dict(own | {"e0": head.e0})
