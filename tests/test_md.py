@@ -569,7 +569,7 @@ def test_an_interrupted_command_says_how_to_go_on(trained, start, tmp_path, stop
     finally:
         run.kill()
     said = run.stderr.read()
-    found = re.fullmatch(r"interrupted; the same command goes on from the checkpoint of \S+, at step (\d+)\n", said)
+    found = re.search(r"^interrupted; the same command goes on from the checkpoint of \S+, at step (\d+)\n\Z", said, re.MULTILINE)
     assert found, said
     with np.load(tmp_path / "run" / "checkpoint.npz") as saved:
         assert int(saved["step"]) == int(found[1])
@@ -581,7 +581,7 @@ def test_a_full_disk_loses_nothing(trained, start, tmp_path, format_):
     line = [str(w) for w in command(trained, start, tmp_path / "run", time=1.0, every=0.005, format=format_)]
     failed = subprocess.run(["bash", "-c", 'ulimit -f 12; exec "$@"', "bash", *line], capture_output=True, text=True)
     assert failed.returncode == 1
-    assert re.fullmatch(r"error: \[Errno \d+\] .*; the same command goes on from the checkpoint of \S+, at step \d+\n", failed.stderr), (
+    assert re.search(r"^error: \[Errno \d+\] .*; the same command goes on from the checkpoint of \S+, at step \d+\n\Z", failed.stderr, re.MULTILINE), (
         failed.stderr
     )
     for out in ("run", "whole"):
