@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-emulated test-long test-torchforce sanitize sanitize-cuda peers findings lint wheels docs docs-links docs-test clean
+.PHONY: demo test gpu-first gpu gpu-dry gpu-wheels test-emulated test-arm test-long test-torchforce sanitize sanitize-cuda peers findings lint wheels docs docs-links docs-test clean
 .SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested build/emulated/done
 
 demo: $(VENV)/built
@@ -15,21 +15,89 @@ demo: $(VENV)/built
 	$(BIN)/mfmd-train examples/demo.yaml
 	$(BIN)/python examples/demo.py
 
+# The files of tests are shared out between two processes of one thread each.
+SHARED := -n 2 --dist loadfile
+test test-emulated test-torchforce: export OMP_NUM_THREADS = 1
 test: $(VENV)/built $(VENV)/tested test-emulated
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED)
 
 # --- The CUDA engine without a GPU: its kernels compiled for the CPU, where tests/emulator runs their threads as fibers.
 EMULATED = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_CUDA=emulated \
   -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 test-emulated: build/emulated/done
-	$(BIN)/python -m pytest --engine build/emulated -k "cuda and not on_a_trained_model" tests/test_cuda.py tests/test_engine.py tests/test_kinds.py tests/test_frozen.py tests/test_domain.py tests/test_states.py
+	$(BIN)/python -m pytest $(SHARED) --engine build/emulated -k "cuda and not on_a_trained_model" $(addprefix tests/test_,$(addsuffix .py,cuda engine kinds frozen domain states lammps model))
 
 build/emulated/done: $(VENV)/tested $(SOURCES) $(shell find tests/emulator -type f)
 	echo "building the emulated CUDA engine"
 	$(EMULATED) -B build/emulated -DMFMD_WERROR=$(if $(CI),ON,OFF) > build/emulated.log
 	$(BIN)/cmake --build build/emulated --target _engine >> build/emulated.log || (cat build/emulated.log; false)
 	cp $$($(BIN)/python -c "from mfmd.engine import LIBRARY_DIR; print(LIBRARY_DIR)")/libmfmd_*.so build/emulated
+	$(BIN)/python -c 'from mfmd.hosts.build import compile_host; compile_host("lammps", "csrc", "build/emulated/hosts")'
 	touch $@
+
+# --- The engine on 64-bit Arm, in an emulator: on a processor with NEON alone, and on such as have SVE vectors of 256 and of 512 bits. Left out is what
+# trains, what needs the TorchScript host, and what takes torch long there; and a process that forks while it has threads: it ends qemu-user 7.2. Of Debian's packages it
+# needs g++-aarch64-linux-gnu and qemu-user.
+ARM := $(abspath build/arm)
+ARM_WITHOUT := cuda or forked or archive or every_test_frame or be_trained or checkpoint or its_file or weight or newton or training or run_on or fitted or teachers or chain
+ARM_CPUS := cortex-a72 max,pauth-impdef=on,sve-default-vector-length=32 a64fx
+test-arm: $(ARM)/engine/done
+	for cpu in $(ARM_CPUS); do \
+	  QEMU_CPU=$$cpu OMP_NUM_THREADS=1 $(ARM)/python -m pytest -p no:cacheprovider -k "not ($(ARM_WITHOUT))" --engine $(ARM)/engine \
+	    $(addprefix tests/test_,$(addsuffix .py,engine frozen kinds neighbors states domain)) || exit 1; \
+	done
+
+$(ARM)/python: $(VENV)/tools .ci/arm.sh
+	rm -rf $(ARM)
+	.ci/arm.sh $(ARM) $(abspath $(BIN))/python -m pip install --quiet --disable-pip-version-check
+
+$(ARM)/engine/done: $(ARM)/python $(SOURCES)
+	$(BIN)/cmake -S . -B $(ARM)/engine -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DMFMD_CUDA=off -DMFMD_WERROR=$(if $(CI),ON,OFF) -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -DPython_INCLUDE_DIR=$(ARM)/include -DPYTHON_MODULE_EXTENSION=.so -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > $(ARM)/engine.log
+	$(BIN)/cmake --build $(ARM)/engine --target _engine >> $(ARM)/engine.log || (cat $(ARM)/engine.log; false)
+	touch $@
+
+# --- What a GPU shows, part by part (benchmarks/gpu.py): in four minutes, in six more; and that all of it runs, without one. Where nothing is built yet
+# it is for the card at hand.
+gpu-first gpu: export CMAKE_ARGS := $(patsubst %,-DCMAKE_CUDA_ARCHITECTURES=%,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -n 1 | tr -d .))
+gpu-first: $(VENV)/tested
+	$(BIN)/python benchmarks/gpu.py first
+
+gpu: $(VENV)/tested
+	$(BIN)/python benchmarks/gpu.py whole
+
+gpu-dry: build/emulated/done
+	$(BIN)/python benchmarks/gpu.py first --dry build/emulated
+	$(BIN)/python benchmarks/gpu.py whole --dry build/emulated
+
+# What a machine without network needs for them beside torch and the tools of a build (.ci/bare.sh): wheels, in three sets, and a model for Symmetrix-XL.
+GPU_WHEELS := build/gpu/wheels
+GPU_PYTHON := 3.12
+GPU_CUDA := 13
+GPU_SM := 90
+WHEELS_OF = $(PIP:install=download) --only-binary=:all: --implementation cp --python-version $(GPU_PYTHON) --platform manylinux2014_x86_64 \
+  $(foreach glibc,$(shell seq 39 -1 17),--platform manylinux_2_$(glibc)_x86_64) --dest
+gpu-wheels: $(GPU_WHEELS)/core.done $(GPU_WHEELS)/hosts.done $(GPU_WHEELS)/peer.done build/gpu/mace.json
+	du -cm $(^:.done=)
+
+$(GPU_WHEELS)/core.done: $(VENV)/tools
+	@$(WHEELS_OF) $(GPU_WHEELS)/core --no-deps ase omegaconf shtab
+	@$(WHEELS_OF) $(GPU_WHEELS)/core pydantic
+	touch $@
+
+# torch-sim-atomistic from 0.4 on needs Warp, whose wheel is of 149 MB.
+$(GPU_WHEELS)/hosts.done: $(VENV)/tools
+	@$(WHEELS_OF) $(GPU_WHEELS)/hosts --no-deps openmm openmm-cuda-$(GPU_CUDA) torch-sim-atomistic==0.3.0 vesin vesin-torch tables blosc2 numexpr ndindex
+	touch $@
+
+$(GPU_WHEELS)/peer.done: $(VENV)/tools
+	@$(WHEELS_OF) $(GPU_WHEELS)/peer --no-deps symmetrix-xl symmetrix-xl-cuda$(GPU_CUDA)-sm$(GPU_SM)
+	touch $@
+
+build/gpu/mace.json: $(VENV)-peers/done
+	mkdir -p build/gpu
+	$(VENV)-peers/bin/python benchmarks/peers.py symmetrix-xl $@
 
 # --- The environment, in steps that are not repeated. torch is installed before the build, which compiles against it.
 $(VENV)/tools:
@@ -61,7 +129,7 @@ test-long: $(VENV)/tested
 # --- What depends on the versions of torch and OpenMM, with those that TorchForce needs: hosts, export, training.
 test-torchforce:
 	$(MAKE) SET=torchforce VENV=$(VENV)-torchforce $(VENV)-torchforce/tested
-	$(VENV)-torchforce/bin/python -m pytest $(addprefix tests/test_,$(addsuffix .py,hosts openmm md export frozen kinds model train fit plan resume))
+	$(VENV)-torchforce/bin/python -m pytest $(SHARED) $(addprefix tests/test_,$(addsuffix .py,hosts openmm md export frozen kinds model train fit plan resume))
 
 # --- The documentation, every warning an error; its links to elsewhere; those of its blocks of code that take minutes.
 DOCS = $(BIN)/python -m sphinx -W --keep-going -q docs
@@ -116,12 +184,13 @@ $(WHEELS)/%.done: $(WHEELS)/%/package $(WHEELS)/core.done
 	$(WHEELS)/$*/bin/python -P mfmd/hosts/build.py csrc $(WHEELS)/$*/lib > $(WHEELS)/$*.log
 	touch $@
 
-# --- Peers of benchmarks/inference.py, in an environment of their own; torchmd-net, another, is in that of the tests, which the benchmark runs in.
+# --- Peers of benchmarks/inference.py and equal_accuracy.py, in an environment of their own; torchmd-net, another, is in that of the tests, where they run.
 peers: $(VENV)/tested $(VENV)-peers/done
 $(VENV)-peers/done:
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check cmake ninja "pybind11>=2.13" \
-	  torch==2.9.1 mace-torch==0.3.16 calorine==4.1 matgl==4.1.2 nvalchemi-toolkit-ops==0.5.0 warp-lang==1.19.0
+	  torch==2.9.1 mace-torch==0.3.16 calorine==4.1 matgl==4.1.2 nvalchemi-toolkit-ops==0.5.0 warp-lang==1.19.0 \
+	  "symmetrix-xl==0.1.1; platform_machine == 'x86_64'" "symmetrix-xl-cpu-avx512==0.1.1; platform_machine == 'x86_64'"
 	touch $@
 
 # --- The core from C++ under ThreadSanitizer, AddressSanitizer and UBSan, on every instruction set of this machine.
@@ -133,9 +202,7 @@ build/models/done: $(VENV)/tested tests/models.py
 sanitize-thread sanitize-address sanitize-undefined: sanitize-%: build/models/done
 	$(BIN)/cmake -S . -B build/$* -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMFMD_SANITIZE=$* -DMFMD_WERROR=ON > build/$*.log
 	$(BIN)/cmake --build build/$* >> build/$*.log || (cat build/$*.log; false)
-	for simd in generic avx2 avx512; do \
-	  if grep -q -w "$$simd" build/models/simd; then MFMD_SIMD=$$simd build/$*/core_test build/models/*.pt || exit 1; fi; \
-	done
+	for simd in $$(cat build/models/simd); do MFMD_SIMD=$$simd build/$*/core_test build/models/*.pt || exit 1; done
 
 # The CUDA kernels, emulated, under AddressSanitizer and UBSan.
 sanitize-cuda: build/emulated/done

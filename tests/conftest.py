@@ -25,12 +25,17 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if folder := config.getoption("--engine"):
-        import mfmd
+        use_engine(folder)
 
-        (library,) = Path(folder).glob("_engine*.so")
-        spec = importlib.util.spec_from_file_location("mfmd._engine", library)
-        mfmd._engine = sys.modules["mfmd._engine"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(mfmd._engine)
+
+def use_engine(folder):
+    """Another build of the compiled engine, before the first import of mfmd.engine."""
+    import mfmd
+
+    (library,) = Path(folder).glob("_engine*.so")
+    spec = importlib.util.spec_from_file_location("mfmd._engine", library)
+    mfmd._engine = sys.modules["mfmd._engine"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mfmd._engine)
 
 
 def need(device):

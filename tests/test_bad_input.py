@@ -196,8 +196,8 @@ DAMAGE = {
     "cut in half": (lambda p, t: t.write_bytes(p.read_bytes()[: p.stat().st_size // 2]) and t, "truncated"),
     "another archive": (lambda p, t: zipfile.ZipFile(t, "w").writestr("hello", "world") or t, "no entry|no mfmd model"),
     "a newer format": (
-        lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(format=4)),
-        "model format 4, and this mfmd reads up to 3; install a newer",
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(format=5)),
+        "model format 5, and this mfmd reads up to 4; install a newer",
     ),
     "an unknown head": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="tree")), "head of kind tree"),
     **{

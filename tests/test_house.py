@@ -15,6 +15,7 @@ FLOORS = [  # each uses what stands before it, and itself
     {"mfmd.evaluation", "mfmd.reports"},
     {"mfmd.training"},
     {"mfmd.foreign", "mfmd.hosts", "mfmd.labelling"},
+    {"mfmd.suggest"},
     {"mfmd.md"},
     {"mfmd.commands"},
     {"mfmd.cli"},

@@ -11,7 +11,7 @@ from ase.data import atomic_masses
 from ase.neighborlist import neighbor_list
 from ase.optimize import LBFGS
 from backends import TO_BAR, lammps, lower
-from conftest import DATA, ROOT, all_at_once, ethanol, ice, random_cell, write
+from conftest import DATA, ROOT, all_at_once, ethanol, ice, need, random_cell, write
 
 import mfmd
 
@@ -89,6 +89,40 @@ def test_a_model_that_others_have_published(tmp_path, ranks):
     np.testing.assert_allclose(got["energies"], atoms.get_potential_energies(), rtol=1e-10)
     xx, yy, zz, yz, xz, xy = -atoms.get_stress() * TO_BAR["metal"]
     np.testing.assert_allclose(got["pressure"], [xx, yy, zz, xy, xz, yz], atol=1e-10 * max(map(abs, (xx, yy, zz))))
+
+
+DEVICE = {"molecule": (molecule, ""), "triclinic": (lambda: lower(random_cell(3, atoms=12)), ""), "corner": (corner, "processors * 1 1")}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("name", DEVICE)
+def test_on_a_cuda_device(any_model, tmp_path, name, ranks):
+    """As on the CPU after some steps and with new lists on the way; one rank of `corner` has no atoms."""
+    need("cuda")
+    make, first = DEVICE[name]
+    atoms = make()
+    atoms.set_momenta(np.random.default_rng(1).normal(size=(len(atoms), 3)))
+    more = ("neigh_modify every 2 delay 0 check no",)
+    got, wanted = (
+        lammps(tmp_path / str(k), atoms, any_model, ["fix 1 all nve", "run 5"], ranks, style=style, more=more, first=first)
+        for k, style in enumerate(("device cuda", ""))
+    )
+    assert isinstance(got, dict), got
+    assert got["energy"] == pytest.approx(wanted["energy"], rel=1e-12)
+    for key in ("positions", "forces", "energies", "stresses", "pressure"):
+        np.testing.assert_allclose(got[key], wanted[key], rtol=1e-9, atol=1e-9 * np.abs(wanted[key]).max())
+
+
+@pytest.mark.parametrize("precision, atol", [("double", 1e-9), ("single", 1e-4), ("tf32", 2e-2)])
+def test_an_ion_on_a_cuda_device(charged_file, tmp_path, precision, atol):
+    """Ghosts are in the state that the structure is in."""
+    need("cuda")
+    atoms = lower(random_cell(2, atoms=8))
+    style, many = "charge 1 multiplicity 1 allow_unseen_state yes", ("comm_modify cutoff 9.0",)
+    got = lammps(tmp_path / "cuda", atoms, charged_file, ["run 0"], 2, precision=precision, style=f"{style} device cuda", more=many)
+    assert isinstance(got, dict), got
+    wanted = lammps(tmp_path / "cpu", atoms, charged_file, ["run 0"], style=style)
+    np.testing.assert_allclose(got["forces"], wanted["forces"], atol=atol * np.abs(wanted["forces"]).max())
 
 
 def moving(atoms, model, kelvin=300.0):
@@ -427,6 +461,11 @@ def test_labels_of_types(model_file, tmp_path, labels, sentence):
         ("head high", "head highest", "highest"),
         ("precision double", "precision half", "'precision half' is none of"),
         ("precision double", "precision", "precision has no value"),
+        ("precision double", "precision tf32", "precision tf32 is for the tensor cores of a CUDA device; add device cuda, or use single"),
+        ("precision double", "device gpu", "'device gpu' is none of"),
+        ("precision double", "device cuda:", "'device cuda:' is none of"),
+        ("precision double", "device cuda threads 2", "threads are the CPU's"),
+        ("precision double", "device cuda:99", "CUDA"),
         ("precision double", "charge one", "'charge one' is none of"),
         ("precision double", "multiplicity 0", "'multiplicity 0' is none of"),
         ("precision double", "allow_unseen_state maybe", "'allow_unseen_state maybe' is none of"),

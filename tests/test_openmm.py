@@ -4,12 +4,12 @@ import backends
 import numpy as np
 import pytest
 from backends import python
-from conftest import changed, ethanol, random_cell
+from conftest import changed, ethanol, need, random_cell
 from host_contract import reduced
 
 import mfmd
 from mfmd import units
-from mfmd.engine import InputError
+from mfmd.engine import LIBRARY_DIR, InputError
 
 
 def test_free_energy_between_two_levels(trained):
@@ -279,6 +279,48 @@ def test_energy_does_not_drift(trained, kind):
     time = 0.1 * np.arange(1, 201)
     drift = np.polyfit(time, np.array(energies) / units.KJ_PER_MOL * 1e3 / len(atoms), 1)[0]
     assert abs(drift) < 0.02, f"{drift} meV/atom/ps"
+
+
+def on_cuda(path, atoms, chosen, precision):
+    """Contexts of the model, or of it on the chosen atoms, on the platforms CUDA and Reference; precision : of OpenMM, and double of the engine too."""
+    openmm = pytest.importorskip("openmm")
+    if "CUDA" not in (openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())):
+        pytest.skip("OpenMM has no platform CUDA here; openmm-cuda-12 or openmm-cuda-13 installs it")
+    if not (LIBRARY_DIR / f"libmfmd_openmm_cuda-{openmm.version.short_version}.so").exists():
+        pytest.skip("the native force was not compiled for the platform CUDA; `mfmd build-host openmm_cuda` does it")
+    need("cuda")
+    engine = "double" if precision == "double" else "single"
+    for platform in ("CUDA", "Reference"):
+        force = mfmd.openmm.create_force(path, backends.topology(atoms), chosen, host="native", heads=("low", "high"), precision=engine)
+        if platform == "CUDA":
+            openmm.Platform.getPlatformByName(platform).setPropertyDefaultValue("Precision", precision)
+        yield backends.context_of_force(force, atoms, platform)
+
+
+@pytest.mark.parametrize("precision", ["single", "mixed", "double"])
+@pytest.mark.parametrize("structure", ["molecule", "box", "part"])
+def test_native_force_on_the_platform_cuda(model_file, structure, precision):
+    """Energies, forces and dE/dλ, and where ten steps lead, as on the platform Reference."""
+    atoms = reduced(random_cell(21, atoms=12)) if structure == "box" else ethanol()
+    if structure == "part":
+        atoms += ethanol()
+        atoms.positions[:9] += [7.0, 0.5, 0.0]
+    found = []
+    for c in on_cuda(model_file, atoms, list(range(9, 18)) if structure == "part" else None, precision):
+        c.setParameter("mfmd_lambda", 0.3)
+        first = backends.energy_and_forces(c)
+        slope = c.getState(parameterDerivatives=True).getEnergyParameterDerivatives()["mfmd_lambda"] / units.KJ_PER_MOL
+        c.getIntegrator().setStepSize(1e-4)  # ps; the forces of random weights are large
+        c.getIntegrator().step(10)
+        last = c.getState(positions=True).getPositions(asNumpy=True)._value * units.ANGSTROM_PER_NM
+        found.append((*first, slope, last))
+    bound = 1e-7 if precision == "double" else 1e-4
+    (energy, forces, slope, last), (wanted, of_reference, slope_wanted, last_wanted) = found
+    assert energy == pytest.approx(wanted, abs=bound * len(atoms)) and slope == pytest.approx(slope_wanted, abs=bound * len(atoms))
+    np.testing.assert_allclose(forces, of_reference, atol=bound * np.abs(of_reference).max())
+    np.testing.assert_allclose(last, last_wanted, atol=10 * bound)
+    if structure == "part":
+        assert not forces[:9].any()
 
 
 def test_unknown_host_and_atoms(model_file):

@@ -113,18 +113,21 @@ def test_what_has_no_mass_does_not_move(make, trained):
     assert energy(c) < high and np.abs(where(c) - before).max() > 1e-4
 
 
-@pytest.mark.parametrize(("atoms", "a", "b"), [(ethanol(), 4, 6), (ethanol(), 7, 8), (ethanol(), 1, 3)])
-def test_a_bad_start(atoms, a, b, trained):
-    """Two atoms 0.7 Å apart: no step is longer than 0.1 Å, and the end is a molecule again."""
+@pytest.mark.parametrize(("a", "b"), [(4, 6), (7, 8), (1, 3)])
+def test_a_bad_start(a, b):
+    """Two atoms 0.7 Å apart: the end is the molecule again that springs between all of its atoms make."""
+    atoms, springs, system = ethanol(), openmm.HarmonicBondForce(), openmm.System()
+    for mass in atoms.get_masses():
+        system.addParticle(mass)
+    for k, m in zip(*np.triu_indices(len(atoms), 1), strict=True):
+        springs.addBond(k, m, 0.1 * atoms.get_distance(k, m), 2e4)
+    system.addForce(springs)
+    good = atoms.get_all_distances()
     atoms.positions[b] = atoms.positions[a] + 0.7 * (atoms.positions[b] - atoms.positions[a]) / atoms.get_distance(a, b)
-    topology, positions = md.topology_of(atoms)
-    c = context_of(positions * unit.angstrom, mfmd.openmm.create_system(trained[0], topology, "gfn2", threads=1))
-    high = energy(c)
+    c = context_of(atoms.positions * unit.angstrom, system)
     md.minimize(c)
-    x = 10 * where(c)
-    apart = np.linalg.norm(x[:, None] - x[None], axis=-1)[np.triu_indices(9, 1)]
-    forces = c.getState(forces=True).getForces(asNumpy=True)._value / mfmd.openmm.FORCE_UNIT
-    assert energy(c) < high and apart.min() > 0.9 and np.linalg.norm(forces, axis=1).max() < 1.0
+    atoms.positions = 10 * where(c)
+    np.testing.assert_allclose(atoms.get_all_distances(), good, atol=0.02)
 
 
 def test_what_is_not_finite_is_said_and_positions_stay():

@@ -183,6 +183,15 @@ def test_what_moves_is_measured(load, trained, tmp_path, capsys, monkeypatch):
     assert f"dft had moved by {1e3 * moved['dft']['energy']:.2f} meV/atom" in told
 
 
+def test_labels_that_are_not_those_of_the_head_are_told(load, recwarn):
+    """Another level has other energies of atoms, which come with the head; the levels of THREE are what they are said to be."""
+    for levels, told in ((THREE, False), ("{dft: {from: gfn2}, cctz: {}}", True)):
+        recwarn.clear()
+        train(load("strategy=finetune-readout", "resume=false", f"out={load().out}-{told}", levels=levels))
+        found = [str(w.message) for w in recwarn if "levels.dft.from: the labels of dft are" in str(w.message)]
+        assert len(found) == told and all("list the head as a level of its own, such as before: {from: gfn2}" in words for words in found)
+
+
 def test_energies_alone_of_the_highest_level(load, trained, tmp_path, capsys):
     """Gauss-Newton from the file, whose level has no labels, is a model of the level that has some."""
     tables = train(load("strategy=chain-newton"))
@@ -252,7 +261,7 @@ def test_the_file_teaches_what_was_forgotten(load, tmp_path):
     """Teachers without any label of their level, in training or validation."""
     lessons = [
         {"name": "cctz", "levels": {"cctz": {}}, "heads": {"cctz": "xtb"}, "fit": "gauss-newton"},
-        {"name": "again", "levels": {"xtb": {}}, "teachers": ["checkpoint"], "train": {"epochs": 8}},
+        {"name": "again", "levels": {"xtb": {}}, "teachers": ["checkpoint"], "train": {"epochs": 14}},
     ]
     c = load(f"stages={json.dumps(lessons)}", "train.learning_rate=0.003")
     train(c)
@@ -368,7 +377,7 @@ def test_a_repulsion_is_no_part_of_what_heads_learn(frames):
         batch.positions.requires_grad_()
         s.labels["low"].forces = -torch.autograd.grad(energy(batch), batch.positions)[0].numpy() + rng.normal(size=s.positions.shape) * 1e-3
         s.labels["low"].energy += rng.normal() * 1e-4
-    model = Model(model.backbone, {"low": LinearHead(32, e0, [1, 6, 8])})
+    model = Model(model.backbone, {"low": LinearHead(32, e0)})
     found = fit.closed_form(model, "low", structures, batches.collation(c, ["low"]))
     assert found["forces"] == len(structures) and found["loo_mae"] < 1e-3
     with pytest.raises(ConfigError, match=r"backbone.zbl: 6.0 Å is more than the cutoff, 5.0 Å"):
