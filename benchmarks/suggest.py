@@ -46,7 +46,7 @@ from mfmd.training.run import train
 from mfmd.training.stages import begin
 from mfmd.training.start import header_of, read_checkpoint
 
-COUNTS = (25, 50, 100, 200)
+COUNTS = (12, 25, 50, 100, 200)
 DRAWN = 300  # structures of a draw
 MANY = 100_000  # structures
 BUDGETS = 60.0, 120.0, 200.0  # CPU-seconds
@@ -82,23 +82,32 @@ class Campaign:
     def draw(self, seed):
         return np.random.default_rng(seed).permutation(len(self.pool))[: self.drawn]
 
-    def choose(self, draw, bought, penalty, count=np.inf, levels=None, cost=None, budget=np.inf):
-        """(structure, level) of `bought` and of what is chosen besides; cost : {level: (pool,) CPU-seconds}."""
+    def choose(self, draw, bought, penalty, count=np.inf, levels=None, cost=None, budget=np.inf, target=None):
+        """(structure, level) of `bought` and of what is chosen besides.
+
+        cost : {level: (pool,) CPU-seconds}; target : names of molecules whose structures in the draw are to be predicted, by default all
+        """
         levels = levels or (self.top,)
         bought, of = list(bought), [[k for k, level in bought if level == own] for own in levels]
         rows = {level: LABEL_ROWS.get(name, 1) for level, name in enumerate(levels)}
         known = {n: [self.rows[own][:, : rows[n]].reshape(-1, self.rows.width)] for n, own in enumerate(of) if own}
-        own = Rows(self.rows.network[draw], self.rows.e0[draw])
+        own, aimed = (Rows(self.rows.network[some], self.rows.e0[some]) for some in (draw, draw[self.of(target, draw)]))
         costs = np.ones((len(draw), len(levels))) if cost is None else np.stack([cost[level][draw] for level in levels], axis=1)
         free = np.stack([~np.isin(draw, had) for had in of], axis=1)
         parts = self.parts(bought, levels, penalty)
-        pool = Pool(Process(parts, own.width, penalty * self.diagonal * np.cumsum(parts), known), own, rows, costs, free, aims(own, own))
+        pool = Pool(
+            Process(parts, own.width, penalty * self.diagonal * np.cumsum(parts), known), own, rows, costs, free, aims(aimed, aimed)
+        )
         while len(bought) < count and (best := pool.best(budget)) is not None:
             k, level, _ = best
             pool.take(k, level)
             budget -= costs[k, level]
             bought.append((int(draw[k]), levels[level]))
         return bought
+
+    def of(self, molecules, draw):
+        """(draw,) bool; molecules : names, None for all"""
+        return np.array([molecules is None or self.pool[k].info["molecule"] in molecules for k in draw])
 
     def parts(self, bought, levels, penalty):
         """As `mfmd suggest` has them: the likeliest, or equal ones before there are enough labels."""
@@ -122,15 +131,16 @@ class Campaign:
 
     def _learn_both(self, bought):
         """dft by gradient, a tenth of whose labels says when to stop, then cctz from there by Gauss-Newton."""
-        train_, val, of = [], [], {}
+        train_, val, of, seen_at_dft = [], [], {}, 0
         for k, level in bought:
             of.setdefault(k, []).append(level)
-        for n, (k, levels) in enumerate(of.items()):
+        for k, levels in of.items():
             s = self.pool[k]
             learned = ase.Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc)
             seen = learned.copy()
             for level in levels:
-                frame = seen if level == "dft" and n % 10 == 0 else learned
+                frame = seen if level == "dft" and seen_at_dft % 10 == 0 else learned
+                seen_at_dft += level == "dft"
                 frame.info[f"energy_{level}"] = s.labels[level].energy
                 if level == "dft":
                     frame.arrays["forces_dft"] = s.labels[level].forces
@@ -149,15 +159,15 @@ class Campaign:
         return *(1e3 * tables["test"]["cctz", kind]["mae"] for kind in ("energy", "forces")), penalty
 
 
-def by_count(campaign, seeds, counts):
-    """Random and chosen at each count; the noise is Gauss-Newton's penalty of the round before."""
+def by_count(campaign, seeds, counts, target=None):
+    """Random and chosen at each count, the latter for a target; the noise is Gauss-Newton's penalty of the round before."""
     found = {}
     for seed in seeds:
         draw, bought, penalty = campaign.draw(seed), [], PENALTY
         for count in counts:
             *errors, _ = campaign.learn([(k, campaign.top) for k in draw[:count]])
             found.setdefault(("random", count), []).append(errors)
-            bought = campaign.choose(draw, bought, penalty, count)
+            bought = campaign.choose(draw, bought, penalty, count, target=target)
             *errors, penalty = campaign.learn(bought)
             found.setdefault(("chosen", count), []).append(errors)
             words = ", ".join(f"{what} {e:.1f} / {f:.1f}" for what in ("random", "chosen") for e, f in found[what, count][-1:])
@@ -170,14 +180,20 @@ def by_count(campaign, seeds, counts):
 def start(starts, seeds):
     print("from ANI-1x, means: labels, random energy meV and forces meV/Å, chosen likewise")
     campaign = starts("ani1x")
-    by_count(campaign, seeds, COUNTS[:3])
+    by_count(campaign, seeds, COUNTS[:-1])
     every = [campaign.learn([(k, "cctz") for k in campaign.draw(seed)])[:2] for seed in seeds]
     print(f"all {DRAWN}: {' / '.join(f'{x:.1f}' for x in np.mean(every, axis=0))}", flush=True)
 
 
 def scratch(starts, seeds):
     print("from gfn2, means: labels, random energy meV and forces meV/Å, chosen likewise")
-    by_count(starts("gfn2"), seeds, COUNTS)
+    campaign = starts("gfn2")
+    by_count(campaign, seeds, COUNTS)
+    small = {s.info["molecule"] for s in campaign.test if s.labels["cctz"].forces is not None}
+    campaign = copy.copy(campaign)
+    campaign.test = [s for s in campaign.test if s.info["molecule"] in small]
+    print(f"the same on test frames of {', '.join(sorted(small))}, those of these molecules in the draw as targets")
+    by_count(campaign, seeds, COUNTS, small)
 
 
 OWN = {  # a molecule that examples/data does not have
@@ -198,7 +214,7 @@ def own(starts, seeds):
     tree = {"out": out / "gfn2", "data": data, "levels": {"gfn2": {}}, "train": {"epochs": 50, "batch_size": 16}, "resume": True}
     train(plan.parse(tree, "benchmark"), Console(quiet=True))
     print("methylamine from gfn2, means: labels, random energy meV and forces meV/Å, chosen likewise")
-    by_count(Campaign(out / "gfn2" / "model.pt", "gfn2", data, (), "cc", drawn=240), seeds[:3], COUNTS[:3])
+    by_count(Campaign(out / "gfn2" / "model.pt", "gfn2", data, (), "cc", drawn=240), seeds[:3], COUNTS[1:-1])
 
 
 def across(campaign, seeds):

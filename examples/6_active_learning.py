@@ -71,7 +71,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
 
     # A pool, whole at the cheapest level, of which a few structures are labelled at the others; and structures to test on.
-    sampled = {"train": 10, "val": 4, "test": 2} if short else {"train": 60, "val": 10, "test": 10}
+    sampled = {"train": 10, "val": 4, "test": 2} if short else {"train": 120, "val": 10, "test": 10}
     first = {
         "out": str(out / "labels-0"), "structures": arguments.molecule, "sampling": {"temperatures": [300, 600], **sampled},
         "levels": {low: levels[low], **{level: {**levels[level], "keep": few} for level in higher}},

@@ -5,6 +5,7 @@ The way of the data, and where each step lives; each floor uses only those below
     cli                                                    the commands' options; what each failure says
     commands/                                              the commands, a file each
     md                                                     ready-made runs in OpenMM
+    suggest/          checking/                            which label next; whether numbers are right on this machine
     hosts/            labelling/    foreign/               programs that call the engine; making labels; other packages' weights
     training/                                              plan, model, stages, export; the only wing that needs torch
     reports/          evaluation                           tables, figures, pages; errors of a model file

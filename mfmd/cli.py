@@ -15,7 +15,7 @@ from mfmd.hosts.build import HOSTS
 
 COMMANDS = {  # of mfmd, and their modules in mfmd.commands
     "label": "label", "suggest": "suggest", "import": "imported", "info": "info", "eval": "evaluate", "md": "dynamics", "export": "export",
-    "build-host": "build_host", "doctor": "doctor", "completion": "completion",
+    "check": "check", "build-host": "build_host", "doctor": "doctor", "completion": "completion",
 }  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def train():
 
 
 def main():
-    """mfmd label|suggest|import|info|eval|md|export|build-host|doctor|completion …"""
+    """mfmd label|suggest|import|info|eval|md|export|check|build-host|doctor|completion …"""
     parser = mfmd_parser()
     arguments, more = parser.parse_known_args()
     if more and (arguments.command != "label" or any(word.startswith("-") for word in more)):
@@ -99,7 +99,7 @@ def main():
     if more:  # overrides behind an option, which argparse does not look for there
         arguments.overrides += more
     result = _guard(arguments, COMMANDS[arguments.command], "the same command goes on" if arguments.command in ("label", "suggest") else "")
-    if arguments.command == "doctor" and "fails" in result["engine"]:
+    if (arguments.command == "doctor" and "fails" in result["engine"]) or (arguments.command == "check" and result["failed"]):
         raise SystemExit(1)
 
 
@@ -165,6 +165,7 @@ def mfmd_parser():
   mfmd suggest model.pt pool.xyz --count 50 -o chosen.xyz   which structures to label next
   mfmd eval model.pt test.xyz                         errors per level, label and molecule
   mfmd md model.pt start.pdb -o runs/md --time 20     20 ps at 300 K; the same command goes on
+  mfmd check model.pt                                 whether its numbers are right on this machine
   mfmd doctor                                         what works here, and what mends the rest
 
 mfmd COMMAND --help says more of each. A failure is one sentence, and exit code 1.""",
@@ -172,7 +173,7 @@ mfmd COMMAND --help says more of each. A failure is one sentence, and exit code 
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    for add in (_label, _suggest, _import, _info, _eval, _md, _export, _build_host, _doctor):
+    for add in (_label, _suggest, _import, _info, _eval, _md, _export, _check, _build_host, _doctor):
         add(commands)
     _completion(commands, {"mfmd": parser, "mfmd-train": train_parser()})
     return parser
@@ -429,6 +430,30 @@ def _build_host(commands):
     parser = _command(commands, "build-host", "compile a host anew, after an upgrade of torch, OpenMM or LAMMPS", "mfmd build-host lammps")
     parser.add_argument("host", choices=list(HOSTS))
     _for_scripts(parser, host="which", library="the file")
+
+
+def _check(commands):
+    parser = _command(
+        commands,
+        "check",
+        "whether a model's numbers are right on this machine: engine, hosts, and those that came in the file",
+        "mfmd check runs/mine/model.pt start.xyz",
+    )
+    _file(parser, "model", help=MODEL)
+    _file(
+        parser,
+        "structure",
+        nargs="?",
+        help="file of structures to check it on, in any format that mfmd-train reads; by default those that travel in the model file",
+    )
+    _for_scripts(
+        parser,
+        model="the file",
+        structures="each with source, atoms, and level, the highest that knows it",
+        engine="{instruction_set, threads, cuda: {compiled, devices}}",
+        checks="each with name, passes (true, false, or null where it was left out), found and allowed {kind: the largest}, left_out and fails: why",
+        failed="how many; with any the exit code is 1",
+    )
 
 
 def _doctor(commands):

@@ -124,6 +124,10 @@ class Trained:
         )
         return tuple(map(int, elements)), tuple(states)
 
+    def highest(self, s):
+        """Name of the highest level that lacks nothing of a structure, or None."""
+        return next((level for level in reversed(self.levels) if self.lacks(level, s) == ((), ())), None)
+
     def _seen(self, level, state, s, k):
         if state == NEUTRAL and (np.count_nonzero(np.equal(s.fragment, k)) if np.size(s.fragment) else len(s.numbers)) == 1:
             return True  # an atom by itself is what E0 is of

@@ -15,7 +15,7 @@ FLOORS = [  # each uses what stands before it, and itself
     {"mfmd.evaluation", "mfmd.reports"},
     {"mfmd.training"},
     {"mfmd.foreign", "mfmd.hosts", "mfmd.labelling"},
-    {"mfmd.suggest"},
+    {"mfmd.suggest", "mfmd.checking"},
     {"mfmd.md"},
     {"mfmd.commands"},
     {"mfmd.cli"},

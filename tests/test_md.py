@@ -581,9 +581,9 @@ def test_a_full_disk_loses_nothing(trained, start, tmp_path, format_):
     line = [str(w) for w in command(trained, start, tmp_path / "run", time=1.0, every=0.005, format=format_)]
     failed = subprocess.run(["bash", "-c", 'ulimit -f 12; exec "$@"', "bash", *line], capture_output=True, text=True)
     assert failed.returncode == 1
-    assert re.search(r"^error: \[Errno \d+\] .*; the same command goes on from the checkpoint of \S+, at step \d+\n\Z", failed.stderr, re.MULTILINE), (
-        failed.stderr
-    )
+    assert re.search(
+        r"^error: \[Errno \d+\] .*; the same command goes on from the checkpoint of \S+, at step \d+\n\Z", failed.stderr, re.MULTILINE
+    ), failed.stderr
     for out in ("run", "whole"):
         md.run(settings(trained, start, tmp_path / out, time=1.0, every=0.005, format=format_, report_heads=False))
     name, begins = ("trajectory.xtc", 0) if format_ == "xtc" else ("trajectory.dcd", 256)  # a DCD file says when it was written

@@ -1,25 +1,20 @@
 """mfmd doctor: what is installed, which hosts load, and what mends those that do not.
 
-Each host is loaded in a process of its own, since a library that does not fit may end the process that loads it.
+Each host is loaded in a process of its own (hosts/apart.py).
 """
 
 import concurrent.futures
 import importlib.metadata
-import json
 import os
 import platform
-import signal
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
 import mfmd
 from mfmd import progress
 from mfmd.commands.packages import PACKAGES, install
-
-PATIENCE = 300  # s, after which a host does not load
-CODE = "import sys; from mfmd.commands import doctor; doctor.probe(sys.argv[1])"
+from mfmd.hosts import apart
 
 
 def engine():
@@ -109,35 +104,12 @@ HOSTS = {  # a probe: what it is called, and what mends it where its package is 
 }
 
 
-def probe(name):
-    """Of a process of its own: one JSON line on stdout, what loads, or what fails and what mends it."""
-    kept = os.dup(1)
-    os.dup2(2, 1)  # a library may say something
-    try:
-        found = {"loads": globals()[name]()}
-    except ModuleNotFoundError as error:
-        found = {"fails": str(error), "mend": install(error.name)}
-    except Exception as error:  # whatever a broken package raises is what is asked for here
-        found = {"fails": " ".join(str(error).split()) or type(error).__name__}
-    os.write(kept, json.dumps(found).encode())
-    os._exit(0)  # without what loaded libraries do at the end
-
-
 def _asked(host):
     """{"loads": what} or {"fails": why, "mend": command} of a probe."""
-    name, mend = host.__name__, HOSTS[host][1]
-    try:
-        done = subprocess.run([sys.executable, "-c", CODE, name], capture_output=True, text=True, timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        return {"fails": f"it has not loaded after {PATIENCE} s", "mend": mend}
-    if done.returncode < 0:
-        return {"fails": f"loading it ends the process ({signal.Signals(-done.returncode).name})", "mend": mend}
-    if done.returncode or not done.stdout:
-        return {"fails": (done.stderr.strip().splitlines() or ["it says nothing"])[-1], "mend": mend}
-    found = json.loads(done.stdout)
-    if "fails" in found:
-        found["mend"] = found.get("mend") or mend
-    return found
+    answer = apart.asked(host)
+    if "found" in answer:
+        return {"loads": answer["found"]}
+    return {"fails": answer["fails"], "mend": install(answer.get("lacks")) or HOSTS[host][1]}
 
 
 def _version(package):

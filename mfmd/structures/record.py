@@ -55,3 +55,18 @@ class Structure:
     def state_key(self):
         """Of structures of the same atoms, which are in the same states; closed shells are whatever their fragments."""
         return (self.states, np.asarray(self.fragment, np.int32).tobytes()) if any(state != NEUTRAL for state in self.states) else ()
+
+
+WRITTEN = ("numbers", "positions", "cell", "pbc", "states", "fragment")
+
+
+def to_json(s):
+    """What a Structure is, without labels, as JSON has it."""
+    return {key: np.asarray(getattr(s, key)).tolist() for key in WRITTEN}
+
+
+def from_json(found, labels, source):
+    """The Structure of `to_json`."""
+    arrays = {key: np.array(found[key], float if key in ("positions", "cell") else None) for key in ("numbers", "positions", "cell", "pbc")}
+    states, fragment = tuple(State(*pair) for pair in found["states"]), np.array(found["fragment"], np.int32)
+    return Structure(**arrays, labels=labels, source=source, states=states, fragment=fragment)

@@ -16,11 +16,16 @@ import torch
 
 from mfmd import Error, Note, progress
 from mfmd.engine import Engine, HostError, load_model, load_torch_host
+from mfmd.evaluation import Trained
+from mfmd.structures.record import to_json
 from mfmd.structures.state import spelled
+from mfmd.training.batches import collate
 from mfmd.training.heads import ERROR_BARS
 from mfmd.training.model import SIZES, VARIANTS
+from mfmd.training.start import read_in_double
 
 FORMATS = (1, 2, 3, 4)  # of the model file; a later one where the backbone or a head says or is what those before do not know
+CHECKED, LARGEST = 3, 200  # structures that travel in the file with their numbers, and of how many atoms they are at most
 TABLE_BOUND = {"energy": 1e-6, "forces": 1e-5}  # eV/atom, eV/Å: what the radial tables may differ by from exact evaluation
 STATE = 1  # version of the engine's state inside the archive
 ENTRY = "mfmd.safetensors"
@@ -64,6 +69,27 @@ def table_error(content, structures):
     return worst
 
 
+def checked(content, structures):
+    """Structures with the numbers that torch has for them in double, for `mfmd check`: the smallest, the largest and one between of those of LARGEST atoms at most
+    that a level knows, each at the highest that does.
+
+    content : bytes of mfmd.safetensors; structures : Structure
+
+    Returns
+    -------
+    list of dicts: what record.to_json has, and level, energy (eV), forces (eV/Å)
+    """
+    model, trained = read_in_double(content), Trained(content)
+    known = sorted((len(s.numbers), k) for k, s in enumerate(structures) if len(s.numbers) <= LARGEST and trained.highest(s))
+    out = []
+    for which in np.unique(np.linspace(0, len(known) - 1, min(CHECKED, len(known))).astype(int)):
+        s = structures[known[which][1]]
+        level = trained.highest(s)
+        found = model(collate([s], [], model.backbone.radial.cutoff, torch.float64), forces=[level])[level]
+        out.append(to_json(s) | {"level": level, "energy": found.energy.item(), "forces": found.forces.detach().tolist()})
+    return out
+
+
 def _sizes(head, members):
     """What a head of this kind has for sizes."""
     if head.kind == "mlp":
@@ -71,7 +97,7 @@ def _sizes(head, members):
     return {"hidden": head.hidden} if head.kind == "gated" else {}
 
 
-def serialize(model, elements, provenance, tables=None, domain=None, states=None):
+def serialize(model, elements, provenance, tables=None, domain=None, states=None, check=()):
     """The bytes of mfmd.safetensors.
 
     Parameters
@@ -82,6 +108,7 @@ def serialize(model, elements, provenance, tables=None, domain=None, states=None
     tables : what `table_error` measured
     domain : what `domain.trained_on` found
     states : {level: (charge, multiplicity) pairs it was trained on}; a level is missing of which nobody knows
+    check : what `checked` found
 
     head(isolated neutral atom) is folded into E0, so that an isolated atom returns its reference energy.
     """
@@ -134,6 +161,8 @@ def serialize(model, elements, provenance, tables=None, domain=None, states=None
         "tables": tables,
         "provenance": provenance,
     }
+    if check:
+        header["check"] = check
     if domain is not None:
         header["domain"] = {key: domain[key] for key in ("elements", "structures")}
         state |= {f"domain.{key}": torch.from_numpy(domain[key]) for key in ("nearest", "neighbors", "features")}
@@ -220,7 +249,7 @@ def write_weights(path, content):
 
 
 def write_model(path, model, elements, provenance, structures=(), domain=None, states=None):
-    """Write the model file of a training.model.Model; the error of its radial tables is measured on `structures` first.
+    """Write the model file of a training.model.Model; the error of its radial tables is measured on `structures` first, and some of them travel in it.
 
     domain, states : as for `serialize`
 
@@ -230,8 +259,10 @@ def write_model(path, model, elements, provenance, structures=(), domain=None, s
     ------
     ExportError : see `table_error`
     """
-    tables = table_error(serialize(model, elements, provenance, states=states), structures) if len(structures) else None
-    content = serialize(model, elements, provenance, tables, domain, states)
+    content = serialize(model, elements, provenance, domain=domain, states=states)
+    if len(structures):
+        tables, check = table_error(content, structures), checked(content, structures)
+        content = serialize(model, elements, provenance, tables, domain, states, check)
     try:
         write_torchscript(path, load_model(content))
     except (HostError, RuntimeError, NotImplementedError, AttributeError) as error:

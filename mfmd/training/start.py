@@ -73,6 +73,16 @@ def read_model(path):
     return model.eval(), header
 
 
+def read_in_double(path):
+    """The Model of `read_model`, but in double, with what is computed from its sizes."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return read_model(path)[0].double()
+    finally:
+        torch.set_default_dtype(before)
+
+
 LOWEST = [State(0, 1), State(0, 2)]  # of a level of which the file does not say it: neutral structures of the lowest multiplicity
 
 

@@ -1,0 +1,1 @@
+"""Whether a model gives right numbers on the machine at hand."""

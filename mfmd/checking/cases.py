@@ -1,0 +1,76 @@
+"""What is evaluated: the structures that travel in a model file with their numbers, or the user's."""
+
+import json
+
+import numpy as np
+from ase import Atoms
+
+from mfmd import Error
+from mfmd.engine import load_model
+from mfmd.evaluation import Trained
+from mfmd.structures.record import Label, from_json
+from mfmd.structures.state import spelled
+
+MOST = 5  # structures of a file that are looked at, evenly spread over it
+
+
+class CheckError(Error):
+    """There is nothing to check; names the file and what to do."""
+
+
+def of_model(path):
+    """[(Structure, level)] of a model file, each labelled at the level with what torch had for it when the file was written.
+
+    Raises
+    ------
+    CheckError : the file has none
+    """
+    out = []
+    for k, own in enumerate(json.loads(load_model(path).metadata).get("check", ())):
+        label = Label(own["energy"], np.array(own["forces"]))
+        out.append((from_json(own, {own["level"]: label}, f"structure {k} of {path}"), own["level"]))
+    if not out:
+        raise CheckError(
+            f"{path} has no structures in it, as it was imported or is of an older mfmd; name a file with one: mfmd check {path} structure.xyz"
+        )
+    return out
+
+
+def of_file(model, path):
+    """[(Structure, level)] of a file in any format that mfmd-train reads, each at the highest level that knows it.
+
+    Raises
+    ------
+    CheckError : a structure that no level was trained on, or none in the file
+    """
+    from mfmd.structures.reading import Isolated, read_file
+    from mfmd.training import plan
+
+    trained = Trained(model)
+    config = plan.parse({"out": ".", "data": {"train": [str(path)]}, "levels": {name: {} for name in trained.levels}}, "the command line")
+    every = list(Isolated({}).set_aside(read_file(path, config.data, {})))
+    if not every:
+        raise CheckError(f"{path} has no structure but isolated atoms; name a file with one of two atoms or more")
+    chosen = [every[k] for k in np.unique(np.linspace(0, len(every) - 1, min(MOST, len(every))).astype(int))]
+    for s in chosen:
+        if trained.highest(s) is None:
+            raise CheckError(
+                f"{s.source}: no level of {model} was trained on all its elements and on its charge and multiplicity; give another"
+            )
+    return [(s, trained.highest(s)) for s in chosen]
+
+
+def given(s):
+    """A Structure as Engine.compute_batch takes it, and its states likewise."""
+    return (s.positions, s.numbers, s.cell, s.pbc), spelled(s.states, s.fragment)
+
+
+def atoms_of(s):
+    """ase.Atoms that say the states as users do."""
+    atoms = Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc)
+    if len(s.states) == 1:
+        atoms.info |= s.states[0]._asdict()
+    else:
+        atoms.info["fragments"] = [tuple(state) for state in s.states]
+        atoms.arrays["fragment"] = np.asarray(s.fragment)
+    return atoms
