@@ -444,7 +444,7 @@ def _check(commands):
         parser,
         "structure",
         nargs="?",
-        help="file of structures to check it on, in any format that mfmd-train reads; by default those that travel in the model file",
+        help="file of structures to check it on, in any format that mfmd-train or mfmd md reads; by default those that travel in the model file",
     )
     _for_scripts(
         parser,

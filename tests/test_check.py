@@ -99,6 +99,18 @@ def test_structures_of_a_file(charged_file, tmp_path, monkeypatch, capsys):
     assert found["checks"][0]["left_out"] == "the structures are the user's"
 
 
+def test_what_a_run_starts_from(charged_file, tmp_path, monkeypatch, capsys):
+    """A PDB file, which says a charge in its way."""
+    only(monkeypatch, "ASE", "OpenMM, native force")
+    path = tmp_path / "start.pdb"
+    ase.io.write(path, ethanol())
+    lines = [line[:78].ljust(78) + "1+" if " O " in line else line for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines) + "\n")
+    ((s, level),) = cases.of_file(charged_file, path)
+    assert s.states == ((1, 2),) and level == "high" and not s.pbc.any()
+    assert check(monkeypatch, capsys, charged_file, path)[1] == 0
+
+
 def test_bad_input(charged_file, tmp_path, monkeypatch, capsys):
     said, code = check(monkeypatch, capsys, charged_file)
     assert code == 1 and f"error: {charged_file} has no structures in it" in said and "structure.xyz" in said

@@ -1,6 +1,7 @@
 """What is evaluated: the structures that travel in a model file with their numbers, or the user's."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -8,7 +9,8 @@ from ase import Atoms
 from mfmd import Error
 from mfmd.engine import load_model
 from mfmd.evaluation import Trained
-from mfmd.structures.record import Label, from_json
+from mfmd.structures.formats.registry import FORMATS
+from mfmd.structures.record import Label, Structure, from_json
 from mfmd.structures.state import spelled
 
 MOST = 5  # structures of a file that are looked at, evenly spread over it
@@ -37,18 +39,14 @@ def of_model(path):
 
 
 def of_file(model, path):
-    """[(Structure, level)] of a file in any format that mfmd-train reads, each at the highest level that knows it.
+    """[(Structure, level)] of a file in any format that mfmd-train or mfmd md reads, each at the highest level that knows it.
 
     Raises
     ------
     CheckError : a structure that no level was trained on, or none in the file
     """
-    from mfmd.structures.reading import Isolated, read_file
-    from mfmd.training import plan
-
     trained = Trained(model)
-    config = plan.parse({"out": ".", "data": {"train": [str(path)]}, "levels": {name: {} for name in trained.levels}}, "the command line")
-    every = list(Isolated({}).set_aside(read_file(path, config.data, {})))
+    every = _labelled(path, trained.levels) if Path(path).is_dir() or Path(path).suffix.lower() in FORMATS else [_start(model, path)]
     if not every:
         raise CheckError(f"{path} has no structure but isolated atoms; name a file with one of two atoms or more")
     chosen = [every[k] for k in np.unique(np.linspace(0, len(every) - 1, min(MOST, len(every))).astype(int))]
@@ -58,6 +56,34 @@ def of_file(model, path):
                 f"{s.source}: no level of {model} was trained on all its elements and on its charge and multiplicity; give another"
             )
     return [(s, trained.highest(s)) for s in chosen]
+
+
+def _labelled(path, levels):
+    from mfmd.structures.reading import Isolated, read_file
+    from mfmd.training import plan
+
+    config = plan.parse({"out": ".", "data": {"train": [str(path)]}, "levels": {name: {} for name in levels}}, "the command line")
+    return list(Isolated({}).set_aside(read_file(path, config.data, {})))
+
+
+def _start(model, path):
+    """What a run would start from, as it would be evaluated."""
+    from openmm.unit import angstrom
+
+    from mfmd.hosts.openmm import Evaluated
+    from mfmd.hosts.topology import read_start
+
+    start = read_start(path)
+    state = {"charge": None, "multiplicity": None, "fragments": None} | start.state
+    found, box = (
+        Evaluated(load_model(model), start.topology, None, [], {}, "double", None, None, state),
+        start.topology.getPeriodicBoxVectors(),
+    )
+    cell = np.zeros((3, 3)) if box is None else np.array(box.value_in_unit(angstrom))
+    said = found.said
+    return Structure(
+        found.numbers, start.positions, cell, np.repeat(found.periodic, 3), {}, str(path), states=said.states, fragment=said.fragment
+    )
 
 
 def given(s):
