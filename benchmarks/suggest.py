@@ -279,7 +279,7 @@ def _suggest(model, folder, number, killed):
     with open(folder / "pool.xyz", "w") as file:
         for _ in range(number):
             atoms = one.copy()
-            atoms.positions += rng.normal(scale=0.08, size=atoms.positions.shape)
+            atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
             ase.io.write(file, atoms, format="extxyz")
     command = [BIN / "mfmd", "suggest", model, folder / "pool.xyz", "--levels", "ani1x", "--count", "200", "-o", folder / "chosen.xyz"]
     began, most = time.perf_counter(), 0
