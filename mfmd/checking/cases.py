@@ -25,12 +25,20 @@ def of_model(path):
 
     Raises
     ------
-    CheckError : the file has none
+    CheckError : the file has none, or one that is damaged
     """
     out = []
+    trained = Trained(path)
     for k, own in enumerate(json.loads(load_model(path).metadata).get("check", ())):
-        label = Label(own["energy"], np.array(own["forces"]))
-        out.append((from_json(own, {own["level"]: label}, f"structure {k} of {path}"), own["level"]))
+        try:
+            label = Label(float(own["energy"]), np.array(own["forces"], float).reshape(-1, 3))
+            s = from_json(own, {own["level"]: label}, f"structure {k} of {path}")
+            whole = own["level"] in trained.levels and len(s.numbers) == len(s.positions) == len(label.forces) > 0
+        except (KeyError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise CheckError(f"{path}: its structure {k} is damaged; name a file with one: mfmd check {path} structure.xyz")
+        out.append((s, own["level"]))
     if not out:
         raise CheckError(
             f"{path} has no structures in it, as it was imported or is of an older mfmd; name a file with one: mfmd check {path} structure.xyz"

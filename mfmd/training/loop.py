@@ -204,7 +204,7 @@ def optimise(model, stage, structures, val, config, folder, seed):
             Training(model, stage).to(device),
             *loaders,
             ckpt_path=last if last.exists() else None,
-            weights_only=False,  # our own checkpoint
+            weights_only=True,
         )
     model.to(device)
     if not math.isfinite(float(best.best_model_score)):
@@ -221,7 +221,7 @@ def optimise(model, stage, structures, val, config, folder, seed):
             model.load_state_dict(begun)
             return
     wait_for_all()  # until the first has written it
-    state = torch.load(folder / "best.ckpt", weights_only=False, map_location="cpu")["state_dict"]
+    state = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
 
 

@@ -144,7 +144,7 @@ def _check_same(config, then):
                     f"stages.{old['name']}.{key}: the run in {config.out} began with {old[key]}, and now it is {new[key]}; begin a new run with out=…"
                 )
         last = Path(config.out) / stage.name / "last.ckpt"
-        if last.exists() and (done := torch.load(last, weights_only=False, map_location="cpu")["epoch"] + 1) > stage.train.epochs:
+        if last.exists() and (done := torch.load(last, weights_only=True, map_location="cpu")["epoch"] + 1) > stage.train.epochs:
             raise ConfigError(
                 f"stages.{stage.name}.train.epochs: {stage.train.epochs}, but the run in {config.out} has done {done} already"
             )
