@@ -451,7 +451,8 @@ def _check(commands):
         model="the file",
         structures="each with source, atoms, and level, the highest that knows it",
         engine="{instruction_set, threads, cuda: {compiled, devices}}",
-        checks="each with name, passes (true, false, or null where it was left out), found and allowed {kind: the largest}, left_out and fails: why",
+        checks="each with name, passes (true, false, or null where it was left out), found and allowed {kind: the largest, null where that is no number}, "
+        "structures (of how many), left_out and fails (why), lacks (the module without which it was left out)",
         failed="how many; with any the exit code is 1",
     )
 

@@ -167,6 +167,25 @@ def test_hdf5_of_ani1(tmp_path):
     assert structures[0]["info"] == {"molecule": "gdb11_s01/gdb11_s01-0", "smiles": "[H]O[H]"} and structures[0]["units"] == {}
 
 
+@pytest.mark.parametrize("how", ["a link", "external storage", "a virtual dataset"])
+def test_hdf5_that_names_another_file(tmp_path, how):
+    """Which the user has not named, and which is not read."""
+    h5py = pytest.importorskip("h5py")
+    other = hdf5(tmp_path / "other.h5", {"coordinates": np.zeros((2, 1, 3))})
+    with h5py.File(hdf5(tmp_path / "a.h5", {"species": np.array([8])}), "a") as file:
+        if how == "a link":
+            file["coordinates"] = h5py.ExternalLink(str(other), "coordinates")
+        elif how == "external storage":
+            np.zeros((2, 1, 3)).tofile(tmp_path / "raw")
+            file.create_dataset("coordinates", (2, 1, 3), float, external=[(str(tmp_path / "raw"), 0, 48)])
+        else:
+            layout = h5py.VirtualLayout((2, 1, 3), float)
+            layout[:] = h5py.VirtualSource(str(other), "coordinates", (2, 1, 3))
+            file.create_virtual_dataset("coordinates", layout)
+    with pytest.raises(DataError, match=r"a\.h5: coordinates lies in another file, which is not read"):
+        list(found_in(tmp_path / "a.h5", keys("energies", "forces")))
+
+
 def test_hdf5_of_ani2x(tmp_path):
     """A group a number of atoms, with several compositions; symbols as str."""
     numbers = np.array([[8, 1, 1], [6, 8, 8], [7, 1, 1]])

@@ -10,7 +10,7 @@ from mfmd import Error
 from mfmd.engine import load_model
 from mfmd.evaluation import Trained
 from mfmd.structures.formats.registry import FORMATS
-from mfmd.structures.record import Label, Structure, from_json
+from mfmd.structures.record import DataError, Label, Structure, from_json
 from mfmd.structures.state import spelled
 
 MOST = 5  # structures of a file that are looked at, evenly spread over it
@@ -28,20 +28,24 @@ def of_model(path):
     CheckError : the file has none, or one that is damaged
     """
     out = []
-    trained = Trained(path)
-    for k, own in enumerate(json.loads(load_model(path).metadata).get("check", ())):
+    trained, found = Trained(path), json.loads(load_model(path).metadata).get("check", [])
+    remedy = f"name a file with one: mfmd check {path} structure.xyz"
+    for k, own in enumerate(found if isinstance(found, list) else [found]):
+        source = f"structure {k} of {path}"
         try:
-            label = Label(float(own["energy"]), np.array(own["forces"], float).reshape(-1, 3))
-            s = from_json(own, {own["level"]: label}, f"structure {k} of {path}")
-            whole = own["level"] in trained.levels and len(s.numbers) == len(s.positions) == len(label.forces) > 0
-        except (KeyError, TypeError, ValueError):
+            s, level = from_json(own, {}, source), own["level"]
+            label = Label(float(own["energy"]), np.array(own["forces"], float))
+            whole = level in trained.levels and label.forces.shape == s.positions.shape
+            whole = whole and np.isfinite([label.energy, *label.forces.ravel()]).all() and trained.lacks(level, s) == ((), ())
+        except (DataError, KeyError, TypeError, ValueError):
             whole = False
         if not whole:
-            raise CheckError(f"{path}: its structure {k} is damaged; name a file with one: mfmd check {path} structure.xyz")
-        out.append((s, own["level"]))
+            raise CheckError(f"{source}: it is damaged; {remedy}")
+        s.labels[level] = label
+        out.append((s, level))
     if not out:
         raise CheckError(
-            f"{path} has no structures in it, as it was imported or is of an older mfmd; name a file with one: mfmd check {path} structure.xyz"
+            f"{path} has no structures in it: it was imported, is of an older mfmd, or was trained on large ones alone; {remedy}"
         )
     return out
 
@@ -51,12 +55,10 @@ def of_file(model, path):
 
     Raises
     ------
-    CheckError : a structure that no level was trained on, or none in the file
+    CheckError : a structure that no level was trained on
     """
     trained = Trained(model)
     every = _labelled(path, trained.levels) if Path(path).is_dir() or Path(path).suffix.lower() in FORMATS else [_start(model, path)]
-    if not every:
-        raise CheckError(f"{path} has no structure but isolated atoms; name a file with one of two atoms or more")
     chosen = [every[k] for k in np.unique(np.linspace(0, len(every) - 1, min(MOST, len(every))).astype(int))]
     for s in chosen:
         if trained.highest(s) is None:
@@ -67,11 +69,11 @@ def of_file(model, path):
 
 
 def _labelled(path, levels):
-    from mfmd.structures.reading import Isolated, read_file
+    from mfmd.structures.reading import read_file
     from mfmd.training import plan
 
     config = plan.parse({"out": ".", "data": {"train": [str(path)]}, "levels": {name: {} for name in levels}}, "the command line")
-    return list(Isolated({}).set_aside(read_file(path, config.data, {})))
+    return list(read_file(path, config.data, {}))
 
 
 def _start(model, path):

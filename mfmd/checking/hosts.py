@@ -1,7 +1,7 @@
 """What programs get that have the model in them, held against the engine; each in a process of its own.
 
-A host is a function of a model's path, ase.Atoms and a level. It returns energy (eV) and forces (eV/Å), and the positions and cell at which it has them, since
-some turn a structure.
+A host is a function of a model's path, ase.Atoms and a level. It returns energy (eV), forces (eV/Å), the virial (eV) where it has one, and the positions and cell
+at which it has them, since some turn a structure.
 """
 
 import importlib.metadata
@@ -17,19 +17,24 @@ import numpy as np
 
 from mfmd import progress, units
 from mfmd.checking import cases
-from mfmd.checking.numbers import DOUBLE, SINGLE, Check, Numbers, off, worst
+from mfmd.checking.numbers import DOUBLE, Check, evaluator, off, worst
 from mfmd.engine import HostError
 from mfmd.hosts import apart
 from mfmd.structures.record import from_json, to_json
 
 VACUUM = 8.0  # Å around a molecule, where a program has boxes alone
+BAR = 1.6021765e6  # of an eV/Å³, as LAMMPS has it
+FORCE = units.KJ_PER_MOL * units.ANGSTROM_PER_NM  # kJ/mol/nm of an eV/Å
 
 
 def by_ase(path, atoms, level):
     from mfmd.hosts.ase import Calculator
 
     atoms.calc = Calculator(path, level, "double")
-    return atoms.get_potential_energy(), atoms.get_forces(), atoms.positions, atoms.cell.array
+    found = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+    if atoms.pbc.all():
+        found["virial"] = -atoms.get_stress(voigt=False) * atoms.get_volume()
+    return found, atoms.positions, atoms.cell.array
 
 
 def by_openmm(host, path, atoms, level):
@@ -46,21 +51,19 @@ def by_openmm(host, path, atoms, level):
     found, box = context.getState(energy=True, forces=True), start.topology.getPeriodicBoxVectors()
     energy, forces = found.getPotentialEnergy()._value, found.getForces(asNumpy=True)._value
     cell = np.zeros((3, 3)) if box is None else np.array(box.value_in_unit(unit.angstrom))
-    return energy / units.KJ_PER_MOL, forces / (units.KJ_PER_MOL * units.ANGSTROM_PER_NM), start.positions, cell
+    return {"energy": energy / units.KJ_PER_MOL, "forces": forces / FORCE}, start.positions, cell
 
 
 def by_torchscript(path, atoms, level):
+    """Written anew from the weights: of a file only its weights are read, never the code that is in it."""
     import torch
 
-    from mfmd.engine import load_torch_host
+    from mfmd.engine import load_model
+    from mfmd.training import export
 
-    load_torch_host()
-    try:
-        module = torch.jit.load(str(path))
-    except RuntimeError:
-        raise ImportError(f"the file has no TorchScript in it; `mfmd export --for torchscript {path} -o {path}` adds it") from None
-    energy, forces, _ = module(*_tensors(atoms, torch.float64), **atoms.info)
-    return float(energy), forces.numpy(), atoms.positions, atoms.cell.array
+    module = _scripted(lambda file: export.write_torchscript(file, load_model(path)))
+    energy, forces, virial = module(*_tensors(atoms, torch.float64), **atoms.info)
+    return {"energy": float(energy), "forces": forces.numpy(), "virial": virial.numpy()}, atoms.positions, atoms.cell.array
 
 
 def by_gromacs(path, atoms, level):
@@ -69,19 +72,24 @@ def by_gromacs(path, atoms, level):
 
     from mfmd.hosts import gromacs
 
+    module = _scripted(lambda file: gromacs.write_archive(file, path, level, "double", **atoms.info))
+    rounded = [np.float32(x / units.ANGSTROM_PER_NM) for x in (atoms.positions, atoms.cell.array)]
+    positions, cell = (torch.from_numpy(x) for x in rounded)
+    energy, forces = module(positions, torch.tensor(atoms.numbers).int(), *([cell, torch.tensor(atoms.pbc)] if atoms.pbc.any() else []))
+    found = {"energy": energy.item() / units.KJ_PER_MOL, "forces": forces.double().numpy() / FORCE}
+    return found, *(x.astype(float) * units.ANGSTROM_PER_NM for x in rounded)
+
+
+def _scripted(write):
+    """The TorchScript that is written to a file. ImportError : torch makes none"""
+    import torch
+
     with tempfile.TemporaryDirectory() as folder:
-        gromacs.write_archive(f"{folder}/model.pt", path, level, "double", **atoms.info)
-        module = torch.jit.load(f"{folder}/model.pt")
-    atoms.positions = np.float32(atoms.positions / units.ANGSTROM_PER_NM).astype(float) * units.ANGSTROM_PER_NM
-    positions, numbers, cell, pbc = _tensors(atoms, torch.float64)
-    given = [(positions / units.ANGSTROM_PER_NM).float(), numbers.int()]
-    energy, forces = module(*given, *([(cell / units.ANGSTROM_PER_NM).float(), pbc] if atoms.pbc.any() else []))
-    return (
-        energy.item() / units.KJ_PER_MOL,
-        forces.double().numpy() / (units.KJ_PER_MOL * units.ANGSTROM_PER_NM),
-        atoms.positions,
-        atoms.cell.array,
-    )
+        try:
+            write(f"{folder}/model.pt")
+        except (RuntimeError, NotImplementedError, AttributeError) as error:  # as training.export.write_model meets them
+            raise ImportError(f"torch {torch.__version__} makes no TorchScript here ({' '.join(str(error).split())[:200]})") from error
+        return torch.jit.load(f"{folder}/model.pt")
 
 
 def _tensors(atoms, dtype):
@@ -96,33 +104,40 @@ def by_torchsim(path, atoms, level):
 
     from mfmd.hosts.torchsim import MfmdModel
 
-    cpu = torch.device("cpu")
+    cpu, periodic = torch.device("cpu"), bool(atoms.pbc.all())
     state = torch_sim.io.atoms_to_state([atoms], cpu, torch.float64)
     for key, value in atoms.info.items():
         if hasattr(state, "system_extras"):
             state.system_extras[key] = torch.tensor([value])
         else:
             setattr(state, key, torch.tensor([value]))
-    found = MfmdModel(path, level, device=cpu, precision="double", compute_stress=False)(state)
-    return float(found["energy"][0]), found["forces"].numpy(), atoms.positions, atoms.cell.array
+    out = MfmdModel(path, level, device=cpu, precision="double", compute_stress=periodic)(state)
+    found = {"energy": float(out["energy"][0]), "forces": out["forces"].numpy()}
+    if periodic:
+        found["virial"] = -out["stress"][0].numpy() * atoms.get_volume()
+    return found, atoms.positions, atoms.cell.array
 
 
 def by_lammps(path, atoms, level):
     import ase.io
 
     importlib.metadata.version("lammps")
-    if not re.fullmatch(r"[\w.+-]+", level):  # a script may hold anything, and the name comes from a file
-        raise ImportError(f"the level {level!r} is not one word of letters and digits, which an input of LAMMPS could name")
+    if not re.fullmatch(r"[^\s$&#\"']+", level):  # a script may hold anything, and the name comes from a file
+        raise ImportError(f"the level {level!r} is not one word that an input of LAMMPS could have")
     if not atoms.pbc.any():
         atoms.center(VACUUM)
+    right_handed = atoms.cell * np.sign(np.linalg.det(atoms.cell.array))
+    atoms.set_cell(right_handed)
     cell, rotation = atoms.cell.standard_form()
     atoms.positions, atoms.cell = atoms.positions @ rotation.T, cell
     atoms.wrap()
     elements = sorted(set(atoms.symbols))
     script = [
-        "units metal", "atom_style atomic", "atom_modify map yes", f"boundary {' '.join('p' if p else 'f' for p in atoms.pbc)}", "read_data data",
+        "units metal", "atom_style atomic", "atom_modify map yes", f"boundary {'p p p' if atoms.pbc.any() else 'f f f'}", "read_data data",
         f"pair_style mfmd head {level} precision double {' '.join(f'{key} {value}' for key, value in atoms.info.items())}",
-        f"pair_coeff * * model.pt {' '.join(elements)}", "run 0", 'print "energy $(pe:%.17g)"',
+        f"pair_coeff * * model.pt {' '.join(elements)}", "compute p all pressure NULL virial",
+        f"thermo_style custom step pe {' '.join(f'c_p[{k}]' for k in range(1, 7))}", "run 0",
+        f'print "found $(pe:%.17g) {" ".join(f"$(c_p[{k}]:%.17g)" for k in range(1, 7))}"',
         "write_dump all custom forces id fx fy fz modify sort id format float %.17g",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -133,10 +148,14 @@ def by_lammps(path, atoms, level):
         if done.returncode:
             said = (done.stdout + done.stderr).strip().splitlines()
             words = next((line for line in said if line.startswith("ERROR")), said[-1])
-            raise (ImportError if "pair style" in words else RuntimeError)(words)
+            if "pair style" in words:
+                raise ImportError(f"{words}; `mfmd build-host lammps` compiles it")
+            raise RuntimeError(words)
         forces = np.array([line.split()[1:] for line in Path(folder, "forces").read_text().splitlines()[9:]], float)
-    energy = float(re.search(r"^energy (\S+)$", done.stdout, re.MULTILINE)[1])
-    return energy, forces, atoms.positions, atoms.cell.array
+    energy, *pressure = map(float, re.search(r"^found (.+)$", done.stdout, re.MULTILINE)[1].split())
+    xx, yy, zz, xy, xz, yz = np.array(pressure) * atoms.get_volume() / BAR
+    virial = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    return {"energy": energy, "forces": forces, "virial": virial if atoms.pbc.all() else None}, atoms.positions, atoms.cell.array
 
 
 HOSTS = {
@@ -144,26 +163,34 @@ HOSTS = {
     "OpenMM, TorchForce": partial(by_openmm, "torch"), "TorchScript": by_torchscript, "archives for GROMACS": by_gromacs, "TorchSim": by_torchsim,
     "LAMMPS": by_lammps,
 }  # fmt: skip
-BOXES_OR_NONE = {"OpenMM, native force", "OpenMM, PythonForce", "OpenMM, TorchForce", "TorchSim"}  # periodic in all directions, or in none
-WHOLE = {"TorchScript", "archives for GROMACS", "TorchSim", "LAMMPS"}  # that can say the state of a whole structure alone
+ANY_BOUNDARY = {"ASE", "TorchScript", "archives for GROMACS"}  # the others are periodic in all directions here, or in none
+FRAGMENTS = {"ASE", "OpenMM, native force", "OpenMM, PythonForce", "OpenMM, TorchForce"}  # the others say the state of a whole structure
+LAST_LEVEL = {"TorchScript"}
+ALLOWED = {
+    "archives for GROMACS": {"energy": 1e-7, "forces": 1e-6},
+    "LAMMPS": DOUBLE | {"virial": 1e-7},
+}  # single comes back; bar has other digits
 
 
 def fits(name, model, s, level):
     """Whether a host can have a structure."""
-    whole, boxes = len(s.states) == 1 or name not in WHOLE, s.pbc.all() or not s.pbc.any() or name not in BOXES_OR_NONE
-    return bool(whole and boxes and (name != "TorchScript" or level == model.levels[-1]))
+    return bool(
+        (s.pbc.all() or not s.pbc.any() or name in ANY_BOUNDARY)
+        and (len(s.states) == 1 or name in FRAGMENTS)
+        and (level == model.levels[-1] or name not in LAST_LEVEL)
+    )
 
 
 def differences(name, path, given):
     """`off` of each structure that is given as JSON, with its level; of a process of its own."""
-    out = []
+    evaluate, out = evaluator(path, precision="double"), []
     for one in given:
         s, level = from_json(one, {}, name), one["level"]
         try:
-            energy, forces, positions, cell = HOSTS[name](path, cases.atoms_of(s), level)
+            found, positions, cell = HOSTS[name](path, cases.atoms_of(s), level)
         except HostError as error:
             raise ImportError(str(error)) from error
-        out.append(off({"energy": energy, "forces": forces}, Numbers(path, []).double(s, level, positions, cell)))
+        out.append(off(found, evaluate(s, level, positions, cell)))
     return out
 
 
@@ -171,14 +198,13 @@ def checks(numbers):
     """Of the structures of a Numbers, host by host."""
     for name in progress.over(list(HOSTS), "asking the hosts", "hosts"):
         given = [to_json(s) | {"level": level} for s, level in numbers.structures if fits(name, numbers.model, s, level)]
-        allowed = SINGLE if name == "archives for GROMACS" else DOUBLE
         if not given:
-            yield Check(name, {}, {}, "it can have none of the structures")
+            yield Check(name, left_out="it can have none of the structures")
             continue
         answer = apart.asked(differences, name, str(numbers.path), given)
         if "found" in answer:
-            yield Check(name, worst(answer["found"]), allowed)
+            yield Check(name, worst(answer["found"]), ALLOWED.get(name, DOUBLE), len(given))
         elif "lacks" in answer:
-            yield Check(name, {}, {}, answer["fails"])
+            yield Check(name, left_out=answer["fails"], lacks=answer["lacks"])
         else:
-            yield Check(name, {}, {}, fails=answer["fails"])
+            yield Check(name, fails=answer["fails"])

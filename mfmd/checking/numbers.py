@@ -1,31 +1,36 @@
 """What the engine gives, held against itself computed otherwise, against torch, and against ASE."""
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import ase.neighborlist
 import numpy as np
 
 from mfmd.checking import cases
-from mfmd.engine import Engine, load_model, neighbor_list
+from mfmd.checking.cases import CheckError
+from mfmd.engine import Engine, InputError, _engine, load_model, neighbor_list
 
 STEP = 1e-4  # Å, and of strains, of finite differences
 DIRECTIONS = 3  # of these
-TABLES = {"energy": 1e-6, "forces": 1e-5}  # training.export.TABLE_BOUND: the largest that a model file is written with
-DOUBLE = {"energy": 1e-9, "forces": 3e-9}
-SINGLE = {"energy": 1e-5, "forces": 3e-5}
+TABLES = {"energy": 1e-6, "forces": 1e-5, "virial": 1e-5}
+DOUBLE = {"energy": 1e-9, "forces": 3e-9, "virial": 3e-9}
+SINGLE = {"energy": 1e-5, "forces": 3e-5, "virial": 3e-5}
+SAME = {"energy": 0.0, "forces": 0.0, "virial": 0.0}
 SLOPE = 1e-6
 NEAR = 1e-9  # Å, of the cutoff: whether such a pair is one only rounding says
 # What a number is of; forces and virials are relative to the largest of the structure, or to 1 eV/Å and 1 eV where that is less.
 UNITS = {"energy": "eV/atom", "forces": "of the forces", "virial": "of the virial", "pairs": "pairs", "vectors": "Å"}
 
 
-class Check(NamedTuple):
-    """found and allowed : {kind of UNITS: the largest over the structures}, or else why it was left_out, or why it fails"""
+@dataclass
+class Check:
+    """What came of one: found, {kind of UNITS: the largest over the structures}, beside allowed; or why it was left_out, or fails."""
 
     name: str
-    found: dict
-    allowed: dict
+    found: dict = field(default_factory=dict)
+    allowed: dict = field(default_factory=dict)
+    structures: int = 0  # of how many
     left_out: str = ""
+    lacks: str | None = None  # the module without which it was left out
     fails: str = ""
 
     @property
@@ -33,21 +38,27 @@ class Check(NamedTuple):
         """None where it was left out."""
         if self.left_out:
             return None
-        return not self.fails and all(self.found[kind] <= self.allowed[kind] for kind in self.allowed)  # what is no number does not
+        return not self.fails and all(self.found[kind] <= self.allowed[kind] for kind in self.found)  # what is no number does not
+
+
+class LeftOut(Exception):
+    """A check that cannot be made here; says why."""
 
 
 def off(one, other):
-    """How far an evaluation, with energy and forces, is from another."""
-    largest = max(1.0, np.max(np.abs(other["forces"]), initial=0.0))
-    return {
-        "energy": abs(one["energy"] - other["energy"]) / len(other["forces"]),
-        "forces": float(np.max(np.abs(one["forces"] - other["forces"]), initial=0.0)) / largest,
-    }
+    """How far an evaluation is from another: energy, forces, and the virial where both have it."""
+    found = {"energy": abs(one["energy"] - other["energy"]) / len(other["forces"])}
+    for kind in ("forces", "virial"):
+        if one.get(kind) is not None and other.get(kind) is not None:
+            a, b = np.asarray(one[kind]), np.asarray(other[kind])
+            found[kind] = float(np.max(np.abs(a - b)) / max(1.0, np.max(np.abs(b))))
+    return found
 
 
 def worst(found):
-    """Of dictionaries with the same keys the largest of each; what is no number is larger than all."""
-    return {kind: float(np.max([one[kind] for one in found])) for kind in found[0]}
+    """Of dictionaries the largest of each key; what is no number is larger than all."""
+    kinds = {kind for one in found for kind in one}
+    return {kind: float(np.max([one[kind] for one in found if kind in one])) for kind in UNITS if kind in kinds}
 
 
 def _pairs(found):
@@ -55,72 +66,70 @@ def _pairs(found):
     return {(int(i), int(j), *map(int, shift)): vector for i, j, shift, vector in zip(*found, strict=True)}
 
 
-def _slope(energy):
-    """Of a function of a displacement or strain at 0, by differences of fourth order."""
-    return (8 * (energy(STEP) - energy(-STEP)) - (energy(2 * STEP) - energy(-2 * STEP))) / (12 * STEP)
+def _slope(energies):
+    """Of a function of a displacement or strain, (atoms,) eV, at 0, by differences of fourth order; atom by atom, since a total of many has too few digits."""
+    first, second = (np.sum(energies(h) - energies(-h)) for h in (STEP, 2 * STEP))
+    return (8 * first - second) / (12 * STEP)
+
+
+def evaluator(model, **options):
+    """A function of a Structure at a level, and of its positions and cell where they are others, by an engine; all that it gives."""
+    engine = Engine(model, **options)
+
+    def evaluate(s, level, positions=None, cell=None):
+        (at, numbers, box, pbc), states = cases.given(s)
+        moved = (at if positions is None else positions, numbers, box if cell is None else cell, pbc)
+        return engine.compute_batch([moved], states=[states], terms=[(level, 1.0)], virial=True, atom_energies=True)[0]
+
+    return evaluate
 
 
 class Numbers:
-    """Evaluations of structures, [(Structure, level)], by engines of one model file."""
+    """Evaluations of structures, [(Structure, level)], by engines of one model file.
+
+    Raises
+    ------
+    CheckError : a structure that the engine refuses; names it
+    """
 
     def __init__(self, path, structures):
         self.path, self.model, self.structures = path, load_model(path), structures
-        self.exact, self.double = (self.by(precision="double", radial=radial) for radial in ("exact", "table"))
+        self.exact, self.double = (evaluator(self.model, precision="double", radial=radial) for radial in ("exact", "table"))
+        for s, level in structures:
+            try:
+                self.double(s, level)
+            except InputError as error:
+                raise CheckError(f"{s.source}: {error}") from None
 
-    def by(self, **options):
-        """A function of a Structure at a level, and of its positions and cell where they are others."""
-        engine = Engine(self.model, **options)
-
-        def evaluate(s, level, positions=None, cell=None):
-            (at, numbers, box, pbc), states = cases.given(s)
-            moved = (at if positions is None else positions, numbers, box if cell is None else cell, pbc)
-            return engine.compute_batch([moved], states=[states], terms=[(level, 1.0)], virial=True)[0]
-
-        return evaluate
-
-    def compared(self, name, one, other, allowed):
-        return Check(name, worst([off(one(s, level), other(s, level)) for s, level in self.structures]), allowed)
+    def compared(self, one, other):
+        return worst([off(one(s, level), other(s, level)) for s, level in self.structures])
 
     def of_file(self):
-        name = "the numbers that came in the file"
         own = [(s, level) for s, level in self.structures if level in s.labels]
         if not own:
-            return Check(name, {}, {}, "the structures are the user's")
-        found = [off(self.exact(s, level), vars(s.labels[level])) for s, level in own]
-        return Check(name, worst(found), DOUBLE)
+            raise LeftOut("the structures are the user's")
+        return worst([off(self.exact(s, level), {"energy": s.labels[level].energy, "forces": s.labels[level].forces}) for s, level in own])
 
     def of_tables(self):
-        name, found = "radial tables against exact evaluation", []
-        for s, level in self.structures:
-            a, b = self.double(s, level), self.exact(s, level)
-            found.append(off(a, b) | {"forces": float(np.max(np.abs(a["forces"] - b["forces"])))})
-        return Check(name, worst(found), TABLES)
+        return self.compared(self.double, self.exact)
 
     def of_precision(self):
-        return self.compared("single against double precision", self.by(precision="single"), self.double, SINGLE)
+        return self.compared(evaluator(self.model, precision="single"), self.double)
 
     def of_torch(self):
         """By the model as torch has it, in double."""
-        name = "the engine against torch"
-        try:
-            import torch
+        import torch
 
-            from mfmd.training.batches import collate
-            from mfmd.training.start import read_in_double
-        except ModuleNotFoundError as error:
-            return Check(name, {}, {}, f"{error.name} is not installed")
+        from mfmd.training.batches import collate
+        from mfmd.training.start import read_in_double
+
         model = read_in_double(self.path)
 
         def by_torch(s, level):
             found = model(collate([s], [], model.backbone.radial.cutoff, torch.float64), forces=[level])[level]
             return {"energy": found.energy.item(), "forces": found.forces.detach().numpy()}
 
-        return self.compared(name, self.exact, by_torch, DOUBLE)
-
-    def of_threads(self):
-        """To the last bit."""
-        one, many = self.by(threads=1), self.by(threads=3)
-        return self.compared("three threads against one", many, one, {"energy": 0.0, "forces": 0.0})
+        return self.compared(self.exact, by_torch)
 
     def of_forces(self):
         rng, found = np.random.default_rng(0), []
@@ -129,10 +138,9 @@ class Numbers:
             for _ in range(DIRECTIONS):
                 along = rng.normal(size=forces.shape)
                 along /= np.linalg.norm(along)
-                slope = _slope(lambda h, s=s, level=level, along=along: self.double(s, level, s.positions + h * along)["energy"])
-                error = abs(slope + np.sum(forces * along))
-                found.append({"forces": error / max(1.0, np.abs(forces).max())})
-        return Check("forces against finite differences", worst(found), {"forces": SLOPE})
+                slope = _slope(lambda h, s=s, level=level, along=along: self.double(s, level, s.positions + h * along)["atom_energies"])
+                found.append({"forces": abs(slope + np.sum(forces * along)) / max(1.0, np.abs(forces).max())})
+        return worst(found)
 
     def of_virial(self):
         rng, found = np.random.default_rng(1), []
@@ -144,11 +152,10 @@ class Numbers:
 
                 def strained(h, s=s, level=level, strain=strain):
                     by = np.eye(3) + h * strain
-                    return self.double(s, level, s.positions @ by, s.cell @ by)["energy"]
+                    return self.double(s, level, s.positions @ by, s.cell @ by)["atom_energies"]
 
-                error = abs(_slope(strained) + np.sum(virial * strain))
-                found.append({"virial": error / max(1.0, np.abs(virial).max())})
-        return Check("virial against finite differences", worst(found), {"virial": SLOPE})
+                found.append({"virial": abs(_slope(strained) + np.sum(virial * strain)) / max(1.0, np.abs(virial).max())})
+        return worst(found)
 
     def of_neighbors(self):
         """Pairs that one of both has, and how far the vectors of the others are apart."""
@@ -159,19 +166,34 @@ class Numbers:
             alone = [key for key in ours.keys() ^ theirs.keys() if abs(np.linalg.norm(ours.get(key, theirs.get(key))) - cutoff) > NEAR]
             both = [np.max(np.abs(ours[key] - theirs[key])) for key in ours.keys() & theirs.keys()]
             found.append({"pairs": float(len(alone)), "vectors": float(max(both, default=0.0))})
-        return Check("the neighbour list against ASE's", worst(found), {"pairs": 0.0, "vectors": NEAR})
+        return worst(found)
+
+    def of_threads(self):
+        return self.compared(*(evaluator(self.model, threads=threads) for threads in (3, 1)))
 
     def of_device(self):
-        name = "CUDA against the CPU"
-        from mfmd.engine import _engine
-
         if not _engine.cuda_devices():
-            return Check(name, {}, {}, "there is no CUDA device" if _engine.has_cuda() else "the engine has no CUDA in it")
-        return self.compared(name, self.by(precision="double", device="cuda"), self.double, DOUBLE)
+            raise LeftOut("there is no CUDA device" if _engine.has_cuda() else "the engine has no CUDA in it")
+        return self.compared(evaluator(self.model, precision="double", device="cuda"), self.double)
 
     def checks(self):
         """One by one."""
-        for check in (
-            self.of_file, self.of_tables, self.of_precision, self.of_torch, self.of_forces, self.of_virial, self.of_neighbors, self.of_threads, self.of_device
-        ):  # fmt: skip
-            yield check()
+        for name, (find, allowed) in CHECKS.items():
+            try:
+                yield Check(name, find(self), allowed, len(self.structures))
+            except LeftOut as why:
+                yield Check(name, left_out=str(why))
+            except ModuleNotFoundError as error:
+                yield Check(name, left_out=str(error), lacks=error.name)
+            except (ImportError, OSError, RuntimeError) as error:  # of torch, or of a device
+                yield Check(name, fails=" ".join(str(error).split()) or type(error).__name__)
+
+
+CHECKS = {
+    "the numbers that came in the file": (Numbers.of_file, DOUBLE), "radial tables against exact evaluation": (Numbers.of_tables, TABLES),
+    "single against double precision": (Numbers.of_precision, SINGLE), "the engine against torch": (Numbers.of_torch, DOUBLE),
+    "forces against finite differences": (Numbers.of_forces, {"forces": SLOPE}),
+    "virial against finite differences": (Numbers.of_virial, {"virial": SLOPE}),
+    "the neighbour list against ASE's": (Numbers.of_neighbors, {"pairs": 0.0, "vectors": NEAR}),
+    "three threads against one": (Numbers.of_threads, SAME), "CUDA against the CPU": (Numbers.of_device, DOUBLE),
+}  # fmt: skip

@@ -1,5 +1,10 @@
 """mfmd check: whether a model gives right numbers on this machine."""
 
+import dataclasses
+import math
+
+from mfmd.commands.packages import remedy
+
 
 def run(arguments):
     from mfmd.checking import cases, hosts
@@ -16,7 +21,7 @@ def run(arguments):
     )
     made = []
     for check in (check for of in (numbers.checks(), hosts.checks(numbers)) for check in of):
-        print(_line(check))
+        print(_line(check, len(structures)))
         made.append(check)
     passes = [check.passes for check in made]
     print(f"{passes.count(True)} pass, {passes.count(False)} fail, {passes.count(None)} left out")
@@ -24,15 +29,22 @@ def run(arguments):
         "model": str(arguments.model),
         "structures": [{"source": s.source, "atoms": len(s.numbers), "level": level} for s, level in structures],
         "engine": machine,
-        "checks": [check._asdict() | {"passes": check.passes} for check in made],
+        "checks": [_document(check) for check in made],
         "failed": passes.count(False),
     }
 
 
-def _line(check):
+def _document(check):
+    """What is no number is null."""
+    found = {kind: value if math.isfinite(value) else None for kind, value in check.found.items()}
+    return dataclasses.asdict(check) | {"found": found, "passes": check.passes}
+
+
+def _line(check, structures):
     from mfmd.checking.numbers import UNITS
 
     if check.left_out:
-        return f"–     {check.name}: left out: {check.left_out}"
-    numbers = [f"{check.found[kind]:.1e} {UNITS[kind]} ({allowed:.0e} allowed)" for kind, allowed in check.allowed.items()]
-    return f"{'ok  ' if check.passes else 'FAIL'}  {check.name}: {check.fails or ', '.join(numbers)}"
+        return f"–     {check.name}: left out: {check.left_out}" + (f"; {remedy(check.lacks)}" if check.lacks else "")
+    numbers = [f"{value:.1e} {UNITS[kind]} ({check.allowed[kind]:.0e} allowed)" for kind, value in check.found.items()]
+    some = "" if check.fails or check.structures == structures else f" (of {check.structures} structures)"
+    return f"{'ok  ' if check.passes else 'FAIL'}  {check.name}{some}: {check.fails or ', '.join(numbers)}"

@@ -62,6 +62,8 @@ def describe(path, model):
             f"radial tables: within {tables['energy']:.1e} eV/atom and {tables['forces']:.1e} eV/Å of exact evaluation on "
             f"{tables['structures']} validation structures"
         )
+    if isinstance(check := header.get("check"), list):
+        print(f"in it for mfmd check: {len(check)} validation structures with their energies and forces")
     if domain := header.get("domain"):
         print(f"says what it was trained on: {domain['structures']} structures (docs/extrapolation.md)")
     if begun := made.get("checkpoint"):

@@ -19,7 +19,14 @@ def asked(function, *given):
     dict: found, what it returned; or fails, why in words, and of an ImportError lacks, the name of the module that is not there, or None
     """
     try:
-        line = [sys.executable, "-c", CODE, function.__module__, function.__name__]
+        line = [
+            sys.executable,
+            "-P",
+            "-c",
+            CODE,  # nothing is imported from the folder at hand
+            function.__module__,
+            function.__name__,
+        ]
         done = subprocess.run(line, input=json.dumps(given), capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         return {"fails": f"it has not answered after {PATIENCE} s"}

@@ -66,7 +66,16 @@ def to_json(s):
 
 
 def from_json(found, labels, source):
-    """The Structure of `to_json`."""
-    arrays = {key: np.array(found[key], float if key in ("positions", "cell") else None) for key in ("numbers", "positions", "cell", "pbc")}
-    states, fragment = tuple(State(*pair) for pair in found["states"]), np.array(found["fragment"], np.int32)
-    return Structure(**arrays, labels=labels, source=source, states=states, fragment=fragment)
+    """The Structure of `to_json`. DataError : it is none, as its source may be damaged"""
+    try:
+        numbers, fragment = (np.array(found[key], np.int32) if found[key] else np.zeros(0, np.int32) for key in ("numbers", "fragment"))
+        positions, cell, pbc = np.array(found["positions"], float), np.array(found["cell"], float), np.array(found["pbc"])
+        states, n = tuple(State(int(charge), int(multiplicity)) for charge, multiplicity in found["states"]), len(numbers)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{source}: it is damaged ({type(error).__name__}: {error})") from None
+    shapes = numbers.shape, positions.shape, cell.shape, pbc.shape, pbc.dtype, fragment.shape
+    if shapes != ((n,), (n, 3), (3, 3), (3,), np.dtype(bool), (n,) if len(states) != 1 else (0,)) or not n or not states:
+        raise DataError(f"{source}: it is damaged (arrays of the shapes {', '.join(map(str, shapes))}, {len(states)} states)")
+    if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
+        raise DataError(f"{source}: it is damaged (a position or cell is not finite)")
+    return Structure(numbers, positions, cell, pbc, labels, source, states=states, fragment=fragment)

@@ -60,12 +60,24 @@ def _hdf5(path, levels):
             )
         for name in groups:
             group = file[name]
+            _check_own(group, path if name == "/" else f"{path}: {name}")
             try:
                 arrays, info = _arrays(group, levels), _attributes(group)
             except OSError as error:
                 raise DataError(f"{path}: {name} cannot be read ({error})") from None
             where, own = (path, None) if name == "/" else (f"{path}: {name}", name)
             yield from _structures(arrays, list(group), levels, where, own, info, _units(group, levels) | _tags(arrays), missing=np.isnan)
+
+
+def _check_own(group, where):
+    """All of a group is in this file. DataError : it names another, of which the user has said nothing"""
+    import h5py
+
+    for key in group:
+        outside = isinstance(group.get(key, getlink=True), h5py.ExternalLink)
+        data = None if outside else group.get(key)
+        if outside or (isinstance(data, h5py.Dataset) and (data.external or data.is_virtual)):
+            raise DataError(f"{where}: {key} lies in another file, which is not read; write one file that has all of it")
 
 
 def _has_structures(item):
