@@ -20,6 +20,8 @@ def test_archive_for_openmm(model_file, tmp_path):
     openmmtorch = pytest.importorskip("openmmtorch")
     from openmm import app
 
+    mfmd.openmm.load_torchforce()  # its plugin has not loaded where OpenMM came before torch
+
     atoms = ethanol()
     with open(tmp_path / "m.pdb", "w") as file:
         app.PDBFile.writeFile(backends.topology(atoms), atoms.positions, file)
