@@ -9,7 +9,7 @@ import numpy as np
 from mfmd import progress, units
 from mfmd.engine import Engine, load_model
 from mfmd.structures.record import KINDS, Structure
-from mfmd.structures.state import NEUTRAL, spelled
+from mfmd.structures.state import NEUTRAL
 
 
 @dataclass
@@ -46,8 +46,9 @@ def comparisons(model, structures, by="molecule", precision="single", allow_unse
             if level not in trained.levels or trained.lacks(level, s) != ((), ()):
                 continue
             stress = label.stress is not None
+            given, states = s.for_engine
             (out,) = engine.compute_batch(
-                [(s.positions, s.numbers, s.cell, s.pbc)], states=[spelled(s.states, s.fragment)],
+                [given], states=[states],
                 terms=[(level, 1.0)], forces=label.forces is not None, virial=stress, error_bars=True,
             )  # fmt: skip
             if stress:

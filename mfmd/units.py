@@ -31,6 +31,7 @@ BOHR = LENGTH["Bohr"]
 COULOMB = ENERGY["Hartree"] * BOHR  # eV Å, e²/(4π ε0)
 KJ_PER_MOL = 1.0 / ENERGY["kJ/mol"]  # kJ/mol in one eV
 ANGSTROM_PER_NM = LENGTH["nm"]
+KJ_PER_MOL_NM = KJ_PER_MOL * ANGSTROM_PER_NM  # kJ/mol/nm in one eV/Å
 
 
 def voigt(matrix):

@@ -11,7 +11,6 @@ from mfmd.engine import load_model
 from mfmd.evaluation import Trained
 from mfmd.structures.formats.registry import FORMATS
 from mfmd.structures.record import DataError, Label, Structure, from_json
-from mfmd.structures.state import spelled
 
 MOST = 5  # structures of a file that are looked at, evenly spread over it
 
@@ -94,11 +93,6 @@ def _start(model, path):
     return Structure(
         found.numbers, start.positions, cell, np.repeat(found.periodic, 3), {}, str(path), states=said.states, fragment=said.fragment
     )
-
-
-def given(s):
-    """A Structure as Engine.compute_batch takes it, and its states likewise."""
-    return (s.positions, s.numbers, s.cell, s.pbc), spelled(s.states, s.fragment)
 
 
 def atoms_of(s):

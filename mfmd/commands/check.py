@@ -1,6 +1,7 @@
 """mfmd check: whether a model gives right numbers on this machine."""
 
 import dataclasses
+import itertools
 import math
 
 from mfmd.commands.packages import remedy
@@ -20,7 +21,7 @@ def run(arguments):
         f"instruction set {machine['instruction_set']}, {machine['threads']} threads"
     )
     made = []
-    for check in (check for of in (numbers.checks(), hosts.checks(numbers)) for check in of):
+    for check in itertools.chain(numbers.checks(), hosts.checks(numbers)):
         print(_line(check, len(structures)))
         made.append(check)
     passes = [check.passes for check in made]

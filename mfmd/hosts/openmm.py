@@ -24,7 +24,6 @@ from mfmd.engine import LIBRARY_DIR, Alarm, Engine, HostError, InputError, load_
 from mfmd.hosts import pdb, states
 from mfmd.hosts.torchforce import load_torchforce, script, torch_force  # noqa: F401  load_torchforce is public here
 
-FORCE_UNIT = units.KJ_PER_MOL * units.ANGSTROM_PER_NM  # kJ/mol/nm in one eV/Å
 LAMBDA = "mfmd_lambda"  # the global parameter that leads from the first of two heads (0) to the second (1)
 
 
@@ -457,7 +456,7 @@ class PythonEvaluation:
         if chosen is not None:
             forces = np.zeros((len(state.getPositions(asNumpy=True)), 3))
             forces[chosen] = out["forces"]
-        return out["energy"] * units.KJ_PER_MOL, forces * FORCE_UNIT
+        return out["energy"] * units.KJ_PER_MOL, forces * units.KJ_PER_MOL_NM
 
 
 _HOSTS = {"native": _native_force, "torch": torch_force, "python": _python_force}

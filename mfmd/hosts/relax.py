@@ -14,7 +14,6 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.optimize import LBFGS
 
 from mfmd import Error, progress, units
-from mfmd.hosts.openmm import FORCE_UNIT
 
 LONGEST = 0.1  # Å, of an atom in a step
 STIFF = 70.0  # eV/Å², as ASE's LBFGS takes it to be before it knows
@@ -117,7 +116,7 @@ class _ContextCalculator(Calculator):
         self.context.setPositions(self.atoms.positions * unit.angstrom)
         self.context.computeVirtualSites()
         state = self.context.getState(energy=True, forces=True)
-        energy, forces = state.getPotentialEnergy()._value / units.KJ_PER_MOL, state.getForces(asNumpy=True)._value / FORCE_UNIT
+        energy, forces = state.getPotentialEnergy()._value / units.KJ_PER_MOL, state.getForces(asNumpy=True)._value / units.KJ_PER_MOL_NM
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise Error("energy or forces are not finite, so nothing can be relaxed; look for atoms that overlap")
         if energy < self.lowest:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mfmd import Error
-from mfmd.structures.state import NEUTRAL, State
+from mfmd.structures.state import NEUTRAL, State, spelled
 
 MAX_Z = 118
 
@@ -50,6 +50,11 @@ class Structure:
     def charge(self):
         """Elementary charges, of all fragments together."""
         return sum(state.charge for state in self.states)
+
+    @property
+    def for_engine(self):
+        """As Engine.compute_batch takes it: the structure, and its states."""
+        return (self.positions, self.numbers, self.cell, self.pbc), spelled(self.states, self.fragment)
 
     @property
     def state_key(self):

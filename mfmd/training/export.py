@@ -18,7 +18,6 @@ from mfmd import Error, Note, progress
 from mfmd.engine import Engine, HostError, load_model, load_torch_host
 from mfmd.evaluation import Trained
 from mfmd.structures.record import to_json
-from mfmd.structures.state import spelled
 from mfmd.training.batches import collate
 from mfmd.training.heads import ERROR_BARS
 from mfmd.training.model import SIZES, VARIANTS
@@ -27,6 +26,7 @@ from mfmd.training.start import read_in_double
 FORMATS = (1, 2, 3, 4)  # of the model file; a later one where the backbone or a head says or is what those before do not know
 CHECKED, LARGEST = 3, 200  # structures that travel in the file with their numbers, and of how many atoms they are at most
 TABLE_BOUND = {"energy": 1e-6, "forces": 1e-5}  # eV/atom, eV/Å: what the radial tables may differ by from exact evaluation
+NO_TORCHSCRIPT = (HostError, RuntimeError, NotImplementedError, AttributeError)  # where its host is missing, or torch makes none of it
 STATE = 1  # version of the engine's state inside the archive
 ENTRY = "mfmd.safetensors"
 
@@ -50,14 +50,14 @@ def table_error(content, structures):
     ExportError : more than TABLE_BOUND.
     """
     table, exact = (Engine(content, precision="double", radial=radial, allow_unseen_state=True) for radial in ("table", "exact"))
-    elements = {level["name"]: level["elements"] for level in table.metadata["levels"]}
+    trained = Trained(content, allow_unseen_state=True)
     worst = {"structures": len(structures), "energy": 0.0, "forces": 0.0}
     for s in progress.over(structures, "the error of the radial tables", "structures"):
-        level = next((level for level in reversed(table.levels) if np.isin(s.numbers, elements[level]).all()), None)
+        level = trained.highest(s)
         if level is None:
             continue
-        states, given = [spelled(s.states, s.fragment)], (s.positions, s.numbers, s.cell, s.pbc)
-        a, b = (engine.compute_batch([given], states=states, terms=[(level, 1.0)])[0] for engine in (table, exact))
+        given, states = s.for_engine
+        a, b = (engine.compute_batch([given], states=[states], terms=[(level, 1.0)])[0] for engine in (table, exact))
         worst["energy"] = max(worst["energy"], abs(a["energy"] - b["energy"]) / len(s.numbers))
         worst["forces"] = max(worst["forces"], float(np.abs(a["forces"] - b["forces"]).max()))
     for kind, unit in (("energy", "eV/atom"), ("forces", "eV/Å")):
@@ -265,7 +265,7 @@ def write_model(path, model, elements, provenance, structures=(), domain=None, s
         content = serialize(model, elements, provenance, tables, domain, states, check)
     try:
         write_torchscript(path, load_model(content))
-    except (HostError, RuntimeError, NotImplementedError, AttributeError) as error:
+    except NO_TORCHSCRIPT as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         warnings.warn(
             f"{path} has no TorchScript in it, which TorchForce, GROMACS and torch.jit.load need and no other host ({reason}); "
