@@ -136,7 +136,7 @@ def _by_gradients(arguments, model, found, out):
     if not own:
         raise Error(f"--error-bars: Gauss-Newton has fitted level {level}, of which the structures have no label; leave it out")
     splits = reading.of_run(config)
-    learned = reading.where(splits["train"], lambda s: level in s.labels and s.labels[level].energy is not None)
+    learned = reading.where(splits["train"], lambda s: s.has_energy(level))
     if len(learned) != record["structures"]:
         raise Error(
             f"--error-bars: {arguments.error_bars} has {len(learned)} energies of level {level}, and Gauss-Newton has fitted it to {record['structures']}; "

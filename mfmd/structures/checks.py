@@ -204,7 +204,7 @@ def between_levels(structures, levels):
     for name in levels:
         groups = {}
         for s in structures:
-            if name in s.labels and s.labels[name].energy is not None:
+            if s.has_energy(name):
                 groups.setdefault((np.sort(s.numbers).tobytes(), s.states), []).append(s)
         spread[name] = {}
         for group in groups.values():

@@ -51,6 +51,9 @@ class Structure:
         """Elementary charges, of all fragments together."""
         return sum(state.charge for state in self.states)
 
+    def has_energy(self, level):
+        return level in self.labels and self.labels[level].energy is not None
+
     @property
     def for_engine(self):
         """As Engine.compute_batch takes it: the structure, and its states."""

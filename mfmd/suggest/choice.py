@@ -87,9 +87,7 @@ def choose(
     heads = _heads(header, levels, sources or {})
     head = heads[max(heads)]
     _check_elements(header, head, path, (*candidates, *(targets or ())))
-    known = {
-        k: [n for n, s in enumerate(learned) if level in s.labels and s.labels[level].energy is not None] for k, level in enumerate(levels)
-    }
+    known = {k: [n for n, s in enumerate(learned) if s.has_energy(level)] for k, level in enumerate(levels)}
     with_forces = {k: any(learned[n].labels[levels[k]].forces is not None for n in known[k]) for k in known}
     forces = any(with_forces[levels.index(level)] for level in allowed)
     elements = sorted({int(z) for s in (*candidates, *learned, *(targets or ())) for z in s.numbers})

@@ -104,9 +104,7 @@ def fit_new_states(model, level, seen, structures, config):
     seen : the States that it was trained on
     """
     new = ~state_terms(seen).any(axis=0)
-    labelled = reading.where(
-        structures, lambda s: level in s.labels and s.labels[level].energy is not None and state_terms(s.states)[:, new].any()
-    )
+    labelled = reading.where(structures, lambda s: s.has_energy(level) and state_terms(s.states)[:, new].any())
     if not len(labelled):
         return
     predicted = in_batches(model, lambda batch: model.eval()(batch)[level].energy, labelled, config)
@@ -139,10 +137,10 @@ def reference_energies(config, level, source, model, before, structures, atoms, 
             )
     if fixed and (missing := [chemical_symbols[z] for z in elements if z not in atoms[level]]):
         raise ConfigError(f"levels.{level}.e0 is atoms, but data.atoms has no energy of this level for {', '.join(missing)}")
-    labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    labelled = reading.where(structures, lambda s: s.has_energy(level))
     fitted, of_states, determined = {z: atoms[level][z] - inherited[z] for z in elements} if fixed else {}, np.zeros(3), True
     if not fixed or any(state_terms(s.states).any() for s in labelled):
-        both = reading.where(labelled, lambda s: parent in s.labels and s.labels[parent].energy is not None)
+        both = reading.where(labelled, lambda s: s.has_energy(parent))
         given, begin = atoms[level], np.zeros(3)
         if source is None and len(both) and {int(z) for s in both for z in s.numbers} == set(elements):
             labelled, rest = both, [s.labels[parent].energy for s in both]

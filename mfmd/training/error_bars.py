@@ -15,7 +15,7 @@ from scipy.linalg import solve_triangular
 
 from mfmd import Error, progress
 from mfmd.training import batches, kernel
-from mfmd.training.fit import PENALTIES, design
+from mfmd.training.fit import PENALTIES, design, spread_of
 from mfmd.training.kernel import E0_WIDTH
 from mfmd.training.start import read_model
 
@@ -33,8 +33,7 @@ def stand_in(phi, sizes, errors, penalised):
     phi : (n, p) as from fit.design; sizes : (n,) atoms; errors : (n,) eV; penalised : (p,) bool, weights of features; the others are E0
     """
     a, squares = phi / np.sqrt(sizes)[:, None], errors**2 / sizes
-    spread = np.where(penalised, np.sqrt(np.mean(a**2, axis=0)), 1.0)
-    spread = np.where(spread > 1e-12 * spread.max(), spread, 1.0)
+    spread = spread_of(a, penalised)
     a, found = a / spread, []
     for penalty in PENALTIES[PENALTIES >= WIDE]:
         inverse = np.linalg.inv(a.T @ a + np.diag(np.where(penalised, penalty, squares.mean() / E0_WIDTH**2)))

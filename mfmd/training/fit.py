@@ -71,6 +71,12 @@ def design(model, structures, elements, collate, forces=False, batch_size=64):
     return (phi, alone, slopes) if forces else (phi, alone)
 
 
+def spread_of(a, penalised):
+    """(p,) what the columns of (n, p) are divided by: root mean squares of those of features, 1 where one is empty."""
+    spread = np.where(penalised, np.sqrt(np.mean(a**2, axis=0)), 1.0)
+    return np.where(spread > 1e-12 * spread.max(), spread, 1.0)
+
+
 def regress(a, y, variance, block, penalised):
     """Weights, covariance, noise and leave-one-out errors of y = a θ + noise.
 
@@ -86,8 +92,7 @@ def regress(a, y, variance, block, penalised):
     """
     root = 1.0 / np.sqrt(variance)
     a, y = a * root[:, None], y * root
-    spread = np.where(penalised, np.sqrt(np.mean(a**2, axis=0)), 1.0)
-    spread = np.where(spread > 1e-12 * spread.max(), spread, 1.0)
+    spread = spread_of(a, penalised)
     a = a / spread
     gram, right = a.T @ a, a.T @ y
     level = max(np.mean((y - y.mean()) ** 2), 1e-12)  # a first guess of the noise, for the prior of E0
@@ -134,7 +139,7 @@ def closed_form(model, level, structures, collate, forces=True, fit_e0=True):
     FitError : there are fewer than ten energies
     """
     head, parent = model.heads[level], model.delta_of.get(level)
-    labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    labelled = reading.where(structures, lambda s: s.has_energy(level))
     if len(labelled) < 10:
         raise FitError(f"levels.{level}: a head in closed form needs ten energies or more, and there are {len(labelled)}")
     elements = reading.subset_elements(structures, level)
@@ -227,7 +232,7 @@ def gauss_newton(model, level, structures, collate, fit_e0=True):
     FitError : there are fewer than ten energies, or so many that their kernel takes more than MOST_GRADIENTS
     """
     head = model.heads[level]
-    labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    labelled = reading.where(structures, lambda s: s.has_energy(level))
     if len(labelled) < 10:
         raise FitError(f"levels.{level}: Gauss-Newton needs ten energies or more, and there are {len(labelled)}")
     elements = reading.subset_elements(labelled, level)

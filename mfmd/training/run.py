@@ -447,9 +447,7 @@ def _solve(model, stage, given, structures, config, isolated):
         )
         return words, found
     found = fit.gauss_newton(model, level, given, collate, fit_e0)
-    learned, labelled = (
-        reading.where(some, lambda s: level in s.labels and s.labels[level].energy is not None) for some in (given, structures)
-    )
+    learned, labelled = (reading.where(some, lambda s: s.has_energy(level)) for some in (given, structures))
     # Of a difference the level's error has in it too what the head that was copied errs by.
     more = [s.labels[level].energy - fitted.labels[level].energy for s, fitted in zip(labelled, learned, strict=True)]
     errors = found["errors"] + more
@@ -479,7 +477,7 @@ def _give_error_bars(model, stage, fits, structures, config, isolated, imported)
     if not fits:
         return
     level = next(iter(stage.levels))
-    labelled = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    labelled = reading.where(structures, lambda s: s.has_energy(level))
     error_bars.give(
         model, level, labelled, np.mean([one["errors"] for one in fits], axis=0), energies.known_elements(structures, level, imported),
         collation(config, [level]), not energies.by_atoms(config, level, structures, isolated),

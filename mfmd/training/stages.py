@@ -178,7 +178,7 @@ def calibrate(model, stage, structures, config):
 def in_common(stage, structures):
     """The structures with energies of the stage's level and of the one whose head is copied."""
     pair = next(iter(stage.heads.items()))
-    return reading.where(structures, lambda s: all(level in s.labels and s.labels[level].energy is not None for level in pair))
+    return reading.where(structures, lambda s: all(s.has_energy(level) for level in pair))
 
 
 def differences(stage, before, structures, config):
@@ -188,7 +188,7 @@ def differences(stage, before, structures, config):
     before : Model of the stage it starts from
     """
     (level, source), out = next(iter(stage.heads.items())), []
-    structures = reading.where(structures, lambda s: level in s.labels and s.labels[level].energy is not None)
+    structures = reading.where(structures, lambda s: s.has_energy(level))
     predicted = energies.in_batches(before, lambda batch: before.eval()(batch)[source].energy, structures, config)
     for s, energy in zip(structures, predicted, strict=True):
         below = s.labels.get(source)
