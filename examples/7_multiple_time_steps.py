@@ -65,7 +65,7 @@ for _ in range(4 if arguments.short else 300):
     state = c.getState(positions=True, energy=True, forces=True)
     frame = ase.Atoms(atoms.numbers, state.getPositions(asNumpy=True).value_in_unit(unit.angstrom), cell=atoms.cell, pbc=True)
     frame.info[f"energy_{head}"] = state.getPotentialEnergy()._value / units.KJ_PER_MOL
-    frame.arrays[f"forces_{head}"] = state.getForces(asNumpy=True)._value / mfmd.openmm.FORCE_UNIT
+    frame.arrays[f"forces_{head}"] = state.getForces(asNumpy=True)._value / units.KJ_PER_MOL_NM
     frames.append(frame)
 start = c.getState(positions=True, velocities=True)
 ase.io.write(out / "taught.xyz", frames, format="extxyz")
