@@ -6,6 +6,8 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <locale>
+#include <sstream>
 
 #include "mfmd.hpp"
 
@@ -73,9 +75,11 @@ class Parser {
     return static_cast<unsigned>(std::strtoul(digits.c_str(), nullptr, 16));
   }
   void utf8(std::string& out, unsigned code) {
-    if (code >= 0xD800 && code < 0xDC00) {  // a surrogate pair
-      if (!word("\\u")) fail();
-      code = 0x10000 + ((code - 0xD800) << 10) + (hex4() - 0xDC00);
+    if (code >= 0xD800 && code < 0xE000) {  // a surrogate pair
+      if (code >= 0xDC00 || !word("\\u")) fail();
+      const unsigned second = hex4();
+      if (second < 0xDC00 || second >= 0xE000) fail();
+      code = 0x10000 + ((code - 0xD800) << 10) + (second - 0xDC00);
     }
     if (code < 0x80) return void(out += static_cast<char>(code));
     int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
@@ -122,10 +126,10 @@ class Parser {
     }
     const std::size_t end = text_.find_first_not_of("+-.0123456789eE", at_);
     const std::string digits = text_.substr(at_, end - at_);
-    char* stop = nullptr;
+    std::istringstream in(digits);
+    in.imbue(std::locale::classic());  // a point, whatever the program's language
     value.kind = Json::number_;
-    value.number = std::strtod(digits.c_str(), &stop);
-    if (digits.empty() || *stop) fail();
+    if (!(in >> value.number) || in.peek() != EOF) fail();
     at_ += digits.size();
     return value;
   }
@@ -305,6 +309,7 @@ TensorFile read_tensors(const std::string& bytes, const std::string& origin) {
   const Json header = Json::parse(reader.text(8, header_size), origin);
   if (header.kind != Json::object_) refuse(origin, "its header is not a JSON object");
   const std::uint64_t start = 8 + header_size;
+  const auto whole = [](const Json& n, double most) { return n.kind == Json::number_ && n.number >= 0 && n.number <= most && n.number == std::floor(n.number); };
 
   TensorFile file;
   for (const auto& [name, entry] : header.object) {
@@ -319,14 +324,13 @@ TensorFile read_tensors(const std::string& bytes, const std::string& origin) {
     Tensor tensor;
     std::uint64_t count = 1;
     for (const Json& n : entry.get("shape", Json::array_, origin).array) {
-      if (n.kind != Json::number_ || n.number < 0 || n.number > 1e9 || n.number != std::floor(n.number)) refuse(origin, where + " has a damaged shape");
+      if (!whole(n, 1e9)) refuse(origin, where + " has a damaged shape");
       tensor.shape.push_back(static_cast<std::int64_t>(n.number));
       count *= static_cast<std::uint64_t>(n.number);
       if (count > bytes.size()) refuse(origin, where + " is larger than the file");
     }
     const auto& extent = entry.get("data_offsets", Json::array_, origin).array;
-    if (extent.size() != 2 || extent[0].number < 0 ||
-        extent[1].number - extent[0].number != static_cast<double>(count) * width)
+    if (extent.size() != 2 || !whole(extent[0], 1e15) || !whole(extent[1], 1e15) || extent[1].number - extent[0].number != static_cast<double>(count) * width)
       refuse(origin, where + " has extents that do not fit its shape");
     const std::string raw = reader.text(start + static_cast<std::uint64_t>(extent[0].number), count * static_cast<std::uint64_t>(width));
     tensor.values.resize(count);

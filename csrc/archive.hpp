@@ -8,7 +8,7 @@
 
 namespace mfmd {
 
-// A JSON value; numbers are doubles.
+// A JSON value; numbers are doubles, and finite.
 struct Json {
   enum Kind { null_, bool_, number_, string_, array_, object_ } kind = null_;
   bool boolean = false;

@@ -37,7 +37,10 @@ template <class T> struct Packed {
   const T* keep(const Values& v) {
     blocks.emplace_back();
     T* p = blocks.back().resize(v.size());
-    for (std::size_t k = 0; k < v.size(); ++k) p[k] = static_cast<T>(v[k]);
+    for (std::size_t k = 0; k < v.size(); ++k) {
+      p[k] = static_cast<T>(v[k]);
+      if (!std::isfinite(p[k])) throw InputError("a weight of the model is too large for " + std::string(sizeof(T) == 4 ? "single precision; use double" : "any precision"));
+    }
     return p;
   }
   // From torch's [out][in]; rows and columns beyond are padded with zeros.
@@ -150,15 +153,18 @@ void Model::Data::tabulate() {
     }
   }
   for (;;) {
-    if (intervals > 4096) throw ModelFileError(origin + ": its radial functions are too steep to tabulate");
     tables.clear();
     double error = 0.0;
     for (std::size_t k = 0; k < maps.size(); ++k) {
       tables.push_back(radial_table(Intervals(intervals, cutoff), basis, maps[k], k > 0));
+      for (const double value : tables.back())
+        if (!std::isfinite(value)) throw ModelFileError(origin + ": its radial functions are not finite");
       error = std::max(error, table_error(tables.back(), Intervals(intervals, cutoff), basis, maps[k], k > 0));
     }
     if (error < kTableError) return;
-    intervals = static_cast<int>(std::ceil(intervals * std::max(1.1, std::pow(error / kTableError, 0.2))));
+    const double more = std::ceil(intervals * std::max(1.1, std::pow(error / kTableError, 0.2)));
+    if (!(more <= 4096.0)) throw ModelFileError(origin + ": its radial functions are too steep to tabulate");
+    intervals = static_cast<int>(more);
   }
 }
 
@@ -410,14 +416,15 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
     if (entry.object.count("states")) level.states = states_of(entry.get("states", Json::array_, origin), origin + ": level " + level.name);
     if (entry.object.count("of_states")) {
       const auto& values = entry.get("of_states", Json::array_, origin).array;
-      for (const Json& value : values)
-        if (values.size() != 3 || value.kind != Json::number_ || !std::isfinite(value.number)) throw ModelFileError(origin + ": level " + level.name + " has `of_states` that are not three energies");
+      if (values.size() != 3 || std::any_of(values.begin(), values.end(), [](const Json& value) { return value.kind != Json::number_; }))
+        throw ModelFileError(origin + ": level " + level.name + " has `of_states` that are not three energies");
       for (std::size_t k = 0; k < values.size(); ++k) level.of_states[k] = values[k].number;
     }
     for (const State& state : level.states) place_of(d.states, state);
     const std::string head = "heads." + level.name + ".";
     level.error_bars = (level.kind == "linear" || format > 3) && d.tensors.count(head + "factor");
     d.error_bars.emplace_back();
+    if (members > 1 && level.kind != "mlp") throw ModelFileError(origin + ": level " + level.name + " has members, and a head of kind " + level.kind + " is no ensemble");
     if (members > 1) {
       const auto kinds = static_cast<std::int64_t>(level.elements.size());
       const int H = d.hidden.back().front();

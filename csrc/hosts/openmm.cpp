@@ -181,7 +181,8 @@ std::string from_base64(const std::string& text) {
   int bits = 0;
   for (const char c : text) {
     const int v = value[static_cast<unsigned char>(c)];
-    if (v < 0) break;
+    if (c == '=') break;
+    if (v < 0) throw OpenMMException("mfmd: the model in the force is damaged (it is not Base64)");
     group = group << 6 | static_cast<unsigned>(v);
     if ((bits += 6) >= 8) out += static_cast<char>(group >> (bits -= 8) & 255);
   }
@@ -194,10 +195,11 @@ std::string join(const std::vector<int>& values) {
   return out.str();
 }
 
-std::vector<int> split(const std::string& text) {
-  std::istringstream in(text);
+std::vector<int> whole_numbers(const SerializationNode& node, const std::string& name) {
+  std::istringstream in(node.getStringProperty(name));
   std::vector<int> values;
-  for (int v; in >> v;) values.push_back(v);
+  for (int v; !(in >> std::ws).eof(); values.push_back(v))
+    if (!(in >> v)) throw OpenMMException("mfmd: `" + name + "` of the force is no list of whole numbers");
   return values;
 }
 
@@ -257,19 +259,19 @@ class Proxy final : public OpenMM::SerializationProxy {
     force->setName(node.getStringProperty("name"));
     force->periodic = node.getBoolProperty("periodic");
     force->single = node.getBoolProperty("single");
-    force->threads = node.getIntProperty("threads");
-    force->atoms = split(node.getStringProperty("atoms"));
-    force->numbers = split(node.getStringProperty("numbers"));
+    if ((force->threads = node.getIntProperty("threads")) < 0) throw OpenMMException("mfmd: `threads` of the force is " + std::to_string(force->threads) + "; it is how many, or 0 for every core");
+    force->atoms = whole_numbers(node, "atoms");
+    force->numbers = whole_numbers(node, "numbers");
     if (force->atoms.size() != force->numbers.size()) throw OpenMMException("mfmd: the force has not one atomic number an atom");
-    const std::vector<int> ends = split(node.getStringProperty("bonds"));
+    const std::vector<int> ends = whole_numbers(node, "bonds");
     if (ends.size() % 2) throw OpenMMException("mfmd: the force has a bond with one end");
     for (std::size_t k = 0; k < ends.size(); k += 2) force->bonds.emplace_back(ends[k], ends[k + 1]);
     if (version > 1) {
-      const std::vector<int> pairs = split(node.getStringProperty("states"));
+      const std::vector<int> pairs = whole_numbers(node, "states");
       if (pairs.size() % 2 || pairs.empty()) throw OpenMMException("mfmd: the force has states that are not pairs of charge and multiplicity");
       force->states.clear();
       for (std::size_t k = 0; k < pairs.size(); k += 2) force->states.push_back({pairs[k], pairs[k + 1]});
-      force->fragment = split(node.getStringProperty("fragment"));
+      force->fragment = whole_numbers(node, "fragment");
       if (!force->fragment.empty() && force->fragment.size() != force->atoms.size()) throw OpenMMException("mfmd: the force has not one fragment an atom");
       force->allow_unseen_state = node.getBoolProperty("allowUnseenState");
     }

@@ -81,7 +81,7 @@ def _train(config, console, out):
     if begun := (out / "plan.json").exists():
         if not config.resume:
             raise ConfigError(f"out: {out} holds a run already; go on with resume=true, or name another folder with out=…")
-        _check_same(config, json.loads((out / "plan.json").read_text()))
+        check_same(config, out / "plan.json")
     before, rounded = torch.get_default_dtype(), torch.backends.cuda.matmul.allow_tf32
     torch.set_default_dtype(DTYPE[config.train.precision])
     torch.backends.cuda.matmul.allow_tf32 = config.train.precision == "tf32"
@@ -103,9 +103,26 @@ def _train(config, console, out):
         torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
-def _check_same(config, then):
-    """A run is resumed on the model, the data and the plan it began with, wherever the files lie now; only epochs not yet done may change."""
-    now = config.model_dump(mode="json")
+def _began(path):
+    """What stands in a run's plan.json. ConfigError where that is damaged."""
+    try:
+        then = json.loads(path.read_text())
+        sections = [then[key] for key in ("data", "levels", "backbone")]
+        named = [*then["levels"].values(), *then["stages"], *(then.get("files") or ())]
+        whole = all(isinstance(one, dict) for one in (*sections, *named)) and "seed" in then and all("name" in stage for stage in then["stages"])
+        if not whole or any({"split", "level", "path", "sha256"} - set(file) for file in then.get("files") or ()):
+            raise ValueError("a section is not what it was")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: what the run began with is damaged ({error!r}); put the file back, or begin a new run with out=…") from None
+    return then
+
+
+def check_same(config, path):
+    """A run is resumed on the model, the data and the plan it began with, wherever the files lie now; only epochs not yet done may change.
+
+    path : of its plan.json. ConfigError where something is other, or the file is damaged.
+    """
+    now, then = config.model_dump(mode="json"), _began(path)
     files, checkpoint = then.pop("files", None), then.pop("checkpoint", None)
     if checkpoint != _sha256(config):
         raise ConfigError(

@@ -1,0 +1,152 @@
+"""Feeds targets with inputs for so long, the one with the fewest executions first, and adds to what counts.json says of them.
+
+python tests/fuzz/run.py build/fuzz --minutes 30 [--targets archive tensors …] [--jobs 2]
+python tests/fuzz/run.py build/fuzz --keep      the least inputs that go everywhere the ones found so far do, into tests/fuzz/corpus
+python tests/fuzz/run.py build/fuzz --table     what counts.json says, and how much of csrc the inputs reach where build/fuzz/coverage counts it
+
+Inputs that are found stay in build/fuzz/inputs, so that a later run goes on from them. An input that shows a mistake is kept in build/fuzz/found, named
+with its message; the count of that target then begins at zero, and the command ends with 1.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COUNTS = HERE / "counts.json"
+CPP = ("archive", "tensors", "header", "structure", "openmm_force", "lammps_input")
+SLICE = 60  # s at most, after which another target has its turn
+SECONDS = {"cpp": 1, "python": 10}  # after which an input hangs
+SANITIZED = {"ASAN_OPTIONS": "detect_stack_use_after_return=0:allocator_may_return_null=1", "UBSAN_OPTIONS": "print_stacktrace=1", "OMP_NUM_THREADS": "1"}
+
+
+def python_targets():
+    return subprocess.run([sys.executable, HERE / "readers.py", "--targets"], capture_output=True, text=True, check=True).stdout.split()
+
+
+def command(folder, target):
+    return [folder / "cpp" / target] if target in CPP else [sys.executable, HERE / "readers.py", target]
+
+
+def environment(folder):
+    return os.environ | SANITIZED | {"MFMD_FUZZ": str(folder), "MFMD_FUZZ_PLUGIN": str(folder / "cpp" / "libmfmdplugin.so")}
+
+
+def inputs_of(folder, target):
+    """The folder with what was found so far; at first what tests/fuzz/corpus has."""
+    inputs = folder / "inputs" / target
+    if not inputs.exists():
+        inputs.mkdir(parents=True)
+        kept = HERE / "corpus" / f"{target}.zip"
+        if kept.exists():
+            zipfile.ZipFile(kept).extractall(inputs)
+    return inputs
+
+
+def feed(folder, target, seconds):
+    """One turn: executions, seconds, and what was found wrong."""
+    kind, found = "cpp" if target in CPP else "python", folder / "found"
+    found.mkdir(exist_ok=True)
+    options = [
+        f"-max_total_time={seconds:.0f}", f"-timeout={SECONDS[kind]}", "-rss_limit_mb=3000", "-print_final_stats=1", "-max_len=4096", "-use_value_profile=1",
+        f"-artifact_prefix={found}/{target}-",
+    ]  # fmt: skip
+    begin = time.monotonic()
+    run = [*command(folder, target), *options, inputs_of(folder, target), folder / "seeds" / target]
+    done = subprocess.run(run, capture_output=True, text=True, errors="replace", env=environment(folder))
+    executions = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
+    wrong = None
+    if done.returncode:
+        wrong = done.stderr[-6000:]
+        artifact = re.search(r"Test unit written to (\S+)", done.stderr)
+        if artifact and "timeout" in Path(artifact[1]).name:  # once more, by itself: that the machine was at other work is no mistake
+            again = subprocess.run([*command(folder, target), f"-timeout={SECONDS[kind]}", artifact[1]], capture_output=True, env=environment(folder))
+            wrong = wrong if again.returncode else None
+        if wrong and artifact:
+            Path(f"{artifact[1]}.txt").write_text(wrong)
+    return int(executions[1]) if executions else 0, time.monotonic() - begin, wrong
+
+
+def run(folder, targets, minutes, jobs):
+    counts = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
+    for target in targets:
+        counts.setdefault(target, {"executions": 0, "seconds": 0, "found": 0})
+    turn = min(SLICE, 60 * minutes * jobs / len(targets))
+    end, busy, bad = time.monotonic() + 60 * minutes, {}, []
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        while True:
+            left = end - time.monotonic()
+            free = [t for t in targets if t not in busy.values() and t not in bad]
+            while left > 1 and free and len(busy) < jobs:
+                target = min(free, key=lambda t: (counts[t]["executions"] / (10 if t in CPP else 1), counts[t]["seconds"]))
+                free.remove(target)
+                busy[pool.submit(feed, folder, target, min(turn, max(1, left)))] = target
+            if not busy:
+                break
+            for done in concurrent.futures.wait(busy, return_when=concurrent.futures.FIRST_COMPLETED)[0]:
+                target, (executions, seconds, wrong) = busy.pop(done), done.result()
+                of = counts[target]
+                if wrong:
+                    of |= {"executions": 0, "seconds": 0, "found": of["found"] + 1}
+                    bad.append(target)
+                    print(f"{target}: WRONG\n{wrong[-1500:]}", flush=True)
+                else:
+                    of |= {"executions": of["executions"] + executions, "seconds": round(of["seconds"] + seconds)}
+                    print(f"{target}: {executions} executions in {seconds:.0f} s, {of['executions']} in all", flush=True)
+                partial = COUNTS.with_suffix(".partial")
+                partial.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
+                os.replace(partial, COUNTS)
+    return bad
+
+
+def keep(folder, targets):
+    for target in targets:
+        least = folder / "least" / target
+        shutil.rmtree(least, ignore_errors=True)
+        least.mkdir(parents=True)
+        subprocess.run([*command(folder, target), "-merge=1", least, inputs_of(folder, target)], check=True, capture_output=True, env=environment(folder))
+        (HERE / "corpus").mkdir(exist_ok=True)
+        with zipfile.ZipFile(HERE / "corpus" / f"{target}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(least.iterdir()):
+                archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes())
+
+
+def table(folder):
+    print("| target | executions since the last find | hours | found and mended before |\n|---|---|---|---|")
+    for target, of in json.loads(COUNTS.read_text()).items():
+        print(f"| `{target}` | {of['executions']:,} | {of['seconds'] / 3600:.1f} | {of['found']} |")
+    coverage = folder / "coverage" / "coverage.json"
+    if coverage.exists():
+        print("\n| file | lines reached |\n|---|---|")
+        for file in json.loads(coverage.read_text())["files"]:
+            print(f"| `{file['filename']}` | {file['line_percent']} % of {file['line_total']} |")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--targets", nargs="*")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    folder, targets = arguments.folder.resolve(), arguments.targets or [*CPP, *python_targets()]
+    if arguments.table:
+        table(folder)
+    elif arguments.keep:
+        keep(folder, targets)
+    elif bad := run(folder, targets, arguments.minutes, arguments.jobs):
+        sys.exit(f"{', '.join(bad)}: see {folder / 'found'}")
+
+
+if __name__ == "__main__":
+    main()
