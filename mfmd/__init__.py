@@ -32,6 +32,9 @@ _PUBLIC = {
 class Error(ValueError):
     """Something the user gave cannot be used; the message is one sentence that says what, where and what to do."""
 
+    def __str__(self):  # on one line, whatever a file has in the words that are quoted
+        return " ".join(super().__str__().splitlines())
+
 
 class Note(UserWarning):
     """What was assumed where nothing was said, and what was found; nothing is wrong with it."""

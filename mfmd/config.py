@@ -87,7 +87,7 @@ def _sentence(error, schema):
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
         allowed = _keys(where[:-1], schema)
-        close = difflib.get_close_matches(where[-1], allowed, 1)
+        close = difflib.get_close_matches(str(error["loc"][-1]), allowed, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         return f"{key}: unknown key{hint} (allowed here: {', '.join(allowed)})"
     if error["type"] == "missing":

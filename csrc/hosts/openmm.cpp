@@ -12,6 +12,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <locale>
 #include <mutex>
 #include <sstream>
 
@@ -97,7 +98,12 @@ class HostKernel final : public Kernel {
       if (evaluator && k->first == &context_ && evaluator->serves(force, options)) evaluator_ = evaluator;
       k = evaluator ? std::next(k) : known.erase(k);
     }
-    if (!evaluator_) known.emplace(&context_, evaluator_ = std::make_shared<Evaluator>(force, options, states_of(force)));
+    if (evaluator_) return;
+    try {
+      known.emplace(&context_, evaluator_ = std::make_shared<Evaluator>(force, options, states_of(force)));
+    } catch (const Error& error) {
+      throw OpenMMException(std::string("mfmd: ") + error.what());
+    }
   }
 
   double execute(ContextImpl& context, bool forces) override {
@@ -195,6 +201,15 @@ std::string join(const std::vector<int>& values) {
   return out.str();
 }
 
+// OpenMM's own readers take what is no number for zero.
+template <class T> T value(const SerializationNode& node, const std::string& name) {
+  std::istringstream in(node.getStringProperty(name));
+  in.imbue(std::locale::classic());
+  T out{};
+  if (!(in >> out) || !(in >> std::ws).eof()) throw OpenMMException("mfmd: `" + name + "` of the force is '" + node.getStringProperty(name) + "', and no such number is wanted");
+  return out;
+}
+
 std::vector<int> whole_numbers(const SerializationNode& node, const std::string& name) {
   std::istringstream in(node.getStringProperty(name));
   std::vector<int> values;
@@ -251,15 +266,15 @@ class Proxy final : public OpenMM::SerializationProxy {
   }
 
   void* deserialize(const SerializationNode& node) const override {
-    const int version = node.getIntProperty("version");
+    const int version = value<int>(node, "version");
     if (version < 1 || version > kVersion)
       throw OpenMMException("mfmd: the force was written in format " + std::to_string(version) + "; install a newer mfmd");
     auto force = std::make_unique<Force>();
-    force->setForceGroup(node.getIntProperty("forceGroup"));
+    force->setForceGroup(value<int>(node, "forceGroup"));
     force->setName(node.getStringProperty("name"));
-    force->periodic = node.getBoolProperty("periodic");
-    force->single = node.getBoolProperty("single");
-    if ((force->threads = node.getIntProperty("threads")) < 0) throw OpenMMException("mfmd: `threads` of the force is " + std::to_string(force->threads) + "; it is how many, or 0 for every core");
+    force->periodic = value<bool>(node, "periodic");
+    force->single = value<bool>(node, "single");
+    if ((force->threads = value<int>(node, "threads")) < 0) throw OpenMMException("mfmd: `threads` of the force is " + std::to_string(force->threads) + "; it is how many, or 0 for every core");
     force->atoms = whole_numbers(node, "atoms");
     force->numbers = whole_numbers(node, "numbers");
     if (force->atoms.size() != force->numbers.size()) throw OpenMMException("mfmd: the force has not one atomic number an atom");
@@ -273,12 +288,12 @@ class Proxy final : public OpenMM::SerializationProxy {
       for (std::size_t k = 0; k < pairs.size(); k += 2) force->states.push_back({pairs[k], pairs[k + 1]});
       force->fragment = whole_numbers(node, "fragment");
       if (!force->fragment.empty() && force->fragment.size() != force->atoms.size()) throw OpenMMException("mfmd: the force has not one fragment an atom");
-      force->allow_unseen_state = node.getBoolProperty("allowUnseenState");
+      force->allow_unseen_state = value<bool>(node, "allowUnseenState");
     }
     for (const SerializationNode& p : node.getChildNode("Parameters").getChildren())
-      force->parameters[p.getStringProperty("name")] = p.getDoubleProperty("default");
+      force->parameters[p.getStringProperty("name")] = value<double>(p, "default");
     for (const SerializationNode& t : node.getChildNode("Terms").getChildren()) {
-      force->terms.push_back({t.getIntProperty("head"), t.getDoubleProperty("weight"), t.getStringProperty("parameter")});
+      force->terms.push_back({value<int>(t, "head"), value<double>(t, "weight"), t.getStringProperty("parameter")});
       if (const std::string& name = force->terms.back().parameter; !name.empty() && !force->parameters.count(name))
         throw OpenMMException("mfmd: a term's weight is the parameter " + name + ", which the force does not have");
     }

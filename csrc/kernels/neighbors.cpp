@@ -14,6 +14,8 @@ namespace {
 
 constexpr int kGrain = 32;  // rows that are worth a thread
 constexpr int kPiece = 64;  // rows that are built together, at most
+constexpr int kMostNeighbors = 20000;     // of an atom; in matter under any pressure, 20 Å around it, there are fewer
+constexpr double kMostCandidates = 1e7;   // that are looked at around one bin
 
 using Cells = std::array<int, 3>;  // how many away
 struct HashOfCells {
@@ -71,9 +73,11 @@ struct SkinList::Bins {
   std::vector<int> first, last;  // [bins], their rows
 
   Bins(const Structure& s, double reach) : l(lattice(s.cell, s.periodic)), wrap(3 * static_cast<std::size_t>(s.atoms), 0), home(static_cast<std::size_t>(s.atoms), 0) {
-    for (int k = 0; k < 3; ++k)
-      if (l.periodic[k] && reach > 100.0 * l.height[k])
-        throw InputError("the cell is flat: along periodic direction " + std::to_string(k) + " it is less than a hundredth of the cutoff high");
+    if (const double cells = cells_within(l, reach); !(cells <= kMostCells)) {
+      char text[120];
+      std::snprintf(text, sizeof text, "the cell is flat, or not in Å: %.3g cells like it are within %.1f Å of one; %.0f are the most", cells, reach, kMostCells);
+      throw InputError(text);
+    }
     // Fractional coordinates, wrapped along periodic directions: they lie in [low, low + extent].
     std::vector<double> frac(wrap.size());
     double low[3] = {0, 0, 0}, high[3] = {1, 1, 1}, extent[3];
@@ -135,6 +139,13 @@ struct SkinList::Bins {
     }
     last = first;
     for (const int i : atoms) order[static_cast<std::size_t>(last[static_cast<std::size_t>(home[static_cast<std::size_t>(i)])]++)] = i;
+  }
+
+  void check() const {
+    double candidates = 0.0;
+    for (std::size_t bin = 0; bin < first.size(); ++bin) candidates = std::max(candidates, static_cast<double>(last[bin] - first[bin]));
+    for (const int k : span) candidates *= 2 * k + 1;
+    if (candidates > kMostCandidates) throw InputError("there may be " + std::to_string(static_cast<long>(candidates)) + " atoms near one; are positions and cell in Å?");
   }
 
   // body(bin, image) for those around a bin; where one is met in several images, in their order.
@@ -217,7 +228,7 @@ struct SkinList::Candidates {
   }
 };
 
-void SkinList::search(const Structure& s, const Bins& bins, Piece& piece, Candidates& candidates) {
+int SkinList::search(const Structure& s, const Bins& bins, Piece& piece, Candidates& candidates) {
   candidates.collect(s.positions, bins, order_, piece.bin);
   const double reach = cutoff_ + skin_width_;
   const int* wrap = nullptr;
@@ -237,6 +248,7 @@ void SkinList::search(const Structure& s, const Bins& bins, Piece& piece, Candid
     keep(0, self);
     skin_half_[static_cast<std::size_t>(row)] = found;
     keep(self + 1, static_cast<std::ptrdiff_t>(candidates.all.size()));
+    if (found > kMostNeighbors) return i;
     skin_first_[static_cast<std::size_t>(row) + 1] = found;
     for (Neighbor* e = near; e < near + found; ++e) {
       const std::size_t shift = static_cast<std::size_t>(e->shift);
@@ -248,20 +260,26 @@ void SkinList::search(const Structure& s, const Bins& bins, Piece& piece, Candid
     }
     piece.entries.insert(piece.entries.end(), near, near + found);
   }
+  return -1;
 }
 
 std::vector<SkinList::Piece> SkinList::pieces_of_bins(const Structure& s, Pool& pool) {
   Bins bins(s, cutoff_ + skin_width_);
   bins.sort(order_);
+  bins.check();
   std::vector<Piece> pieces;
   for (int row = 0; row < s.atoms; row = pieces.back().end) {
     const int bin = bins.home[static_cast<std::size_t>(order_[static_cast<std::size_t>(row)])];
     pieces.push_back({row, std::min(bins.last[static_cast<std::size_t>(bin)], row + kPiece), bin, {}, {}});
   }
   std::vector<Candidates> candidates(static_cast<std::size_t>(pool.threads()));
+  std::atomic<int> crowded{-1};
   pool.loop(static_cast<int>(pieces.size()), 1, [&](int at, int, int worker) {
-    search(s, bins, pieces[static_cast<std::size_t>(at)], candidates[static_cast<std::size_t>(worker)]);
+    if (crowded >= 0) return;
+    if (const int atom = search(s, bins, pieces[static_cast<std::size_t>(at)], candidates[static_cast<std::size_t>(worker)]); atom >= 0) crowded = atom;
   });
+  if (crowded >= 0)
+    throw InputError("atom " + std::to_string(crowded) + " has more than " + std::to_string(kMostNeighbors) + " neighbours; are positions and cell in Å?");
   return pieces;
 }
 

@@ -25,11 +25,10 @@ __device__ int thread() { return static_cast<int>(blockIdx.x * blockDim.x + thre
 __device__ bool find_grid(const double* cell, int periodic, int begin, int end, double reach, bool one, Grid& g) {
   Lattice l;
   const bool wrapped[3] = {(periodic & 1) != 0, (periodic & 2) != 0, (periodic & 4) != 0};
-  if (find_lattice(cell, wrapped, l) >= 0) return false;
+  if (find_lattice(cell, wrapped, l) >= 0 || !(cells_within(l, reach) <= kMostCells)) return false;
   g.begin = begin, g.end = end, g.periodic = periodic;
   int largest = 0;
   for (int k = 0; k < 3; ++k) {
-    if (wrapped[k] && reach > 100.0 * l.height[k]) return false;
     const double most = one ? 1.0 : wrapped[k] ? floor(l.height[k] / reach) : cbrt(static_cast<double>(end - begin));
     g.bins[k] = static_cast<int>(fmin(1024.0, fmax(1.0, most)));
   }

@@ -54,7 +54,7 @@ class SkinList {
   void build(const Structure& s, Pool& pool);
   std::vector<Piece> pieces_of_host(const Structure& s, Pool& pool);
   std::vector<Piece> pieces_of_bins(const Structure& s, Pool& pool);
-  void search(const Structure& s, const Bins& bins, Piece& piece, Candidates& candidates);
+  int search(const Structure& s, const Bins& bins, Piece& piece, Candidates& candidates);
   void join(const std::vector<Piece>& pieces, Pool& pool);
 
   const double cutoff_, skin_width_;

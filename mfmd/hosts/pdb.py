@@ -120,7 +120,12 @@ def state_said(path):
     """{"charge": …, "multiplicity": …} of a PDB file that a run of mfmd has written for atoms that are not neutral and closed-shell; else {}."""
     with open_with_compression(str(path), "rt") as file:
         words = next((line.removeprefix(STATE).split() for line in file if line.startswith(STATE)), [])
-    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+    try:
+        return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+    except ValueError:
+        raise InputError(
+            f"{path}: the state of its atoms, {STATE}{' '.join(words)}, is not that of a run of mfmd; remove the line"
+        ) from None
 
 
 def is_mmcif(path):
@@ -149,13 +154,17 @@ def read_mmcif(path):
         if all(row.get("label_alt_id", ".") in ".?" for row in rows):
             raise InputError(f"{path}: OpenMM tells {several} of its {len(rows)} atoms not from others; give them names of their own")
         warnings.warn(f"{path}: {several} alternate locations are not taken, but the first of each atom", Note, stacklevel=2)
-    said = {row["id"]: row for row in rows}
+    said = {row.get("id"): row for row in rows}
     for atom in pdb.topology.atoms():
-        row = said[atom.id]
+        if (row := said.get(atom.id)) is None:
+            raise InputError(f"{path}: atom {atom.name} has no _atom_site.id of its own")
         if atom.element is None:
             raise InputError(f"{path}: atom {atom.id} ({atom.name}) has no element; name it under _atom_site.type_symbol")
         if (charge := row.get("pdbx_formal_charge", "?")) not in ".?":
-            atom.formalCharge = round(float(charge))
+            try:
+                atom.formalCharge = round(float(charge))
+            except (ValueError, OverflowError):
+                raise InputError(f"{path}: atom {atom.id} ({atom.name}) has the formal charge {charge!r}, which is no number") from None
     return pdb.topology, _last(path, pdb)
 
 

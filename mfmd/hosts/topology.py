@@ -7,6 +7,7 @@ radii, each 1.3 times as large, but 0.12 to 0.25 Å larger. Masses of the file, 
 import dataclasses
 import re
 import warnings
+import zlib
 from pathlib import Path
 
 import ase.io
@@ -20,12 +21,12 @@ from ase.constraints import FixAtoms, FixCartesian
 from ase.data import covalent_radii
 from ase.geometry import find_mic
 from ase.io.formats import filetype, open_with_compression
-from ase.neighborlist import neighbor_list
 
 from mfmd import Error, Note
+from mfmd.engine import neighbor_list
 from mfmd.hosts import pdb
 from mfmd.hosts.states import of_structure
-from mfmd.structures.formats import asedb
+from mfmd.structures.formats import asedb, extxyz
 from mfmd.structures.state import StateError, read_states, spelled
 
 STRETCH, LEAST, MOST = 0.3, 0.12, 0.25  # what is added to a covalent radius: times itself, and at least and at most, Å
@@ -118,6 +119,8 @@ def read_start(path):
             start = start_of(*_last_frame(path), told=f"{path}: ")
     except Error as error:
         raise MDError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+        raise MDError(f"{path}: cannot be read ({error})") from None
     if start.topology.getNumAtoms() < 2:
         raise MDError(f"{path}: it takes two atoms or more for dynamics, and there are {start.topology.getNumAtoms()}")
     return start
@@ -295,7 +298,12 @@ def _connect(atoms, said, guessed, alone):
     edges = {_ordered(pair): set() for pair in said}  # in which cells the second is, seen from the first
     radii = covalent_radii[atoms.numbers]
     reach = radii + np.clip(STRETCH * radii, LEAST, MOST)
-    i, j, images = neighbor_list("ijS", atoms, list(reach)) if atoms.pbc.all() or guessed.any() else ((), (), ())
+    if atoms.pbc.all() or guessed.any():
+        i, j, images, vectors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 2 * reach.max())
+        bonded = np.linalg.norm(vectors, axis=1) < reach[i] + reach[j]
+        i, j, images = i[bonded], j[bonded], images[bonded]
+    else:
+        i, j, images = (), (), ()
     for a, b, image in zip(i, j, images, strict=True):
         a, b = int(a), int(b)
         if (a, b) in edges or a == b or ((a < b and (guessed[a] or guessed[b])) and not (alone[a] or alone[b])):
@@ -342,9 +350,13 @@ def _last_frame(path):
     kind = "unknown"
     try:
         kind = filetype(str(path))
+        if kind in ("xyz", "extxyz") and not path.name.endswith(".gz"):
+            extxyz.check_counts(path)
         atoms = ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True)
         atoms.info |= asedb.said_in(path, kind)[-1] if kind in ("db", "json") else {}
         several = len(ase.io.read(str(path), index="0:2", do_not_split_by_at_sign=True)) > 1
+    except Error:
+        raise
     except Exception as error:  # readers raise whatever they meet
         if isinstance(error, KeyError) and error.args[:1] in (("D",), ("T",)):
             raise MDError(

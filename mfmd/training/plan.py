@@ -18,7 +18,8 @@ def _filled(stage, common):
         stage = {**stage, "levels": {k: {} if v is None else v for k, v in levels.items()}}
         if str(common.get("monitor", "")).partition(".")[0] not in levels:
             common = {k: v for k, v in common.items() if k != "monitor"}
-    return {**stage, "train": {**common, **(stage.get("train") or {})}}
+    own = stage.get("train") or {}
+    return {**stage, "train": {**common, **own} if isinstance(own, dict) else own}
 
 
 class Config(Section):

@@ -109,11 +109,17 @@ def _began(path):
         then = json.loads(path.read_text())
         sections = [then[key] for key in ("data", "levels", "backbone")]
         named = [*then["levels"].values(), *then["stages"], *(then.get("files") or ())]
-        whole = all(isinstance(one, dict) for one in (*sections, *named)) and "seed" in then and all("name" in stage for stage in then["stages"])
+        whole = (
+            all(isinstance(one, dict) for one in (*sections, *named))
+            and "seed" in then
+            and all("name" in stage for stage in then["stages"])
+        )
         if not whole or any({"split", "level", "path", "sha256"} - set(file) for file in then.get("files") or ()):
             raise ValueError("a section is not what it was")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: what the run began with is damaged ({error!r}); put the file back, or begin a new run with out=…") from None
+        raise ConfigError(
+            f"{path}: what the run began with is damaged ({error!r}); put the file back, or begin a new run with out=…"
+        ) from None
     return then
 
 

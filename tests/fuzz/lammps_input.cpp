@@ -27,6 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       if (lammps_has_error(handle)) lammps_get_last_error_message(handle, said, 400);
       fuzz::expect(!*said, said);
     }
+    fuzz::expect(lammps_has_style(handle, "pair", "mfmd"), "the plugin is not loaded");
     return handle;
   }();
   static const std::string model = std::string(std::getenv("MFMD_FUZZ")) + "/charged.pt";

@@ -3,41 +3,57 @@
 python tests/fuzz/readers.py TARGET [options of libFuzzer] [folders of inputs]; --targets prints their names, --seeds FOLDER writes right inputs of each.
 """
 
-import base64
 import contextlib
 import functools
+import gc
+import importlib
 import io
 import json
-import os
 import shutil
-import struct
 import sys
 import tempfile
+import types
 import warnings
 from pathlib import Path
 
+import ase.io
 import atheris
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
-with atheris.instrument_imports(include=["mfmd"]):
-    import ase.io
-    import numpy as np
-    from ase import Atoms
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    from mfmd import Error
-    from mfmd.config import load
-    from mfmd.labelling.journal import Journal
-    from mfmd.labelling.schema import Config as Labels
-    from mfmd.hosts.topology import read_start
-    from mfmd.structures.reading import read_file
-    from mfmd.training import plan, schema
-    from mfmd.training.run import check_same
+from mfmd import Error
+from mfmd.config import load
+from mfmd.hosts.topology import read_start
+from mfmd.labelling.journal import Journal
+from mfmd.labelling.schema import Config as Labels
+from mfmd.structures.formats import registry
+from mfmd.structures.reading import read_file
+from mfmd.training import plan, schema
+from mfmd.training.run import check_same
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="mfmd-"))
 CONFIG = load(Path(__file__).parents[2] / "examples" / "demo.yaml", plan.Config, [f"out={FOLDER}"])
 LEVELS = {"dft": schema.Level(energy="energy", forces="forces", stress="stress")}
-KEYS = ("Z", "R", "energy", "forces", "stress", "charge", "spin", "multiplicity", "cell", "pbc", "N", "e_unit", "r_unit", "charges", "fragment", "smiles")
+KEYS = [
+    "Z",
+    "R",
+    "energy",
+    "forces",
+    "stress",
+    "charge",
+    "spin",
+    "multiplicity",
+    "cell",
+    "pbc",
+    "N",
+    "e_unit",
+    "r_unit",
+    "charges",
+    "fragment",
+    "smiles",
+]
 
 
 def _data(path, **more):
@@ -93,7 +109,7 @@ def _hdf5(content):
     path.unlink(missing_ok=True)
     with h5py.File(path, "w") as file:
         for k, (key, value) in enumerate(_arrays(content).items()):
-            file[f"{'mol/' * (content[0] % 3)}{key}"] = value
+            file[f"{'mol/' * (len(content) % 3)}{key}"] = value
             if k % 4 == 3:
                 file.attrs[key] = value
     _structures(path)
@@ -122,7 +138,16 @@ def _multifidelity(content):
     folder = FOLDER / "set"
     if not folder.exists():
         folder.mkdir()
-        row = {"formula": "OH2", "conformation_idx": 0, "method": "dft", "energy": 1.0, "energy_unit": "eV", "forces_present": True, "forces_unit": "eV/Å", "idx": 7}
+        row = {
+            "formula": "OH2",
+            "conformation_idx": 0,
+            "method": "dft",
+            "energy": 1.0,
+            "energy_unit": "eV",
+            "forces_present": True,
+            "forces_unit": "eV/Å",
+            "idx": 7,
+        }
         pyarrow.parquet.write_table(pyarrow.table({key: [value] for key, value in row.items()}), folder / "metadata.parquet")
     with lmdb.open(str(folder / "data.lmdb"), subdir=False, map_size=1 << 20) as records, records.begin(write=True) as transaction:
         transaction.put(b"7", content or b" ")
@@ -167,7 +192,10 @@ def seeds(folder):
     water.calc = SinglePointCalculator(water, energy=-1.5, forces=np.full((3, 3), 0.25), stress=np.full(6, 0.01))
     written = {"trajectory": "a.traj", "asedb": "a.json", "pdb": "a.pdb", "mmcif": "a.cif"}
     content = {name: [] for name in TARGETS}
-    for comment in ("", "Properties=species:S:1:pos:R:3:forces:R:3 energy=-1.5 charge=1 multiplicity=2 pbc=\"T T F\" Lattice=\"8 0 0 0 8 0 0 0 8\""):
+    for comment in (
+        "",
+        'Properties=species:S:1:pos:R:3:forces:R:3 energy=-1.5 charge=1 multiplicity=2 pbc="T T F" Lattice="8 0 0 0 8 0 0 0 8"',
+    ):
         row = " 0.1 0.2 0.3" if comment else ""
         content["extxyz"].append(f"2\n{comment}\nO 0 0 0{row}\nH 0 0 0.96{row}\n".encode())
     for target, name in written.items():
@@ -177,9 +205,11 @@ def seeds(folder):
         elif target == "pdb":
             ase.io.write(path, water, format="proteindatabank")
         elif target == "mmcif":
-            path.write_text("data_a\n_cell.length_a 8\nloop_\n_atom_site.group_PDB\n_atom_site.id\n_atom_site.type_symbol\n_atom_site.label_atom_id\n"
-                            "_atom_site.label_comp_id\n_atom_site.label_asym_id\n_atom_site.label_seq_id\n_atom_site.Cartn_x\n_atom_site.Cartn_y\n_atom_site.Cartn_z\n"
-                            "HETATM 1 O O HOH A 1 0.0 0.0 0.0\nHETATM 2 H H1 HOH A 1 0.96 0.0 0.0\nHETATM 3 H H2 HOH A 1 -0.24 0.93 0.0\n")
+            path.write_text(
+                "data_a\n_cell.length_a 8\nloop_\n_atom_site.group_PDB\n_atom_site.id\n_atom_site.type_symbol\n_atom_site.label_atom_id\n"
+                "_atom_site.label_comp_id\n_atom_site.label_asym_id\n_atom_site.label_seq_id\n_atom_site.Cartn_x\n_atom_site.Cartn_y\n_atom_site.Cartn_z\n"
+                "HETATM 1 O O HOH A 1 0.0 0.0 0.0\nHETATM 2 H H1 HOH A 1 0.96 0.0 0.0\nHETATM 3 H H2 HOH A 1 -0.24 0.93 0.0\n"
+            )
         else:
             ase.io.write(path, water)
         content[target].append(path.read_bytes())
@@ -187,15 +217,23 @@ def seeds(folder):
     np.savez(file, Z=water.numbers, R=water.positions[None], energy=[-1.5], forces=np.ones((1, 3, 3)), charge=0)
     content["npz"].append(file.getvalue())
     atom = "atom 0 0 {z} {s} 0 0 0.1 0.2 0.3\n"
-    content["n2p2"].append(f"begin\nlattice 9 0 0\nlattice 0 9 0\nlattice 0 0 9\n{atom.format(z=0, s='O')}{atom.format(z=1.8, s='H')}energy -1.5\ncharge 0\nend\n".encode())
+    content["n2p2"].append(
+        f"begin\nlattice 9 0 0\nlattice 0 9 0\nlattice 0 0 9\n{atom.format(z=0, s='O')}{atom.format(z=1.8, s='H')}energy -1.5\ncharge 0\nend\n".encode()
+    )
     result = {"schema_name": "qcschema_output", "schema_version": 1, "driver": "gradient", "return_result": [0.1] * 9, "success": True,
               "molecule": {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0, 1.8, 0, 0, -0.4, 1.7, 0], "molecular_charge": 0, "molecular_multiplicity": 1},
               "properties": {"return_energy": -76.0}}  # fmt: skip
     content["qcschema"] += [json.dumps(result).encode(), json.dumps([result]).encode()]
-    content["multifidelity"].append(json.dumps({"positions": water.positions.tolist(), "atomic_numbers": [8, 1, 1], "forces": [[0.1] * 3] * 3}).encode())
+    content["multifidelity"].append(
+        json.dumps({"positions": water.positions.tolist(), "atomic_numbers": [8, 1, 1], "forces": [[0.1] * 3] * 3}).encode()
+    )
     content["config"] += [(Path(__file__).parents[2] / "examples" / name).read_bytes() for name in ("demo.yaml",)]
     content["label_config"] += [path.read_bytes() for path in (Path(__file__).parents[2] / "examples").glob("*label*.yaml")]
-    rows = [{"id": "a", "level": "dft", "energy": -1.0, "forces": [[0.0] * 3]}, {"id": "isolated O", "level": "dft", "energy": -1.0}, {"id": "b", "level": "dft", "error": "no convergence"}]
+    rows = [
+        {"id": "a", "level": "dft", "energy": -1.0, "forces": [[0.0] * 3]},
+        {"id": "isolated O", "level": "dft", "energy": -1.0},
+        {"id": "b", "level": "dft", "error": "no convergence"},
+    ]
     content["journal"].append("".join(json.dumps(row) + "\n" for row in rows).encode())
     content["plan"] += [json.dumps(CONFIG.model_dump(mode="json") | {"files": [], "checkpoint": None}).encode()]
     for name in ("hdf5", "deepmd", "npz"):
@@ -206,6 +244,15 @@ def seeds(folder):
             (folder / target / str(k)).write_bytes(one)
 
 
+def instrument():
+    """What libFuzzer is to see of: our functions, and ASE's of its formats. (Modules of an editable installation pass atheris' import hook by.)"""
+    for name in registry.NAMES:
+        importlib.import_module(f"mfmd.structures.formats.{name}")
+    for function in gc.get_objects():
+        if isinstance(function, types.FunctionType) and (function.__module__ or "").startswith(("mfmd.", "ase.io.", "ase.db.")):
+            atheris.instrument_func(function)
+
+
 def main():
     if sys.argv[1] == "--targets":
         print(*TARGETS)
@@ -213,6 +260,7 @@ def main():
         seeds(Path(sys.argv[2]))
     else:
         use = TARGETS[sys.argv[1]]
+        instrument()
 
         def target(content):
             with warnings.catch_warnings():

@@ -24,8 +24,15 @@ HERE = Path(__file__).parent
 COUNTS = HERE / "counts.json"
 CPP = ("archive", "tensors", "header", "structure", "openmm_force", "lammps_input")
 SLICE = 60  # s at most, after which another target has its turn
+PARSERS = ("archive", "tensors")  # for which how near a comparison came is worth knowing; the others would have too many inputs
+LONGEST = {"structure": 400}  # bytes of an input
 SECONDS = {"cpp": 1, "python": 10}  # after which an input hangs
-SANITIZED = {"ASAN_OPTIONS": "detect_stack_use_after_return=0:allocator_may_return_null=1", "UBSAN_OPTIONS": "print_stacktrace=1", "OMP_NUM_THREADS": "1"}
+SANITIZED = {
+    "ASAN_OPTIONS": "detect_stack_use_after_return=0:allocator_may_return_null=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "LSAN_OPTIONS": f"suppressions={HERE / 'leaks.txt'}:print_suppressions=0",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def python_targets():
@@ -56,8 +63,8 @@ def feed(folder, target, seconds):
     kind, found = "cpp" if target in CPP else "python", folder / "found"
     found.mkdir(exist_ok=True)
     options = [
-        f"-max_total_time={seconds:.0f}", f"-timeout={SECONDS[kind]}", "-rss_limit_mb=3000", "-print_final_stats=1", "-max_len=4096", "-use_value_profile=1",
-        f"-artifact_prefix={found}/{target}-",
+        f"-max_total_time={seconds:.0f}", f"-timeout={SECONDS[kind]}", "-rss_limit_mb=3000", "-print_final_stats=1",
+        f"-max_len={LONGEST.get(target, 4096)}", f"-use_value_profile={int(target in PARSERS)}", f"-artifact_prefix={found}/{target}-",
     ]  # fmt: skip
     begin = time.monotonic()
     run = [*command(folder, target), *options, inputs_of(folder, target), folder / "seeds" / target]
@@ -68,7 +75,9 @@ def feed(folder, target, seconds):
         wrong = done.stderr[-6000:]
         artifact = re.search(r"Test unit written to (\S+)", done.stderr)
         if artifact and "timeout" in Path(artifact[1]).name:  # once more, by itself: that the machine was at other work is no mistake
-            again = subprocess.run([*command(folder, target), f"-timeout={SECONDS[kind]}", artifact[1]], capture_output=True, env=environment(folder))
+            again = subprocess.run(
+                [*command(folder, target), f"-timeout={SECONDS[kind]}", artifact[1]], capture_output=True, env=environment(folder)
+            )
             wrong = wrong if again.returncode else None
         if wrong and artifact:
             Path(f"{artifact[1]}.txt").write_text(wrong)
@@ -112,7 +121,12 @@ def keep(folder, targets):
         least = folder / "least" / target
         shutil.rmtree(least, ignore_errors=True)
         least.mkdir(parents=True)
-        subprocess.run([*command(folder, target), "-merge=1", least, inputs_of(folder, target)], check=True, capture_output=True, env=environment(folder))
+        subprocess.run(
+            [*command(folder, target), "-merge=1", least, inputs_of(folder, target)],
+            check=True,
+            capture_output=True,
+            env=environment(folder),
+        )
         (HERE / "corpus").mkdir(exist_ok=True)
         with zipfile.ZipFile(HERE / "corpus" / f"{target}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for file in sorted(least.iterdir()):

@@ -27,12 +27,12 @@ KINDS = ("small", "layers", "published", "charged", "linear", "ensemble")  # as 
 def contents():
     """{name: bytes of mfmd.safetensors}"""
     small = conftest.random_model(channels=16, layers=0, cutoff=3.0, rank=0, radial_functions=4)
-    charged = conftest.random_model(4, channels=16, layers=1, cutoff=3.0, radial_functions=8)
+    charged = conftest.random_model(4, channels=16, layers=0, cutoff=3.0, radial_functions=4)
     charged.backbone.add_states()
     torch.nn.init.normal_(charged.backbone.embedding.states, std=0.3)
     models = {
         "small": small,
-        "layers": conftest.random_model(channels=16, layers=2, cutoff=3.5, radial_functions=8),
+        "layers": conftest.random_model(channels=16, layers=2, cutoff=3.5, rank=1, radial_functions=4),
         "published": conftest.all_at_once(),
         "charged": charged,
         "linear": test_kinds.TestLinear().make(0),
@@ -43,7 +43,7 @@ def contents():
         yield (
             name,
             export.serialize(
-                model.eval(),
+                model.eval().float(),  # half as many bytes
                 {level: list(conftest.ELEMENTS) for level in model.heads},
                 {},
                 domain=bounds if name == "small" else None,
@@ -95,7 +95,14 @@ def forces():
 
 def lines():
     """Of LAMMPS; @ is a model."""
-    for style in ("", "head low precision double", "threads 2 charge 1 multiplicity 2", "allow_unseen_state yes", "device cuda:0", "head none"):
+    for style in (
+        "",
+        "head low precision double",
+        "threads 2 charge 1 multiplicity 2",
+        "allow_unseen_state yes",
+        "device cuda:0",
+        "head none",
+    ):
         yield f"{style}\n* * @ O H".encode()
     yield b"\n1 2 @ O"
     yield b"\n* * nowhere.pt NULL H"
@@ -110,12 +117,24 @@ def structures():
             head = bytes([model, model % 2, 0, *([1] * 7), 0, 0, 0, 0, 0, 0, atoms])
             box = np.diag(cell).astype(np.int16).tobytes() + bytes([c > 0 for c in cell])
             places = np.arange(3 * atoms).reshape(atoms, 3) % 4 * 4000 + rng.integers(-700, 700, (atoms, 3))
-            yield head + box + places.astype(np.int16).tobytes() + rng.integers(0, 4, atoms, np.uint8).tobytes() + bytes([0, 0, host, 3, *range(20)])
+            yield (
+                head
+                + box
+                + places.astype(np.int16).tobytes()
+                + rng.integers(0, 4, atoms, np.uint8).tobytes()
+                + bytes([0, 0, host, 3, *range(20)])
+            )
 
 
 def main(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    begins = {"archive": archives(b"content" * 9), "tensors": tensors(), "openmm_force": forces(), "lammps_input": lines(), "structure": structures()}
+    begins = {
+        "archive": archives(b"content" * 9),
+        "tensors": tensors(),
+        "openmm_force": forces(),
+        "lammps_input": lines(),
+        "structure": structures(),
+    }
     begins["header"] = []
     for k, (name, content) in enumerate(contents()):
         own, header, numbers = pieces(content)

@@ -21,7 +21,7 @@ struct Sample {
     for (int k = 0; k < 3 * atoms; ++k) positions.push_back(input.number(raw));
     for (int k = 0; k < atoms; ++k) numbers.push_back(any_element ? input.take<std::int32_t>() : model.elements()[static_cast<std::size_t>(input.below(static_cast<int>(model.elements().size())))]);
     for (int k = input.below(4); k--;) {
-      const int charge = input.take<std::int8_t>(), multiplicity = input.take<std::int8_t>();
+      const int charge = input.take<std::int8_t>() % 4, multiplicity = input.take<std::int8_t>() % 6;  // a model's weights are kept for every list of states
       structure.states.push_back({charge, multiplicity});
     }
     const bool fragments = input.flag(), host = input.flag();

@@ -26,9 +26,10 @@ target_include_directories(openmm_force SYSTEM PRIVATE ${packages}/OpenMM.libs/i
 target_link_directories(openmm_force PRIVATE ${packages}/OpenMM.libs/lib)
 target_link_libraries(openmm_force PRIVATE OpenMM)
 add_fuzz_target(lammps_input)
+set_target_properties(lammps_input PROPERTIES ENABLE_EXPORTS ON)  # the plugin calls the driver
 add_library(mfmdplugin MODULE csrc/hosts/lammps.cpp)
 target_include_directories(mfmdplugin SYSTEM PRIVATE ${packages}/lammps/include/lammps ${packages}/../../../include)
 target_compile_definitions(mfmdplugin PRIVATE MFMD_LAMMPS_VERSION="$ENV{MFMD_FUZZ_LAMMPS}")
 target_link_libraries(mfmdplugin PRIVATE mfmd mfmd_flags)
 target_include_directories(lammps_input SYSTEM PRIVATE ${packages}/lammps/include/lammps)
-target_link_libraries(lammps_input PRIVATE ${packages}/lammps/liblammps.so)
+target_link_libraries(lammps_input PRIVATE ${packages}/lammps/liblammps.so ${packages}/../../libmpi.so.12)

@@ -5,12 +5,9 @@ Rows may be filled up with atoms of number 0 or -1 at their end. Units are those
 of an HDF5 dataset; charge and spin what any array or attribute of such a name says, or a SMILES.
 """
 
-import zipfile
-import zlib
-
 import numpy as np
 
-from mfmd.structures.formats.fields import atomic_numbers, label_keys, labels_of, plain, unpadded
+from mfmd.structures.formats.fields import atomic_numbers, label_keys, labels_of, plain, reals, unpadded
 from mfmd.structures.record import DataError
 from mfmd.structures.state import KEYS, SAID, SMILES, name
 
@@ -32,7 +29,7 @@ def _npz(path, levels):
     try:
         with np.load(path, allow_pickle=False) as content:
             names, arrays = content.files, _arrays(content, levels)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # NumPy's and zipfile's are of many kinds
         raise DataError(f"{path}: cannot be read as .npz ({error})") from None
     yield from _structures(arrays, names, levels, path, units=_tags(arrays))
 
@@ -155,7 +152,7 @@ def _checked(arrays, names, levels, source):
     numbers, positions = (next((arrays[k] for k in keys if k in arrays), None) for keys in (NUMBERS, POSITIONS))
     if numbers is None or positions is None or np.ndim(positions) not in (2, 3) or np.shape(positions)[-1] != 3:
         raise DataError(f"{source}: wanted are {WANTED}; found {', '.join(names) or 'nothing'}")
-    numbers, positions = atomic_numbers(numbers, source), np.asarray(positions, float)
+    numbers, positions = atomic_numbers(numbers, source), reals(positions, "positions", source)
     rows = {key: np.asarray(value) for key, value in arrays.items() if key in label_keys(levels) or name(key) in KEYS | SMILES}
     one = positions.ndim == 2
     if one:
@@ -183,11 +180,11 @@ def _holds(missing, value):
 def _cells(arrays, n, source):
     """Cells (n, 3, 3) and pbc (n, 3); sGDML has a `lattice`, whose columns are the vectors."""
     cell, pbc = (
-        np.asarray(arrays.get("cell", np.zeros((3, 3))), float),
+        reals(arrays.get("cell", np.zeros((3, 3))), "cells", source),
         np.asarray(arrays.get("pbc", "cell" in arrays and np.any(arrays["cell"])), bool),
     )
     if "lattice" in arrays and "cell" not in arrays:
-        cell, pbc = np.asarray(arrays["lattice"], float).T, np.asarray(True)
+        cell, pbc = reals(arrays["lattice"], "lattice vectors", source).T, np.asarray(True)
     if cell.size not in (9, 9 * n) or pbc.size not in (1, 3, 3 * n):
         raise DataError(
             f"{source}: a cell of shape {cell.shape} and pbc of shape {pbc.shape}; wanted are (3, 3) and (3,), or one a structure"

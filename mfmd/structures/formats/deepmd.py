@@ -39,7 +39,7 @@ def _types(system):
         types = np.loadtxt(system / "type.raw", int, ndmin=1)
     except ValueError as error:
         raise DataError(f"{system / 'type.raw'}: wanted is a type an atom, as integers ({error})") from None
-    return types, atomic_numbers(names.read_text().split(), names)
+    return types, atomic_numbers(names.read_text(errors="replace").split(), names)
 
 
 def _frames(folder, types, elements, levels, periodic):
@@ -60,11 +60,14 @@ def _frames(folder, types, elements, levels, periodic):
     for k in range(frames):
         source = f"{folder}: frame {k}"
         row = {key: value[k] for key, value in content.items()}
-        own = np.asarray(row.get("real_atom_types", types), int)
-        if own.shape != (n,) or own.min(initial=0) < -1 or own.max(initial=0) >= len(elements):
+        own = np.asarray(row.get("real_atom_types", types))
+        if own.shape != (n,) or not (own == np.round(own)).all() or own.min(initial=0) < -1 or own.max(initial=0) >= len(elements):
             raise DataError(
-                f"{source}: the types {own.min()} to {own.max()} of {own.size} atoms are not types of {n} atoms of {len(elements)} elements"
+                f"{source}: the types {own.min(initial=0)} to {own.max(initial=0)} of {own.size} atoms are not types of {n} atoms of {len(elements)} elements"
             )
+        own = own.astype(int)
+        if periodic and np.size(row["box"]) != 9:
+            raise DataError(f"{source}: box.npy has {np.size(row['box'])} numbers for it; wanted are 9")
         numbers = np.where(own < 0, -1, elements[own])
         place = positions[k].reshape(n, 3)
         real = unpadded(numbers, place, source)

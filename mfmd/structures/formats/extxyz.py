@@ -2,6 +2,7 @@
 `forces` or `stress`, where ASE puts these."""
 
 import itertools
+import os
 import re
 
 import ase.io
@@ -14,12 +15,26 @@ ENERGY = re.compile(rf"^\s*[-+]?\d+\s*$|\be(?:nergy|tot)?\s*[:=]\s*[-+]?\d|(?<![
 
 
 def read(path, levels):
+    check_counts(path)
     for k, atoms in frames_of(ase.io.iread(str(path), index=":", format="extxyz"), path, "extended XYZ"):
         places = (atoms.info, atoms.arrays, atoms.calc.results if atoms.calc is not None else {})
         structure = from_atoms(atoms, places, levels, f"{path}: frame {k}")
         if k == 0 and levels and not structure["labels"]:
             _refuse_energy_in_comment(path, levels)
         yield structure
+
+
+def check_counts(path):
+    """ASE reads as many lines as a frame's first one says, and does not end where the file does. DataError where those are more than the file has bytes."""
+    size = os.path.getsize(path)
+    with open(path, errors="replace") as file:
+        for line in file:
+            count = line.strip()
+            if not count.isdecimal():
+                continue
+            if len(count) > len(str(size)) or int(count) > size:
+                raise DataError(f"{path}: a frame is to have {count[:20]} atoms, and the file has {size} bytes; is it cut off or damaged?")
+            next(itertools.islice(file, int(count), int(count) + 1), None)  # its comment and its atoms
 
 
 def _refuse_energy_in_comment(path, levels):

@@ -67,6 +67,14 @@ def plain(value):
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
+def reals(values, what, source):
+    """An array of floats. DataError where it has anything else"""
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{source}: {what} are not numbers ({error})") from None
+
+
 def atomic_numbers(values, source):
     """Integers out of atomic numbers, or of symbols of elements, str or bytes; an empty symbol becomes the 0 of padding."""
     values = np.asarray(values)

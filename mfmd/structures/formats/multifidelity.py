@@ -117,7 +117,7 @@ def decode(value, source):
         return msgpack.unpackb(value, object_hook=_array, strict_map_key=False)
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, zlib.error, msgpack.UnpackException) as error:
+    except Exception as error:  # MessagePack's hook meets whatever the bytes say
         raise DataError(f"{source}: the record is neither JSON nor MessagePack nor .npz ({error})") from None
 
 
