@@ -10,7 +10,7 @@ function(add_kernels isa bytes)
   target_link_libraries(kernels_${isa} PRIVATE mfmd_flags)
   target_sources(mfmd PRIVATE $<TARGET_OBJECTS:kernels_${isa}>)
 endfunction()
-add_library(mfmd SHARED csrc/archive.cpp csrc/model.cpp csrc/tables.cpp csrc/heads.cpp csrc/states.cpp csrc/domain.cpp csrc/engine.cpp csrc/kernels/neighbors.cpp)
+add_library(mfmd SHARED csrc/archive.cpp csrc/sha256.cpp csrc/model.cpp csrc/tables.cpp csrc/heads.cpp csrc/states.cpp csrc/domain.cpp csrc/engine.cpp csrc/kernels/neighbors.cpp)
 target_link_libraries(mfmd PRIVATE mfmd_flags Threads::Threads)
 # Its symbols carry the version of mfmd: a host that another version has compiled (mfmd build-host) does not load.
 file(STRINGS pyproject.toml version REGEX "^version = ")

@@ -206,6 +206,28 @@ def without(name):
     return change
 
 
+def replaced(name, **said):
+    """With other words of where it is."""
+
+    def change(table, data):
+        table[name] |= said
+        return data
+
+    return change
+
+
+def filled(name, value):
+    """All numbers are this one."""
+
+    def change(table, data):
+        begin, end = table[name]["data_offsets"]
+        kind = {"F32": "<f4", "F64": "<f8"}[table[name]["dtype"]]
+        data[begin:end] = np.full((end - begin) // np.dtype(kind).itemsize, value, kind).tobytes()
+        return data
+
+    return change
+
+
 def reshaped(name):
     """With a dimension more, which no tensor has."""
 

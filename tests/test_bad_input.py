@@ -183,6 +183,9 @@ def test_training_refuses_overrides_and_files(run, tmp_path, monkeypatch, capsys
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "plan.json").write_text("{}")
     assert "holds a run already" in run(nothing)
+    for damaged in ("{}", "[]", '{"data": ', '{"data": 1, "levels": {}, "backbone": {}, "stages": [], "seed": 0}'):
+        (tmp_path / "run" / "plan.json").write_text(damaged)
+        assert "plan.json: what the run began with is damaged" in run(nothing, "resume=true")
 
 
 # ------------------------------------------------------------------------------------------------ model files
@@ -241,6 +244,28 @@ DAMAGE = {
         lambda p, t: backends.rebuilt(p, t, tensors=backends.reshaped("backbone.embedding.norm.weight")),
         "has shape \\(1, 32\\) where its header asks for \\(32\\)",
     ),
+    "half a surrogate pair": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(made="\ud800")), "its JSON header is damaged"),
+    "the second half of one": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h.update(made="\ude00")), "its JSON header is damaged"),
+    "members that are not an ensemble's": (
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h["levels"][0].update(kind="linear", members=2)),
+        "level low has members, and a head of kind linear is no ensemble",
+    ),
+    "a place that no file has": (
+        lambda p, t: backends.rebuilt(p, t, tensors=backends.replaced("heads.low.e0", shape=[0], data_offsets=[1e300, 1e300])),
+        "heads.low.e0 has extents that do not fit its shape",
+    ),
+    "a place in words": (
+        lambda p, t: backends.rebuilt(p, t, tensors=backends.replaced("heads.low.e0", shape=[0], data_offsets=["0", "0"])),
+        "heads.low.e0 has extents that do not fit its shape",
+    ),
+    "radial functions that no table follows": (
+        lambda p, t: backends.rebuilt(p, t, tensors=backends.filled("backbone.radial.betas", 1e7)),
+        "its radial functions are too steep to tabulate",
+    ),
+    "radial functions beyond every number": (
+        lambda p, t: backends.rebuilt(p, t, tensors=backends.filled("backbone.layers.0.radial.2.bias", 1.7e308)),
+        "its radial functions are not finite",
+    ),
     "a weight that is not finite": (
         lambda p, t: backends.rebuilt(p, t, tensors=backends.poisoned("backbone.readout.linear.bias")),
         "backbone.readout.linear.bias holds a non-finite number",
@@ -253,6 +278,13 @@ def test_damaged_model_files(kind, model_file, tmp_path, monkeypatch, capsys):
     make, message = DAMAGE[kind]
     path = make(model_file, tmp_path / "bad.pt")
     assert re.search(message, command(cli.main, ["info", path], monkeypatch, capsys))
+
+
+def test_a_weight_beyond_single_precision_is_none(model_file, tmp_path):
+    path = backends.rebuilt(model_file, tmp_path / "large.pt", tensors=backends.filled("heads.low.out.bias", 1e39))
+    with pytest.raises(mfmd.Error, match="a weight of the model is too large for single precision; use double"):
+        Engine(path)
+    assert Engine(path, "double").levels
 
 
 def test_renamed_model_file_is_read(model_file, tmp_path):
@@ -317,6 +349,7 @@ RUNTIME = {
     "position not finite": (dict(positions=np.nan), "position of atom 0 is not finite"),
     "cell of no height": (dict(cell=np.eye(3) * 1e-3), "the cell is flat"),
     "flat cell": (dict(cell=[[5, 0, 0], [0, 5, 0], [5, 5, 0]]), "the cell is flat"),
+    "cell in another unit": (dict(cell=np.eye(3) * 0.2), "the cell is flat, or not in Å: [0-9.e+]+ cells like it are within"),
     "charged": (
         dict(info={"charge": -1}),
         "it has charge -1, multiplicity 2, and head [a-z]+ was trained on neutral structures of the lowest",
@@ -336,6 +369,16 @@ def test_calculator_refuses(kind, model_file):
     atoms.calc = mfmd.Calculator(model_file)
     with pytest.raises(mfmd.Error, match=message):
         atoms.get_potential_energy()
+
+
+def test_atoms_in_another_unit_are_refused_before_memory_ends(model_file):
+    """In metres, say: all atoms are where one is."""
+    some = np.random.default_rng(0).uniform(-1, 1, (25_000, 3))
+    with pytest.raises(mfmd.Error, match="atom [0-9]+ has more than 20000 neighbours; are positions and cell in Å"):
+        Engine(model_file).compute(some, np.ones(len(some), int), terms=[("high", 1.0)])
+    crowd = np.random.default_rng(0).uniform(0, 0.5, (1500, 3))
+    with pytest.raises(mfmd.Error, match="there may be [0-9]+ atoms near one; are positions and cell in Å"):
+        Engine(model_file).compute(crowd, np.ones(1500, int), 0.5 * np.eye(3), [True] * 3, terms=[("high", 1.0)])
 
 
 def test_options_are_checked(model_file):

@@ -124,6 +124,8 @@ def test_arrays_of_the_wrong_shape(tmp_path):
         ("E", ENERGIES[:2], "E has 2 entries for 3 structures"),
         ("charge", np.zeros(2), "charge has 2 entries for 3 structures"),
         ("cell", np.ones(3), r"a cell of shape \(3,\) .* wanted are \(3, 3\)"),
+        ("cell", np.full((3, 3), "a"), "cells are not numbers"),
+        ("R", np.full((N, 3, 3), "a"), "positions are not numbers"),
     ):
         np.savez(tmp_path / "a.npz", **{**content, key: value})
         refused(tmp_path / "a.npz", keys("E", "F"), message)
@@ -329,6 +331,18 @@ def block(k, lattice="", end="end\n"):
     return f"begin\ncomment energy of structure {k}\n{lattice}{atoms}energy {float(ENERGIES[k])!r}\ncharge {k}.0\n{end}"
 
 
+def test_deepmd_of_the_wrong_sizes(tmp_path):
+    folder = system(
+        tmp_path / "types", coord=POSITIONS.reshape(N, 9), energy=ENERGIES, real_atom_types=np.full((N, 3), 0.5), box=np.ones((N, 9))
+    )
+    refused(folder, keys(), "are not types of 3 atoms of 2 elements")
+    folder = system(tmp_path / "box", coord=POSITIONS.reshape(N, 9), energy=ENERGIES, box=np.ones((N, 3)))
+    refused(folder, keys(), "box.npy has 3 numbers for it; wanted are 9")
+    folder = system(tmp_path / "map", coord=POSITIONS.reshape(N, 9), energy=ENERGIES, box=np.ones((N, 9)))
+    (folder / "type_map.raw").write_bytes(b"\xff O")
+    refused(folder, keys(), "is no symbol of an element")
+
+
 def test_n2p2(tmp_path):
     lattice = "lattice 9 0 0\nlattice 1 9 0\nlattice 0 0 9\n"
     (tmp_path / "input.data").write_text("# made by hand\n" + block(0) + block(1, lattice) + "\n" + block(2))
@@ -421,6 +435,12 @@ def test_xyz_without_labels(tmp_path, comment):
     """Is a matter of whoever needs labels."""
     (tmp_path / "a.xyz").write_text(xyz(comment))
     assert found_in(tmp_path / "a.xyz", keys("energy_dft", "forces_dft"))[0]["labels"] == {}
+
+
+def test_xyz_that_is_to_have_more_atoms_than_it_has_bytes(tmp_path):
+    """ASE would read on behind the end."""
+    (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n4000000000\n\nH 0 0 0\n")
+    refused(tmp_path / "a.xyz", keys(), "a frame is to have 4000000000 atoms, and the file has 31 bytes")
 
 
 def test_xyz_whose_comment_ase_reads(tmp_path):

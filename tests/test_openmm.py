@@ -212,6 +212,25 @@ def test_native_force_refuses_a_system_of_fewer_atoms_and_a_broken_model(model_f
     middle = xml.index("safetensors=") + len(xml) // 4
     with pytest.raises(openmm.OpenMMException, match="a bond with one end"):
         openmm.XmlSerializer.deserialize(xml.replace('bonds=""', 'bonds="0 1 2"'))
+    numbers = " ".join(map(str, ethanol().numbers)) + " "
+    assert f'numbers="{numbers}"' in xml and 'threads="0"' in xml and 'weight="1"' in xml
+    for right, wrong, words in (
+        (f'numbers="{numbers}"', f'numbers="{numbers}x"', "`numbers` of the force is no list of whole numbers"),
+        (f'numbers="{numbers}"', f'numbers="{numbers}9999999999"', "`numbers` of the force is no list of whole numbers"),
+        ('threads="0"', 'threads="-2"', "`threads` of the force is -2"),
+        ('weight="1"', 'weight="one"', "`weight` of the force is 'one', and no such number is wanted"),
+        ('weight="1"', 'weight="1,5"', "`weight` of the force is '1,5', and no such number is wanted"),
+        ('single="1"', 'single="yes"', "`single` of the force is 'yes'"),
+        ('safetensors="', 'safetensors="*', "is not Base64"),
+    ):
+        assert right in xml
+        with pytest.raises(openmm.OpenMMException, match=words):
+            openmm.XmlSerializer.deserialize(xml.replace(right, wrong))
+    many = openmm.XmlSerializer.deserialize(xml.replace('threads="0"', 'threads="5000"'))
+    for _ in range(8):
+        many.addParticle(1.0)
+    with pytest.raises(openmm.OpenMMException, match="mfmd: threads must be from 1 to 4096"):
+        openmm.Context(many, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     far = openmm.XmlSerializer.deserialize(xml.replace('bonds=""', 'bonds="0 100000000"'))
     for _ in range(8):
         far.addParticle(1.0)

@@ -156,6 +156,7 @@ def test_a_level_that_has_seen_ions_alone_takes_no_neutral_molecule(charged_file
         (dict(states=[[0, 0]]), "level low lists a state that is not a charge and a multiplicity"),
         (dict(states=[[0.5, 1]]), "level low lists a state whose charge or multiplicity is no whole number"),
         (dict(of_states=[1.0]), "level low has `of_states` that are not three energies"),
+        (dict(of_states=[]), "level low has `of_states` that are not three energies"),
     ],
 )
 def test_states_of_a_damaged_file(charged_file, tmp_path, change, words):

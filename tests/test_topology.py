@@ -537,6 +537,36 @@ def test_mmcif_files_say_charges_and_space_groups(tmp_path, model_file):
         md.read_structure(tmp_path / "m.cif")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.xyz", b"4000000000\n\nH 0 0 0\n", "a frame is to have 4000000000 atoms, and the file has 20 bytes"),
+        ("a.cif", b"data_\xff\n_cell.length_a 8\n", "cannot be read .*utf-8"),
+        ("a.pdb.gz", b"no archive", "cannot be read|not a readable PDB file"),
+        (
+            "a.pdb",
+            b"REMARK  99 STATE charge one\nATOM      1  O   HOH A   1       0.000   0.000   0.000  1.00  0.00           O\nEND\n",
+            "REMARK  99 STATE charge one, is not that of a run of mfmd",
+        ),
+    ],
+)
+def test_files_that_are_damaged(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(mfmd.Error, match=words) as refusal:
+        topology.read_start(tmp_path / name)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_cell_that_has_no_height_is_refused(tmp_path):
+    """Bonds would be looked for in more images than there is memory for."""
+    atoms = ethanol()
+    atoms.set_cell([9, 9, 1e-5])
+    atoms.pbc = True
+    ase.io.write(tmp_path / "a.xyz", atoms)
+    with pytest.raises(mfmd.Error, match="the cell is flat, or not in Å"):
+        topology.read_start(tmp_path / "a.xyz")
+
+
 def test_a_crystal_file_is_no_mmcif(tmp_path):
     salt = ase.build.bulk("NaCl", "rocksalt", 5.64, cubic=True)
     salt.write(tmp_path / "salt.cif")

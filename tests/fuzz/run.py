@@ -72,7 +72,7 @@ def feed(folder, target, seconds):
     executions = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
     wrong = None
     if done.returncode:
-        wrong = done.stderr[-6000:]
+        wrong = done.stdout[-4000:] + done.stderr[-4000:]  # Python's traceback is in the first
         artifact = re.search(r"Test unit written to (\S+)", done.stderr)
         if artifact and "timeout" in Path(artifact[1]).name:  # once more, by itself: that the machine was at other work is no mistake
             again = subprocess.run(

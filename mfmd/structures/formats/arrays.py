@@ -118,6 +118,8 @@ def _structures(arrays, names, levels, source, group=None, info=None, units=None
     """One dict for each entry along the first axis of the positions; where `missing` holds for a label it is left out."""
     numbers, positions, rows, one = _checked(arrays, names, levels, source)
     n, atoms = positions.shape[:2]
+    if not n:
+        return
     common = dict(info or {})
     if group and numbers.ndim == 1:  # a group a molecule, or in it one a structure
         common["molecule"] = (one and group.rpartition("/")[0]) or group
