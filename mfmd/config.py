@@ -10,6 +10,7 @@ from typing import Annotated
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from yaml import YAMLError
 
 from mfmd import Error
@@ -26,7 +27,16 @@ class Section(BaseModel):
 
 
 Positive = Annotated[float, Field(gt=0)]
-HomePath = Annotated[Path, AfterValidator(Path.expanduser)]  # ~ is the user's home
+
+
+def _expanded(path):
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise PydanticCustomError("home", "there is no such user, whose home it would be") from None
+
+
+HomePath = Annotated[Path, AfterValidator(_expanded)]  # ~ is the user's home
 NotNegative = Annotated[float, Field(ge=0)]
 
 

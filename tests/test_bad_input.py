@@ -118,6 +118,14 @@ TRAINING = {
     "kcal/mol taken for eV": (scale(KCAL), "energies in kcal/mol\\? then levels.gfn2.energy_unit: kcal/mol"),
     "Hartree, no atoms given": (scale(HARTREE, atoms=False), "energies in Hartree\\?"),
     "kcal/mol, no atoms given": (scale(KCAL, atoms=False), "energies in kcal/mol\\?"),
+    "charges beyond all bounds": (
+        lambda frames, _: frames[3].set_initial_charges([1e15, 0, 0]),
+        "frame 3: charge 1000000000000000 and multiplicity 0 are no",
+    ),
+    "the home of nobody": (
+        edit("data.atoms", "~no-such-user/atoms.json"),
+        "data.atoms: found '~no-such-user/atoms.json'; there is no such user",
+    ),
     "a charge that is a word": (label("charge", "cation"), "frame 3: charge is 'cation', which is not a number; correct it, or remove"),
     "a multiplicity that cannot be": (label("multiplicity", 2), "frame 3: multiplicity is 2, which 10 electrons cannot have"),
     "a spin of two meanings": (label("spin", 2), "frame 3: spin is 2, which may be 2S or 2S \\+ 1; say which .data.spin"),

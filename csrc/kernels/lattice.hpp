@@ -71,13 +71,18 @@ MFMD_HD int find_lattice(const double* cell, const bool periodic[3], Lattice& l)
   return -1;
 }
 
-constexpr double kMostCells = 50000.0;  // around one
-// How many cells there are within `reach` of one, each of which a list has to look at; of what is flat, or not in Å, there are too many.
+// How many cells there are within `reach` of one, each of which a list has to look at.
 MFMD_HD double cells_within(const Lattice& l, double reach) {
   double cells = 1.0;
   for (int k = 0; k < 3; ++k)
     if (l.periodic[k]) cells *= 1.0 + 2.0 * reach / l.height[k];
   return cells;
+}
+// Of a cell that is flat, or not in Å, there are too many.
+MFMD_HD bool too_many_within(const Lattice& l, double reach) {
+  bool flat = false;
+  for (int k = 0; k < 3; ++k) flat = flat || (l.periodic[k] && reach > 100.0 * l.height[k]);
+  return flat || !(cells_within(l, reach) <= 50000.0);
 }
 
 }  // namespace mfmd

@@ -73,9 +73,9 @@ struct SkinList::Bins {
   std::vector<int> first, last;  // [bins], their rows
 
   Bins(const Structure& s, double reach) : l(lattice(s.cell, s.periodic)), wrap(3 * static_cast<std::size_t>(s.atoms), 0), home(static_cast<std::size_t>(s.atoms), 0) {
-    if (const double cells = cells_within(l, reach); !(cells <= kMostCells)) {
+    if (too_many_within(l, reach)) {
       char text[120];
-      std::snprintf(text, sizeof text, "the cell is flat, or not in Å: %.3g cells like it are within %.1f Å of one; %.0f are the most", cells, reach, kMostCells);
+      std::snprintf(text, sizeof text, "the cell is flat, or not in Å: %.3g cells like it are within %.1f Å of one", cells_within(l, reach), reach);
       throw InputError(text);
     }
     // Fractional coordinates, wrapped along periodic directions: they lie in [low, low + extent].

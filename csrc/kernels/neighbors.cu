@@ -25,7 +25,7 @@ __device__ int thread() { return static_cast<int>(blockIdx.x * blockDim.x + thre
 __device__ bool find_grid(const double* cell, int periodic, int begin, int end, double reach, bool one, Grid& g) {
   Lattice l;
   const bool wrapped[3] = {(periodic & 1) != 0, (periodic & 2) != 0, (periodic & 4) != 0};
-  if (find_lattice(cell, wrapped, l) >= 0 || !(cells_within(l, reach) <= kMostCells)) return false;
+  if (find_lattice(cell, wrapped, l) >= 0 || too_many_within(l, reach)) return false;
   g.begin = begin, g.end = end, g.periodic = periodic;
   int largest = 0;
   for (int k = 0; k < 3; ++k) {

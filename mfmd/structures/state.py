@@ -126,6 +126,9 @@ def state_terms(states):
 
 
 def _checked(numbers, states, fragment, pbc):
+    for charge, multiplicity in states:
+        if max(abs(charge), abs(multiplicity)) > MOST:
+            raise StateError(f"charge {charge} and multiplicity {multiplicity} are no structure's; correct them")
     return tuple(State(*pair) for pair in states_of(numbers, states, fragment, bool(np.any(pbc))))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mfmd import units
-from mfmd.structures.formats.fields import labels_of, plain
+from mfmd.structures.formats.fields import atomic_numbers, labels_of, plain
 from mfmd.structures.record import DataError
 from mfmd.structures.state import SAID, name
 
@@ -69,12 +69,17 @@ def _structure(table, rows, transaction, levels, source):
             raise DataError(f"{source}: there is no record of idx {idx}")
         record = decode(value, f"{source}, {method}")
         try:
-            numbers, positions = np.asarray(record["atomic_numbers"], int), np.asarray(record["positions"], float).reshape(-1, 3)
+            numbers, positions = (
+                atomic_numbers(record["atomic_numbers"], f"{source}, {method}"),
+                np.asarray(record["positions"], float).reshape(-1, 3),
+            )
             if table["energy"][row] is not None:
                 labels[f"{method}.energy"] = table["energy"][row] * units.energy(table["energy_unit"][row])
             if table["forces_present"][row]:
                 labels[f"{method}.forces"] = np.asarray(record["forces"], float).reshape(-1, 3) * units.force(table["forces_unit"][row])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except DataError:
+            raise
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(f"{source}, {method}: the record of idx {idx} is not what its row says ({error!r})") from None
         own = {key: plain(value) for key, value in record.items() if name(key) in SAID}
         own |= {key: table[key][row] for key in table if name(key) in SAID}
