@@ -735,7 +735,10 @@ def test_labels_say_how_far_what_was_predicted_of_them_is_off(tmp_path, inline):
     assert "22.4 meV" in (c.out / "report.html").read_text()
 
 
-@pytest.mark.parametrize("damaged", [b'{"id": "b", "lev', b"[1, 2]", b'{"id": "b", "level": "x"}', b"\xff\xfe", b"", b"7"])
+@pytest.mark.parametrize(
+    "damaged",
+    [b'{"id": "b", "lev', b"[1, 2]", b'{"id": "b", "level": "x"}', b"\xff\xfe", b"", b"7", b'{"id": 7, "level": "x", "energy": 0}'],
+)
 def test_a_damaged_line_is_named(tmp_path, damaged):
     path = tmp_path / "labels.jsonl"
     journal = journals.Journal(path)

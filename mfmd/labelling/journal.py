@@ -21,6 +21,8 @@ class Journal:
             for k, line in enumerate(whole.splitlines(), 1):
                 try:
                     row = json.loads(line)
+                    if not isinstance(row["id"], str) or not isinstance(row["level"], str):
+                        raise TypeError
                     if "error" not in row:
                         float(row["energy"])
                     self.labels[row["id"], row["level"]] = row
