@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test gpu-first gpu gpu-dry gpu-wheels test-emulated test-arm test-long test-torchforce sanitize sanitize-cuda peers findings lint wheels docs docs-links docs-test clean
+.PHONY: demo test gpu-first gpu gpu-dry gpu-wheels test-emulated test-arm test-long test-torchforce fuzz fuzz-coverage sanitize sanitize-cuda peers findings lint wheels docs docs-links docs-test clean
 .SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested build/emulated/done
 
 demo: $(VENV)/built
@@ -212,6 +212,35 @@ sanitize-cuda: build/emulated/done
 	cp build/emulated/libmfmd_*.so build/emulated-address
 	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  $(BIN)/python -m pytest -p no:faulthandler --engine build/emulated-address tests/test_cuda.py
+
+# --- Inputs that libFuzzer finds, for MINUTES on two processes (tests/fuzz/run.py); what is tried and found is added to tests/fuzz/counts.json. TARGETS are
+# all, or some: archive and tensors are built in seconds, the others in C++ with the whole core. fuzz-coverage: the lines of csrc that they have reached so far.
+MINUTES := 10
+TARGETS :=
+FUZZ := build/fuzz
+FUZZ_CPP := archive tensors header structure openmm_force lammps_input
+FUZZ_BUILD = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DMFMD_CUDA=off \
+  -DMFMD_WERROR=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python
+$(VENV)/fuzz: $(VENV)/tested
+	$(PIP) $$($(BIN)/python .ci/requirements.py fuzz)
+	touch $@
+
+$(FUZZ)/seeds/done: $(VENV)/fuzz tests/fuzz/seeds.py tests/fuzz/readers.py
+	$(BIN)/python tests/fuzz/seeds.py $(FUZZ)
+	$(BIN)/python tests/fuzz/readers.py --seeds $(FUZZ)/seeds
+	touch $@
+
+fuzz: $(FUZZ)/seeds/done
+	$(FUZZ_BUILD) -B $(FUZZ)/cpp -DMFMD_SANITIZE=fuzz > $(FUZZ)/cpp.log
+	$(BIN)/cmake --build $(FUZZ)/cpp $(addprefix --target ,$(if $(TARGETS),$(filter $(FUZZ_CPP),$(TARGETS)))) >> $(FUZZ)/cpp.log || (cat $(FUZZ)/cpp.log; false)
+	$(BIN)/python tests/fuzz/run.py $(FUZZ) --minutes $(MINUTES) $(if $(TARGETS),--targets $(TARGETS))
+
+fuzz-coverage: $(FUZZ)/seeds/done
+	$(FUZZ_BUILD) -B $(FUZZ)/coverage -DMFMD_SANITIZE=coverage > $(FUZZ)/coverage.log
+	$(BIN)/cmake --build $(FUZZ)/coverage >> $(FUZZ)/coverage.log || (cat $(FUZZ)/coverage.log; false)
+	$(BIN)/python tests/fuzz/run.py $(FUZZ) --reach
+	$(BIN)/gcovr --root . --filter csrc/ --json-summary $(FUZZ)/coverage/coverage.json $(FUZZ)/coverage > /dev/null
+	$(BIN)/python tests/fuzz/run.py $(FUZZ) --table
 
 # --- Surprising behaviour of other packages, each shown in an environment of its own.
 findings:

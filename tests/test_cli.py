@@ -222,14 +222,14 @@ def test_packages_are_those_of_pyproject():
         named = [re.match(r"[\w-]+", line)[0] for line in extras["torchforce" if extra is None else extra]]
         assert package in named, name
     told = {package for package, _ in packages.PACKAGES.values()} | {"mpich"}  # of which nothing is imported
-    for extra in extras.keys() - {"test", "docs"}:
+    for extra in extras.keys() - {"test", "fuzz", "docs"}:
         assert {re.match(r"[\w-]+", line)[0] for line in extras[extra]} <= told, extra
 
 
 def test_every_dependency_is_accounted_for():
     """In SECURITY.md: all that users install, and nothing else."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [line for extra, own in project["optional-dependencies"].items() if extra not in ("test", "docs") for line in own]
+    lines = [line for extra, own in project["optional-dependencies"].items() if extra not in ("test", "fuzz", "docs") for line in own]
     wanted = {re.match(r"[\w-]+", line)[0] for line in [*project["dependencies"], *lines]}
     rows = re.findall(r"^\| ([\w, -]+) \|", (ROOT / "SECURITY.md").read_text().partition("## Dependencies")[2], re.M)
     assert {name for row in rows if row != "package" for name in row.split(", ")} == wanted

@@ -2,6 +2,7 @@
 
 python tests/fuzz/run.py build/fuzz --minutes 30 [--targets archive tensors …] [--jobs 2]
 python tests/fuzz/run.py build/fuzz --keep      the least inputs that go everywhere the ones found so far do, into tests/fuzz/corpus
+python tests/fuzz/run.py build/fuzz --reach     runs all inputs through build/fuzz/coverage
 python tests/fuzz/run.py build/fuzz --table     what counts.json says, and how much of csrc the inputs reach where build/fuzz/coverage counts it
 
 Inputs that are found stay in build/fuzz/inputs, so that a later run goes on from them. An input that shows a mistake is kept in build/fuzz/found, named
@@ -115,6 +116,14 @@ def run(folder, targets, minutes, jobs):
     return bad
 
 
+def reach(folder, targets):
+    """Every input so far, through the build that counts lines."""
+    for target in targets:
+        run = [folder / "coverage" / target, "-runs=0", inputs_of(folder, target), folder / "seeds" / target]
+        own = environment(folder) | {"MFMD_FUZZ_PLUGIN": str(folder / "coverage" / "libmfmdplugin.so")}
+        subprocess.run(run, check=True, capture_output=True, env=own)
+
+
 def keep(folder, targets):
     for target in targets:
         least = folder / "least" / target
@@ -150,11 +159,14 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--targets", nargs="*")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--reach", action="store_true")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     folder, targets = arguments.folder.resolve(), arguments.targets or [*CPP, *python_targets()]
     if arguments.table:
         table(folder)
+    elif arguments.reach:
+        reach(folder, CPP)
     elif arguments.keep:
         keep(folder, targets)
     elif bad := run(folder, targets, arguments.minutes, arguments.jobs):
