@@ -25,7 +25,7 @@ def read(path, levels):
 
 
 def check_counts(path):
-    """ASE reads as many lines as a frame's first one says, and does not end where the file does. DataError where those are more than the file has bytes."""
+    """DataError where the first line of a frame says more atoms than the file has bytes, which ASE does not see."""
     size = os.path.getsize(path)
     with open(path, errors="replace") as file:
         for line in file:
