@@ -6,6 +6,7 @@ import pytest
 from ase import Atoms
 from conftest import all_at_once, dimer, ethanol, need, random_cell, random_model, write
 
+import mfmd
 from mfmd.engine import Engine, InputError, load_torch_host
 
 pytest.importorskip("torch")
@@ -475,3 +476,23 @@ def test_images_of_a_host_are_checked(model_file):
             said.append(str(caught.value))
         assert said[0] == said[1] and ("not finite" in said[0] or "overlap" in said[0])
         np.testing.assert_allclose(images.evaluate(cuda, atoms, "high")["forces"], wanted["forces"], atol=1e-10)
+
+
+def test_a_device_has_no_memory_left(model_file, monkeypatch):
+    """The emulated one: a sentence, and what fits is evaluated as before."""
+    if OnDevice.place == "cuda":
+        pytest.skip("a device that others use is not filled for a test")
+    small, large = ethanol(), random_cell(1, atoms=6).repeat((4, 4, 4))
+    engine = Engine(model_file, "double", "cuda")
+
+    def forces(atoms):
+        return engine.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, **OPTIONS)["forces"]
+
+    before = forces(small)
+    monkeypatch.setenv("MFMD_EMULATED_MEMORY", "0")
+    for _ in range(2):
+        with pytest.raises(mfmd.Error, match="the CUDA device has a problem with memory for a structure of this size: out of memory"):
+            forces(large)
+    monkeypatch.delenv("MFMD_EMULATED_MEMORY")
+    np.testing.assert_array_equal(forces(small), before)
+    assert np.isfinite(forces(large)).all()

@@ -1,6 +1,6 @@
-"""What is beside us fails: a method, a process, a device, a rank. It ends in a sentence, and nothing is lost that was there.
+"""What is beside us fails: a method, a process, a rank. It ends in a sentence, and nothing is lost that was there.
 
-Workers of a cluster that vanish are in test_label.py, Ctrl-C in test_interrupt.py.
+Workers of a cluster that vanish are in test_label.py, a device without memory in test_cuda.py, Ctrl-C in test_interrupt.py.
 """
 
 import json
@@ -17,7 +17,7 @@ import ase.io
 import numpy as np
 import pytest
 from backends import output
-from conftest import DATA, ethanol, need, random_cell, small_config
+from conftest import DATA, random_cell, small_config
 
 from mfmd.config import parse
 from mfmd.labelling import campaign, schema, workers
@@ -184,29 +184,6 @@ print("whole")
 def test_a_context_goes_while_callbacks_are_pending(model_file):
     pytest.importorskip("openmm")
     assert output(CONTEXTS.format(tests=str(Path(__file__).parent), model=str(model_file))).splitlines()[-1] == "whole"
-
-
-def test_a_device_has_no_memory_left(model_file, monkeypatch, request):
-    """The emulated one: a sentence, and what fits is evaluated as before."""
-    need("cuda")
-    if not request.config.getoption("--engine"):
-        pytest.skip("a device that others use is not filled for a test")
-    from mfmd.engine import Engine, Error
-
-    small, large = ethanol(), random_cell(1, atoms=6).repeat((4, 4, 4))
-    engine = Engine(model_file, "double", "cuda")
-
-    def forces(atoms):
-        return engine.compute(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, terms=[("high", 1.0)])["forces"]
-
-    before = forces(small)
-    monkeypatch.setenv("MFMD_EMULATED_MEMORY", "0")
-    for _ in range(2):
-        with pytest.raises(Error, match="the CUDA device has a problem with memory for a structure of this size: out of memory"):
-            forces(large)
-    monkeypatch.delenv("MFMD_EMULATED_MEMORY")
-    np.testing.assert_array_equal(forces(small), before)
-    assert np.isfinite(forces(large)).all()
 
 
 def ranks_of(parent, name):
