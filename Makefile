@@ -232,7 +232,9 @@ $(FUZZ)/seeds/done: $(VENV)/fuzz tests/fuzz/seeds.py tests/fuzz/readers.py
 
 fuzz: $(FUZZ)/seeds/done
 	$(FUZZ_BUILD) -B $(FUZZ)/cpp -DMFMD_SANITIZE=fuzz > $(FUZZ)/cpp.log
-	$(BIN)/cmake --build $(FUZZ)/cpp $(addprefix --target ,$(if $(TARGETS),$(filter $(FUZZ_CPP),$(TARGETS)))) >> $(FUZZ)/cpp.log || (cat $(FUZZ)/cpp.log; false)
+	for target in $(if $(TARGETS),$(filter $(FUZZ_CPP),$(TARGETS)),all); do \
+	  $(BIN)/cmake --build $(FUZZ)/cpp --target $$target >> $(FUZZ)/cpp.log || (cat $(FUZZ)/cpp.log; false) || exit 1; \
+	done
 	$(BIN)/python tests/fuzz/run.py $(FUZZ) --minutes $(MINUTES) $(if $(TARGETS),--targets $(TARGETS))
 
 fuzz-coverage: $(FUZZ)/seeds/done

@@ -22,6 +22,7 @@ class Parser {
  public:
   Parser(const std::string& text, const std::string& origin) : text_(text), origin_(origin) {}
   Json document() {
+    check_utf8();
     const Json value = read(0);
     space();
     if (at_ != text_.size()) fail();
@@ -30,6 +31,23 @@ class Parser {
 
  private:
   [[noreturn]] void fail() const { refuse(origin_, "its JSON header is damaged at byte " + std::to_string(at_)); }
+  // Well-formed (RFC 3629): those who read names out of it rely on that.
+  void check_utf8() {
+    for (at_ = 0; at_ < text_.size();) {
+      const unsigned lead = static_cast<unsigned char>(text_[at_]);
+      const std::size_t more = lead < 0x80 ? 0 : lead < 0xC2 ? 9 : lead < 0xE0 ? 1 : lead < 0xF0 ? 2 : lead < 0xF5 ? 3 : 9;
+      if (more > 3 || at_ + more >= text_.size() + (more == 0)) fail();
+      unsigned code = more ? lead & (0x3Fu >> more) : lead;
+      for (std::size_t k = 1; k <= more; ++k) {
+        const unsigned next = static_cast<unsigned char>(text_[at_ + k]);
+        if ((next & 0xC0u) != 0x80u) fail();
+        code = code << 6 | (next & 0x3Fu);
+      }
+      if ((more == 2 && (code < 0x800 || (code >= 0xD800 && code < 0xE000))) || (more == 3 && (code < 0x10000 || code > 0x10FFFF))) fail();
+      at_ += 1 + more;
+    }
+    at_ = 0;
+  }
   void space() {
     while (at_ < text_.size() && std::strchr(" \t\r\n", text_[at_])) ++at_;
   }

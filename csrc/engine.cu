@@ -346,7 +346,7 @@ template <class T> class Evaluation final : public Workspace::Data {
     return false;
   }
 
-  bool refused() const { return verdict_.get()->refused || verdict_.get()->overlap; }
+  bool refused() const { return verdict_.get()->refused || verdict_.get()->overlap || verdict_.get()->most[0] > kMostNeighbors; }
 
   // What the last step that has ended says, without waiting for one that has not: more room before it is needed, or a sentence.
   void learn() {

@@ -34,13 +34,15 @@ template <class T> struct Packed {
   std::vector<T> factors;
   std::vector<Buffer<T>> blocks;
 
+  static T number(double value) {
+    const T out = static_cast<T>(value);
+    if (!std::isfinite(out)) throw InputError("a weight of the model is too large for " + std::string(sizeof(T) == 4 ? "single precision; use double" : "any precision"));
+    return out;
+  }
   const T* keep(const Values& v) {
     blocks.emplace_back();
     T* p = blocks.back().resize(v.size());
-    for (std::size_t k = 0; k < v.size(); ++k) {
-      p[k] = static_cast<T>(v[k]);
-      if (!std::isfinite(p[k])) throw InputError("a weight of the model is too large for " + std::string(sizeof(T) == 4 ? "single precision; use double" : "any precision"));
-    }
+    for (std::size_t k = 0; k < v.size(); ++k) p[k] = number(v[k]);
     return p;
   }
   // From torch's [out][in]; rows and columns beyond are padded with zeros.
@@ -181,7 +183,7 @@ template <class T> void Model::Data::pack(const std::vector<State>& wanted, Pack
   w.own_message = own_message, w.readout_silu = readout_silu, w.repulsion = repulsion;
   each_slot([&](const State& state, int z) {
     p.nuclei.push_back(z);
-    if (charge_factor != 0.0) p.factors.push_back(static_cast<T>(1.0 + charge_factor * state.charge));
+    if (charge_factor != 0.0) p.factors.push_back(p.number(1.0 + charge_factor * state.charge));
   });
   w.charge = p.nuclei.data();
   w.factor = charge_factor != 0.0 ? p.factors.data() : nullptr;
@@ -455,7 +457,11 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   d.bytes = std::move(bytes);
   d.hash = hash;
   d.tabulate();
-  model->weights<double>(d.states);  // finds every tensor now, not in the middle of a run
+  try {
+    model->weights<double>(d.states);  // finds every tensor now, not in the middle of a run
+  } catch (const InputError& error) {
+    throw ModelFileError(origin + ": " + error.what());
+  }
   d.reading = false;
   for (const auto& [name, tensor] : d.tensors)
     if (name.rfind("backbone.", 0) == 0 && !d.asked.count(name)) throw ModelFileError(origin + ": tensor " + name + " has no place in what its header describes");

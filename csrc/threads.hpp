@@ -8,8 +8,12 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "mfmd.hpp"
 
 namespace mfmd {
 
@@ -43,16 +47,14 @@ class Pool {
   class Team {
    public:
     explicit Team(int workers) : shares_(static_cast<std::size_t>(workers) + 1) {
-      for (int worker = 1; worker <= workers; ++worker) workers_.emplace_back([this, worker] { serve(worker); });
-    }
-    ~Team() {
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        stop_ = true;
+      try {
+        for (int worker = 1; worker <= workers; ++worker) workers_.emplace_back([this, worker] { serve(worker); });
+      } catch (const std::system_error& error) {
+        end();
+        throw InputError("no " + std::to_string(workers + 1) + " threads can be started here (" + error.what() + "); ask for fewer");
       }
-      wake_.notify_all();
-      for (auto& worker : workers_) worker.join();
     }
+    ~Team() { end(); }
 
     void run(int items, int grain, Call call, const void* context) {
       context_ = context;
@@ -91,6 +93,14 @@ class Pool {
 #elif defined(__aarch64__)
       __asm__ __volatile__("isb");  // a wait, as x86's pause is; `yield` does nothing on most
 #endif
+    }
+    void end() {
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        stop_ = true;
+      }
+      wake_.notify_all();
+      for (auto& worker : workers_) worker.join();
     }
     // With mutex_ locked. std::condition_variable's own `wait` is of a libstdc++ newer than manylinux_2_34 has.
     void wait(std::condition_variable& condition) { pthread_cond_wait(condition.native_handle(), mutex_.native_handle()); }

@@ -59,7 +59,9 @@ def load(path, schema, overrides=()):
         tree = OmegaConf.to_container(tree, resolve=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except ConfigError:
+        raise
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable YAML config ({' '.join(str(error).split())})") from None
     return parse(tree, path, schema)
 
@@ -96,8 +98,10 @@ def _sentence(error, schema):
     ]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
-        allowed = _keys(where[:-1], schema)
-        close = difflib.get_close_matches(str(error["loc"][-1]), allowed, 1)
+        unknown = str(error["loc"][-1])
+        parents = where[:-1] if where and where[-1] == unknown else where
+        key, allowed = ".".join([*parents, unknown]), _keys(parents, schema)
+        close = difflib.get_close_matches(unknown, allowed, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         return f"{key}: unknown key{hint} (allowed here: {', '.join(allowed)})"
     if error["type"] == "missing":

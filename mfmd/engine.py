@@ -108,7 +108,8 @@ def neighbor_list(positions, cell, pbc, cutoff):
 
     Raises
     ------
-    InputError : a flat cell, a non-finite position, a wrong shape.
+    InputError : a cell that is flat or has more than 50,000 like it within the cutoff, an atom with more than 20,000 neighbours or a million
+        atoms around it to look at, a non-finite position, a wrong shape.
     """
     return _engine.neighbor_list(np.asarray(positions, float), np.asarray(cell, float), [bool(p) for p in pbc], float(cutoff))
 

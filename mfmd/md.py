@@ -336,7 +336,7 @@ def _check_same(out, settings, made_of):
     if (out / "checkpoint.npz").exists():
         try:
             then = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise MDError(f"{path} cannot be read ({error}); remove the folder to start anew") from None
         neutral = not settings.charge and settings.multiplicity is None
         then = {"allow_unseen_state": False, "state": now["state"] if neutral else None} | then  # of a run before there were states

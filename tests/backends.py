@@ -181,8 +181,8 @@ def tensor(path, name):
     return safetensors.numpy.load(load_model(path).bytes)[name]
 
 
-def rebuilt(path, target, header=None, tensors=None):
-    """The model file with another header or other tensors, in an archive that is otherwise whole."""
+def rebuilt(path, target, header=None, tensors=None, raw=None):
+    """The model file with another header or other tensors, or other bytes for some of its JSON, in an archive that is otherwise whole."""
     content = load_model(path).bytes
     size = struct.unpack("<Q", content[:8])[0]
     table, data = json.loads(content[8 : 8 + size]), content[8 + size :]
@@ -193,6 +193,8 @@ def rebuilt(path, target, header=None, tensors=None):
     if tensors:
         data = tensors(table, bytearray(data))
     text = json.dumps(table).encode()
+    if raw:
+        text = text.replace(*raw)
     with zipfile.ZipFile(target, "w") as archive:
         archive.writestr("model/extra/mfmd.safetensors", struct.pack("<Q", len(text)) + text + bytes(data))
     return target

@@ -126,6 +126,9 @@ def test_arrays_of_the_wrong_shape(tmp_path):
         ("cell", np.ones(3), r"a cell of shape \(3,\) .* wanted are \(3, 3\)"),
         ("cell", np.full((3, 3), "a"), "cells are not numbers"),
         ("R", np.full((N, 3, 3), "a"), "positions are not numbers"),
+        ("R", POSITIONS + 0j, "positions are not numbers .they are complex128"),
+        ("pbc", np.array(["x", "y", "z"]), "pbc are not numbers"),
+        ("Z", np.zeros(3, [("a", int)]), "wanted are atomic numbers or symbols of elements, not"),
     ):
         np.savez(tmp_path / "a.npz", **{**content, key: value})
         refused(tmp_path / "a.npz", keys("E", "F"), message)
@@ -343,6 +346,13 @@ def test_deepmd_of_the_wrong_sizes(tmp_path):
     refused(folder, keys(), "is no symbol of an element")
 
 
+def test_deepmd_of_no_arrays(tmp_path):
+    folder = system(tmp_path / "a", box=np.ones((N, 9)))
+    for content in (b"PK\x03\x04", b"", b"words"):
+        (folder / "set.000" / "coord.npy").write_bytes(content)
+        refused(folder, keys(), "coord.npy: cannot be read")
+
+
 def test_n2p2(tmp_path):
     lattice = "lattice 9 0 0\nlattice 1 9 0\nlattice 0 0 9\n"
     (tmp_path / "input.data").write_text("# made by hand\n" + block(0) + block(1, lattice) + "\n" + block(2))
@@ -440,7 +450,11 @@ def test_xyz_without_labels(tmp_path, comment):
 def test_xyz_that_is_to_have_more_atoms_than_it_has_bytes(tmp_path):
     """Which ASE does not see."""
     (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n40\n\nH 0 0 0\n")
-    refused(tmp_path / "a.xyz", keys(), "a frame is to have 40 atoms, and the file has 23 bytes")
+    refused(tmp_path / "a.xyz", keys(), "a frame is to have 40 atoms, and the file ends 2 lines later")
+    (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n+40\n\nH 0 0 0\n")  # which is a number to ASE
+    refused(tmp_path / "a.xyz", keys(), "a frame is to have 40 atoms")
+    (tmp_path / "a.xyz").write_text("000001\nProperties=species:S:1:pos:R:3 energy=1.5\nH 0 0 0\n\n40\n")  # ASE ends at a blank line
+    assert [s["labels"]["dft"].energy for s in found_in(tmp_path / "a.xyz", keys())] == [1.5]
 
 
 def test_xyz_whose_comment_ase_reads(tmp_path):

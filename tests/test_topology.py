@@ -540,8 +540,9 @@ def test_mmcif_files_say_charges_and_space_groups(tmp_path, model_file):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.xyz", b"40\n\nH 0 0 0\n", "a frame is to have 40 atoms, and the file has 12 bytes"),
+        ("a.xyz", b"40\n\nH 0 0 0\n", "a frame is to have 40 atoms, and the file ends 2 lines later"),
         ("a.cif", b"data_\xff\n_cell.length_a 8\n", "cannot be read .*utf-8"),
+        ("a.xyz", b'0\nLattice="5 0 0 0 5 0 0 0 5"\n', "it takes two atoms or more"),
         ("a.pdb.gz", b"no archive", "cannot be read|not a readable PDB file"),
         (
             "a.pdb",

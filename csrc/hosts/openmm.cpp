@@ -99,16 +99,12 @@ class HostKernel final : public Kernel {
       k = evaluator ? std::next(k) : known.erase(k);
     }
     if (evaluator_) return;
-    try {
-      known.emplace(&context_, evaluator_ = std::make_shared<Evaluator>(force, options, states_of(force)));
-    } catch (const Error& error) {
-      throw OpenMMException(std::string("mfmd: ") + error.what());
-    }
+    known.emplace(&context_, evaluator_ = as_openmm([&] { return std::make_shared<Evaluator>(force, options, states_of(force)); }));
   }
 
   double execute(ContextImpl& context, bool forces) override {
     auto* data = reinterpret_cast<OpenMM::ReferencePlatform::PlatformData*>(context.getPlatformData());
-    try {
+    return as_openmm([&] {
       const auto [result, sign] = evaluator_->evaluate(*data, terms_of(context, force_), forces);
       if (forces)
         for (std::size_t k = 0; k < force_.atoms.size(); ++k)
@@ -117,9 +113,7 @@ class HostKernel final : public Kernel {
         if (const WeightedHead& term = force_.terms[t]; !term.parameter.empty())
           (*data->energyParameterDerivatives)[term.parameter] += kKJPerMol * term.weight * result.term_energies[t];
       return sign * kKJPerMol * result.energy;
-    } catch (const Error& error) {
-      throw OpenMMException(std::string("mfmd: ") + error.what());
-    }
+    });
   }
 
  private:
@@ -197,6 +191,7 @@ std::string from_base64(const std::string& text) {
 
 std::string join(const std::vector<int>& values) {
   std::ostringstream out;
+  out.imbue(std::locale::classic());
   for (const int v : values) out << v << ' ';
   return out.str();
 }
@@ -212,6 +207,7 @@ template <class T> T value(const SerializationNode& node, const std::string& nam
 
 std::vector<int> whole_numbers(const SerializationNode& node, const std::string& name) {
   std::istringstream in(node.getStringProperty(name));
+  in.imbue(std::locale::classic());
   std::vector<int> values;
   for (int v; !(in >> std::ws).eof(); values.push_back(v))
     if (!(in >> v)) throw OpenMMException("mfmd: `" + name + "` of the force is no list of whole numbers");
@@ -297,11 +293,7 @@ class Proxy final : public OpenMM::SerializationProxy {
       if (const std::string& name = force->terms.back().parameter; !name.empty() && !force->parameters.count(name))
         throw OpenMMException("mfmd: a term's weight is the parameter " + name + ", which the force does not have");
     }
-    try {
-      force->model = shared_model(from_base64(node.getChildNode("Model").getStringProperty("safetensors")));
-    } catch (const Error& error) {
-      throw OpenMMException(std::string("mfmd: ") + error.what());
-    }
+    force->model = as_openmm([&] { return shared_model(from_base64(node.getChildNode("Model").getStringProperty("safetensors"))); });
     return force.release();
   }
 };

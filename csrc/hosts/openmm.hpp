@@ -22,6 +22,15 @@ constexpr double kAngstrom = 10.0;                              // in a nm
 constexpr double kKJPerMol = 96485.33212331001 / 1000.0;        // in an eV
 constexpr double kForceUnit = kKJPerMol * kAngstrom;            // kJ/mol/nm in an eV/Å
 
+// What mfmd refuses in there, as OpenMM says it.
+template <class Body> auto as_openmm(const Body& body) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    throw OpenMMException(std::string("mfmd: ") + error.what());
+  }
+}
+
 // A term's weight is `weight`, times the global parameter `parameter` where one is named.
 struct WeightedHead {
   int head;
@@ -73,13 +82,11 @@ class Kernel : public OpenMM::KernelImpl {
     s.fragment = fragment_of(force);
     std::vector<Term> terms;
     for (const WeightedHead& term : force.terms) terms.push_back({term.head, term.weight});
-    try {
+    return as_openmm([&] {
       s.states = mfmd::states_of(force.numbers.data(), s.atoms, force.states, s.fragment, force.periodic);
       check_states(*force.model, heads_of(*force.model, terms), s, force.allow_unseen_state);
       return s.states;
-    } catch (const Error& error) {
-      throw OpenMMException(std::string("mfmd: ") + error.what());
-    }
+    });
   }
   static const int* fragment_of(const Force& force) { return force.fragment.empty() ? nullptr : force.fragment.data(); }
   static std::vector<Term> terms_of(ContextImpl& context, const Force& force) {

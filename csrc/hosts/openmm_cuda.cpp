@@ -61,7 +61,7 @@ class CudaKernel final : public Kernel {
     Options options;
     options.precision = force.single ? Precision::single_ : Precision::double_;
     options.cuda = cu_.getDeviceIndex();
-    workspace_ = std::make_unique<Workspace>(force.model, options);
+    workspace_ = as_openmm([&] { return std::make_unique<Workspace>(force.model, options); });
     const int n = static_cast<int>(force.atoms.size());
     std::vector<int> place(static_cast<std::size_t>(system.getNumParticles()), -1);
     for (int k = 0; k < n; ++k) place[static_cast<std::size_t>(force.atoms[static_cast<std::size_t>(k)])] = k;
@@ -107,11 +107,7 @@ class CudaKernel final : public Kernel {
     request.forces = forces;
     request.allow_unseen_state = force_.allow_unseen_state;
     const bool again = std::exchange(again_, false);
-    try {
-      workspace_->enqueue(s, request, {address(energies_), forces ? address(forces_) : nullptr, nullptr});
-    } catch (const Error& error) {
-      throw OpenMMException(std::string("mfmd: ") + error.what());
-    }
+    as_openmm([&] { return workspace_->enqueue(s, request, {address(energies_), forces ? address(forces_) : nullptr, nullptr}); });
     // Fixed-point forces know no NaN, so a step that was refused, or had too little room, must not go on: OpenMM asks again for what is not valid, and the
     // engine then makes room or throws. The host waits for these few numbers.
     std::vector<double> energies;

@@ -38,7 +38,7 @@ struct Grid {
 struct Verdict {
   int stale;    // there is no list, or it does not reach far enough any more
   int most[2];  // neighbours of any row, within reach (where the list was built) and within the cutoff
-  int refused;  // a flat cell, a position that is not finite or too far away: there is no list
+  int refused;  // a flat cell, too many within reach, a position that is not finite or too far away: there is no list
   int overlap;  // atoms closer than the tables begin
 };
 

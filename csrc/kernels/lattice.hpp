@@ -71,6 +71,8 @@ MFMD_HD int find_lattice(const double* cell, const bool periodic[3], Lattice& l)
   return -1;
 }
 
+constexpr int kMostNeighbors = 20000;  // of an atom, within a list's reach; matter has a few hundred
+
 // How many cells there are within `reach` of one, each of which a list has to look at.
 MFMD_HD double cells_within(const Lattice& l, double reach) {
   double cells = 1.0;

@@ -14,8 +14,7 @@ namespace {
 
 constexpr int kGrain = 32;  // rows that are worth a thread
 constexpr int kPiece = 64;  // rows that are built together, at most
-constexpr int kMostNeighbors = 20000;     // of an atom; in matter under any pressure, 20 Å around it, there are fewer
-constexpr double kMostCandidates = 1e7;   // that are looked at around one bin
+constexpr std::size_t kMostCandidates = 1000000;  // atoms and their images that are looked at around one bin
 
 using Cells = std::array<int, 3>;  // how many away
 struct HashOfCells {
@@ -32,6 +31,11 @@ std::uint64_t along_curve(const unsigned cell[3]) {
   for (unsigned bit = 0; bit < 20; ++bit)
     for (unsigned k = 0; k < 3; ++k) key |= static_cast<std::uint64_t>(cell[k] >> bit & 1u) << (3 * bit + k);
   return key;
+}
+
+void refuse_crowded(int atom) {
+  if (atom < 0) return;
+  throw InputError("atom " + std::to_string(atom) + " has more than " + std::to_string(kMostNeighbors) + " neighbours; are positions and cell in Å?");
 }
 
 }  // namespace
@@ -141,11 +145,16 @@ struct SkinList::Bins {
     for (const int i : atoms) order[static_cast<std::size_t>(last[static_cast<std::size_t>(home[static_cast<std::size_t>(i)])]++)] = i;
   }
 
+  // InputError for more candidates around a bin than there is memory for.
   void check() const {
-    double candidates = 0.0;
-    for (std::size_t bin = 0; bin < first.size(); ++bin) candidates = std::max(candidates, static_cast<double>(last[bin] - first[bin]));
-    for (const int k : span) candidates *= 2 * k + 1;
-    if (candidates > kMostCandidates) throw InputError("there may be " + std::to_string(static_cast<long>(candidates)) + " atoms near one; are positions and cell in Å?");
+    int largest = 0;
+    for (std::size_t bin = 0; bin < first.size(); ++bin) largest = std::max(largest, last[bin] - first[bin]);
+    if (static_cast<double>(largest) * (2 * span[0] + 1) * (2 * span[1] + 1) * (2 * span[2] + 1) <= static_cast<double>(kMostCandidates)) return;
+    for (std::size_t bin = 0; bin < first.size(); ++bin) {
+      std::size_t candidates = 0;
+      if (last[bin] > first[bin]) around(static_cast<int>(bin), [&](std::size_t there, const int*) { candidates += static_cast<std::size_t>(last[there] - first[there]); });
+      if (candidates > kMostCandidates) throw InputError("there may be " + std::to_string(candidates) + " atoms near one; are positions and cell in Å?");
+    }
   }
 
   // body(bin, image) for those around a bin; where one is met in several images, in their order.
@@ -278,8 +287,7 @@ std::vector<SkinList::Piece> SkinList::pieces_of_bins(const Structure& s, Pool& 
     if (crowded >= 0) return;
     if (const int atom = search(s, bins, pieces[static_cast<std::size_t>(at)], candidates[static_cast<std::size_t>(worker)]); atom >= 0) crowded = atom;
   });
-  if (crowded >= 0)
-    throw InputError("atom " + std::to_string(crowded) + " has more than " + std::to_string(kMostNeighbors) + " neighbours; are positions and cell in Å?");
+  refuse_crowded(crowded);
   return pieces;
 }
 
@@ -287,6 +295,7 @@ std::vector<SkinList::Piece> SkinList::pieces_of_host(const Structure& s, Pool& 
   std::vector<Piece> pieces;
   for (int row = 0; row < s.atoms; row += kPiece) pieces.push_back({row, std::min(row + kPiece, s.atoms), 0, {}, {0, 0, 0}});
   const double square = (cutoff_ + skin_width_) * (cutoff_ + skin_width_);
+  std::atomic<int> crowded{-1};
   pool.loop(static_cast<int>(pieces.size()), 1, [&](int at, int, int) {
     Piece& piece = pieces[static_cast<std::size_t>(at)];
     std::vector<int> row;
@@ -297,12 +306,14 @@ std::vector<SkinList::Piece> SkinList::pieces_of_host(const Structure& s, Pool& 
         const double d[3] = {b[0] - a[0], b[1] - a[1], b[2] - a[2]};
         if (dot(d, d) < square) row.push_back(s.pairs->j[p]);
       }
+      if (row.size() > kMostNeighbors) crowded = i;
       std::sort(row.begin(), row.end());
       skin_half_[static_cast<std::size_t>(i)] = static_cast<int>(std::lower_bound(row.begin(), row.end(), i) - row.begin());
       skin_first_[static_cast<std::size_t>(i) + 1] = static_cast<int>(row.size());
       for (const int j : row) piece.entries.push_back({j, 0});
     }
   });
+  refuse_crowded(crowded);
   return pieces;
 }
 

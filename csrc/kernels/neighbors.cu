@@ -20,7 +20,7 @@ constexpr int kFew = 4 * kScan;  // atoms and systems that one block prepares th
 __device__ bool building(const List& l) { return l.verdict->stale && !l.verdict->refused; }
 __device__ int thread() { return static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); }
 
-// The bins of one system; false for a cell that is flat. Where `one` is set, all atoms are in one bin, and images are looked for in all cells
+// The bins of one system; false for a cell that is flat, or has too many within reach. Where `one` is set, all atoms are in one bin, and images are looked for in all cells
 // within reach.
 __device__ bool find_grid(const double* cell, int periodic, int begin, int end, double reach, bool one, Grid& g) {
   Lattice l;

@@ -121,7 +121,10 @@ def state_said(path):
     with open_with_compression(str(path), "rt") as file:
         words = next((line.removeprefix(STATE).split() for line in file if line.startswith(STATE)), [])
     try:
-        return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+        said = dict(zip(words[::2], map(int, words[1::2]), strict=True))
+        if not said.keys() <= {"charge", "multiplicity"} or 2 * len(said) != len(words):
+            raise ValueError
+        return said
     except ValueError:
         raise InputError(
             f"{path}: the state of its atoms, {STATE}{' '.join(words)}, is not that of a run of mfmd; remove the line"

@@ -23,7 +23,7 @@ from ase.geometry import find_mic
 from ase.io.formats import filetype, open_with_compression
 
 from mfmd import Error, Note
-from mfmd.engine import neighbor_list
+from mfmd.engine import InputError, neighbor_list
 from mfmd.hosts import pdb
 from mfmd.hosts.states import of_structure
 from mfmd.structures.formats import asedb, extxyz
@@ -298,8 +298,11 @@ def _connect(atoms, said, guessed, alone):
     edges = {_ordered(pair): set() for pair in said}  # in which cells the second is, seen from the first
     radii = covalent_radii[atoms.numbers]
     reach = radii + np.clip(STRETCH * radii, LEAST, MOST)
-    if atoms.pbc.all() or guessed.any():
-        i, j, images, vectors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 2 * reach.max())
+    if len(atoms) and (atoms.pbc.all() or guessed.any()):
+        try:
+            i, j, images, vectors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 2 * reach.max())
+        except InputError as error:
+            raise MDError(str(error)) from None
         bonded = np.linalg.norm(vectors, axis=1) < reach[i] + reach[j]
         i, j, images = i[bonded], j[bonded], images[bonded]
     else:
@@ -350,7 +353,7 @@ def _last_frame(path):
     kind = "unknown"
     try:
         kind = filetype(str(path))
-        if kind in ("xyz", "extxyz") and not path.name.endswith(".gz"):
+        if kind in ("xyz", "extxyz"):
             extxyz.check_counts(path)
         atoms = ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True)
         atoms.info |= asedb.said_in(path, kind)[-1] if kind in ("db", "json") else {}

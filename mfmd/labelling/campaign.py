@@ -257,7 +257,14 @@ def _check_same(config, journal):
     sampled = any((config.out / "trajectories").glob("*.xyz"))
     if not path.exists() and (labelled or sampled):
         warnings.warn(f"{config.out}: how the labels there were made is not recorded; taken is that the config says it", stacklevel=2)
-    then = json.loads(path.read_text()) if path.exists() else now
+    try:
+        then = json.loads(path.read_text()) if path.exists() else now
+        if not isinstance(then["levels"], dict) or not all(isinstance(level, dict) for level in then["levels"].values()):
+            raise ValueError("its levels are none")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LabelError(
+            f"{path}: what the labels were made with is damaged ({error!r}); put the file back, or name another folder"
+        ) from None
     pairs = []
     for name in labelled & now["levels"].keys() & then["levels"].keys():
         old, new = then["levels"][name], now["levels"][name]

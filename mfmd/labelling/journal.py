@@ -26,7 +26,7 @@ class Journal:
                     if "error" not in row:
                         float(row["energy"])
                     self.labels[row["id"], row["level"]] = row
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     raise LabelError(f"{self.path}: line {k} is damaged; delete it, and the same command makes its label anew") from None
             if cut:
                 os.truncate(self.path, self.path.stat().st_size - len(cut))

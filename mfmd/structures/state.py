@@ -126,9 +126,6 @@ def state_terms(states):
 
 
 def _checked(numbers, states, fragment, pbc):
-    for charge, multiplicity in states:
-        if max(abs(charge), abs(multiplicity)) > MOST:
-            raise StateError(f"charge {charge} and multiplicity {multiplicity} are no structure's; correct them")
     return tuple(State(*pair) for pair in states_of(numbers, states, fragment, bool(np.any(pbc))))
 
 
@@ -165,6 +162,8 @@ def _sum(what, values):
         raise StateError(f"the {what} of the atoms are not numbers") from None
     if not np.isfinite(total):
         raise StateError(f"the {what} of the atoms are not finite")
+    if abs(total) > MOST:
+        raise StateError(f"the {what} of the atoms add up to {total:g}, which no molecule has")
     return total
 
 

@@ -30,7 +30,7 @@ def read_atoms(path, levels, energy_unit="eV"):
                     table[level][atomic_numbers[element]] = float(energies[level]) * scale
     except FileNotFoundError:
         raise DataError(f"data.atoms: {path}: no such file") from None
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f'{path}: not a table of isolated atoms ({error!r}); wanted: {{"unit": "eV", "energies": {{"H": {{"level": -13.6}}}}}}'
         ) from None

@@ -116,7 +116,7 @@ def _began(path):
         )
         if not whole or any({"split", "level", "path", "sha256"} - set(file) for file in then.get("files") or ()):
             raise ValueError("a section is not what it was")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"{path}: what the run began with is damaged ({error!r}); put the file back, or begin a new run with out=…"
         ) from None
@@ -162,9 +162,9 @@ def check_same(config, path):
     for old, stage in zip(then["stages"], config.stages, strict=False):
         new = stage.model_dump(mode="json")
         for key in old:
-            if key != "train" and old[key] != new[key]:
+            if key != "train" and old[key] != new.get(key):
                 raise ConfigError(
-                    f"stages.{old['name']}.{key}: the run in {config.out} began with {old[key]}, and now it is {new[key]}; begin a new run with out=…"
+                    f"stages.{old['name']}.{key}: the run in {config.out} began with {old[key]}, and now it is {new.get(key)}; begin a new run with out=…"
                 )
         last = Path(config.out) / stage.name / "last.ckpt"
         if last.exists() and (done := torch.load(last, weights_only=True, map_location="cpu")["epoch"] + 1) > stage.train.epochs:

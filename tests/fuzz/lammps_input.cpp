@@ -1,4 +1,5 @@
-// The lines `pair_style mfmd …` and `pair_coeff …` in a LAMMPS of two atom types, whatever they say; where they are good, a step is run.
+// The lines `pair_style mfmd …` and `pair_coeff …` in a LAMMPS of two atom types, whatever they say; where they are good, energy and forces
+// are computed. One LAMMPS has them all, one behind the other, as in a session at its prompt: what one input leaves the next one finds.
 #include <library.h>
 
 #include "target.hpp"

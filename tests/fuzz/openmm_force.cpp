@@ -1,5 +1,6 @@
 // What OpenMM has read from a System's XML, whatever it says of our force: deserialised, written again and evaluated in a Context.
 #include <openmm/Context.h>
+#include <openmm/Force.h>
 #include <openmm/OpenMMException.h>
 #include <openmm/Platform.h>
 #include <openmm/System.h>
@@ -44,12 +45,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   read(lines, node, 0);
   try {
     const auto& proxy = OpenMM::SerializationProxy::getProxy("MfmdForce");
-    auto* force = static_cast<OpenMM::Force*>(proxy.deserialize(node));
+    std::unique_ptr<OpenMM::Force> force(static_cast<OpenMM::Force*>(proxy.deserialize(node)));
     OpenMM::SerializationNode again;
-    proxy.serialize(force, again);
+    proxy.serialize(force.get(), again);
     const int atoms = 6;
     OpenMM::System system;
-    system.addForce(force);  // which it owns from now on
+    system.addForce(force.release());
     std::vector<OpenMM::Vec3> positions;
     for (int k = 0; k < atoms; ++k) system.addParticle(1.0), positions.emplace_back(0.11 * k, 0.1 * (k % 2), 0.05 * (k % 3));
     OpenMM::VerletIntegrator integrator(0.001);

@@ -3,6 +3,7 @@
 python tests/fuzz/readers.py TARGET [options of libFuzzer] [folders of inputs]; --targets prints their names, --seeds FOLDER writes right inputs of each.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -28,13 +29,20 @@ from mfmd.hosts.topology import read_start
 from mfmd.labelling.journal import Journal
 from mfmd.labelling.schema import Config as Labels
 from mfmd.structures.formats import registry
-from mfmd.structures.reading import read_file
+from mfmd.structures.reading import fingerprints, read_file
 from mfmd.training import plan, schema
 from mfmd.training.run import check_same
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="mfmd-"))
-CONFIG = load(Path(__file__).parents[2] / "examples" / "demo.yaml", plan.Config, [f"out={FOLDER}"])
+FOLDER = Path(tempfile.mkdtemp())
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)  # which libFuzzer passes by; run.py gives it a place that goes with it
+DEMO = Path(__file__).parents[2] / "examples" / "demo.yaml"
+LABELLED = FOLDER / "labelled.xyz"  # of the run that target `plan` goes on with
+LABELLED.write_text("2\nProperties=species:S:1:pos:R:3 energy_gfn2=-1.0\nO 0 0 0\nH 0 0 0.96\n")
+CONFIG = load(
+    DEMO,
+    plan.Config,
+    [f"out={FOLDER}", f"data.train={LABELLED}", f"data.val={LABELLED}", f"data.test={LABELLED}", f"data.atoms={LABELLED}"],
+)
 LEVELS = {"dft": schema.Level(energy="energy", forces="forces", stress="stress")}
 KEYS = [
     "Z",
@@ -124,8 +132,10 @@ def _deepmd(content):
         if data.ConsumeBool():
             (folder / name).write_bytes(data.ConsumeBytes(data.ConsumeIntInRange(0, 12)))
     for name in ("coord", "box", "energy", "force", "virial", "charge", "real_atom_types"):
-        if data.ConsumeBool():
+        if (kind := data.ConsumeIntInRange(0, 3)) > 1:
             np.save(folder / "set.000" / f"{name}.npy", _array(data))
+        elif kind:
+            (folder / "set.000" / f"{name}.npy").write_bytes(data.ConsumeBytes(data.ConsumeIntInRange(0, 200)))
     _structures(folder)
 
 
@@ -227,15 +237,16 @@ def seeds(folder):
     content["multifidelity"].append(
         json.dumps({"positions": water.positions.tolist(), "atomic_numbers": [8, 1, 1], "forces": [[0.1] * 3] * 3}).encode()
     )
-    content["config"] += [(Path(__file__).parents[2] / "examples" / name).read_bytes() for name in ("demo.yaml",)]
-    content["label_config"] += [path.read_bytes() for path in (Path(__file__).parents[2] / "examples").glob("*label*.yaml")]
+    content["config"].append(DEMO.read_bytes())
+    content["label_config"].append(DEMO.with_name("label.yaml").read_bytes())
     rows = [
         {"id": "a", "level": "dft", "energy": -1.0, "forces": [[0.0] * 3]},
         {"id": "isolated O", "level": "dft", "energy": -1.0},
         {"id": "b", "level": "dft", "error": "no convergence"},
     ]
     content["journal"].append("".join(json.dumps(row) + "\n" for row in rows).encode())
-    content["plan"] += [json.dumps(CONFIG.model_dump(mode="json") | {"files": [], "checkpoint": None}).encode()]
+    for files in (fingerprints(CONFIG.data), None):
+        content["plan"].append(json.dumps(CONFIG.model_dump(mode="json") | {"files": files, "checkpoint": None}).encode())
     for name in ("hdf5", "deepmd", "npz"):
         content[name] += [np.random.default_rng(k).integers(0, 256, 200, np.uint8).tobytes() for k in range(4)]
     for target, inputs in content.items():
@@ -275,7 +286,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    finally:
-        shutil.rmtree(FOLDER, ignore_errors=True)
+    main()

@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -40,66 +41,76 @@ def python_targets():
     return subprocess.run([sys.executable, HERE / "readers.py", "--targets"], capture_output=True, text=True, check=True).stdout.split()
 
 
-def command(folder, target):
-    return [folder / "cpp" / target] if target in CPP else [sys.executable, HERE / "readers.py", target]
-
-
-def environment(folder):
-    return os.environ | SANITIZED | {"MFMD_FUZZ": str(folder), "MFMD_FUZZ_PLUGIN": str(folder / "cpp" / "libmfmdplugin.so")}
-
-
 def inputs_of(folder, target):
-    """The folder with what was found so far; at first what tests/fuzz/corpus has."""
+    """The folder with what was found so far, and what tests/fuzz/corpus has."""
     inputs = folder / "inputs" / target
-    if not inputs.exists():
-        inputs.mkdir(parents=True)
-        kept = HERE / "corpus" / f"{target}.zip"
-        if kept.exists():
-            zipfile.ZipFile(kept).extractall(inputs)
+    inputs.mkdir(parents=True, exist_ok=True)
+    kept = HERE / "corpus" / f"{target}.zip"
+    if kept.exists():
+        zipfile.ZipFile(kept).extractall(inputs)
     return inputs
 
 
+def start(folder, target, *arguments, build="cpp"):
+    """A target, ended: the completed process."""
+    program = [folder / build / target] if target in CPP else [sys.executable, HERE / "readers.py", target]
+    (folder / "found").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
+        own = {"MFMD_FUZZ": str(folder), "MFMD_FUZZ_PLUGIN": str(folder / build / "libmfmdplugin.so"), "TMPDIR": scratch}
+        return subprocess.run(
+            [*program, f"-artifact_prefix={folder / 'found' / target}-", *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=os.environ | SANITIZED | own,
+        )
+
+
 def feed(folder, target, seconds):
-    """One turn: executions, seconds, and what was found wrong."""
-    kind, found = "cpp" if target in CPP else "python", folder / "found"
-    found.mkdir(exist_ok=True)
+    """One turn: executions of new inputs, seconds, and what was found wrong, in words. RuntimeError where it ends without an input that shows why."""
+    longest = f"-timeout={SECONDS['cpp' if target in CPP else 'python']}"
     options = [
-        f"-max_total_time={seconds:.0f}", f"-timeout={SECONDS[kind]}", "-rss_limit_mb=3000", "-print_final_stats=1",
-        f"-max_len={LONGEST.get(target, 4096)}", f"-use_value_profile={int(target in PARSERS)}", f"-artifact_prefix={found}/{target}-",
+        f"-max_total_time={seconds:.0f}", longest, "-rss_limit_mb=3000", "-print_final_stats=1", f"-max_len={LONGEST.get(target, 4096)}",
+        f"-use_value_profile={int(target in PARSERS)}",
     ]  # fmt: skip
     begin = time.monotonic()
-    run = [*command(folder, target), *options, inputs_of(folder, target), folder / "seeds" / target]
-    done = subprocess.run(run, capture_output=True, text=True, errors="replace", env=environment(folder))
-    executions = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
-    wrong = None
-    if done.returncode:
-        wrong = done.stdout[-4000:] + done.stderr[-4000:]  # Python's traceback is in the first
-        artifact = re.search(r"Test unit written to (\S+)", done.stderr)
-        if artifact and "timeout" in Path(artifact[1]).name:  # again, by itself: that the machine was at other work is no mistake
-            again = [*command(folder, target), f"-timeout={SECONDS[kind]}", artifact[1]]
-            if any(subprocess.run(again, capture_output=True, env=environment(folder)).returncode == 0 for _ in range(5)):
-                wrong = None
-        if wrong and artifact:
-            Path(f"{artifact[1]}.txt").write_text(wrong)
-    return int(executions[1]) if executions else 0, time.monotonic() - begin, wrong
+    done = start(folder, target, *options, inputs_of(folder, target), folder / "seeds" / target)
+    seconds = time.monotonic() - begin
+    known, all_of_them = (re.search(words, done.stderr) for words in (r"#(\d+)\s+INITED", r"stat::number_of_executed_units:\s*(\d+)"))
+    executions = int(all_of_them[1]) - int(known[1]) if known and all_of_them else 0
+    if not done.returncode:
+        return executions, seconds, None
+    said, artifact = (
+        done.stdout[-4000:] + done.stderr[-4000:],
+        re.search(r"Test unit written to (\S+)", done.stderr),
+    )  # Python's traceback is in the first
+    if not artifact:
+        raise RuntimeError(f"{target} ended with {done.returncode}:\n{said}")
+    if "timeout" in Path(artifact[1]).name and any(start(folder, target, longest, artifact[1]).returncode == 0 for _ in range(5)):
+        Path(artifact[1]).unlink()  # the machine was at other work
+        return executions, seconds, None
+    Path(f"{artifact[1]}.txt").write_text(said)
+    return executions, seconds, said
 
 
 def run(folder, targets, minutes, jobs):
+    """Targets in which something was found."""
     counts = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
     for target in targets:
         counts.setdefault(target, {"executions": 0, "seconds": 0, "found": 0})
-    turn = min(SLICE, 60 * minutes * jobs / len(targets))
+    turns, turn = dict.fromkeys(targets, 0), min(SLICE, 60 * minutes * jobs / len(targets))
     end, busy, bad = time.monotonic() + 60 * minutes, {}, []
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         while True:
             left = end - time.monotonic()
             free = [t for t in targets if t not in busy.values() and t not in bad]
             while left > 1 and free and len(busy) < jobs:
-                target = min(free, key=lambda t: (counts[t]["executions"] / (10 if t in CPP else 1), counts[t]["seconds"]))
+                target = min(free, key=lambda t: (turns[t], counts[t]["executions"] / (10 if t in CPP else 1)))
                 free.remove(target)
+                turns[target] += 1
                 busy[pool.submit(feed, folder, target, min(turn, max(1, left)))] = target
             if not busy:
-                break
+                return bad
             for done in concurrent.futures.wait(busy, return_when=concurrent.futures.FIRST_COMPLETED)[0]:
                 target, (executions, seconds, wrong) = busy.pop(done), done.result()
                 of = counts[target]
@@ -113,29 +124,22 @@ def run(folder, targets, minutes, jobs):
                 partial = COUNTS.with_suffix(".partial")
                 partial.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
                 os.replace(partial, COUNTS)
-    return bad
 
 
-def reach(folder, targets):
+def reach(folder):
     """Every input so far, through the build that counts lines."""
-    for target in targets:
-        run = [folder / "coverage" / target, "-runs=0", inputs_of(folder, target), folder / "seeds" / target]
-        own = environment(folder) | {"MFMD_FUZZ_PLUGIN": str(folder / "coverage" / "libmfmdplugin.so")}
-        subprocess.run(run, check=True, capture_output=True, env=own)
+    for target in CPP:
+        start(folder, target, "-runs=0", inputs_of(folder, target), folder / "seeds" / target, build="coverage").check_returncode()
 
 
 def keep(folder, targets):
+    """The least inputs that go everywhere the ones so far do."""
+    (HERE / "corpus").mkdir(exist_ok=True)
     for target in targets:
         least = folder / "least" / target
         shutil.rmtree(least, ignore_errors=True)
         least.mkdir(parents=True)
-        subprocess.run(
-            [*command(folder, target), "-merge=1", least, inputs_of(folder, target)],
-            check=True,
-            capture_output=True,
-            env=environment(folder),
-        )
-        (HERE / "corpus").mkdir(exist_ok=True)
+        start(folder, target, "-merge=1", least, inputs_of(folder, target)).check_returncode()
         with zipfile.ZipFile(HERE / "corpus" / f"{target}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for file in sorted(least.iterdir()):
                 archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes())
@@ -162,11 +166,14 @@ def main():
     parser.add_argument("--reach", action="store_true")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    folder, targets = arguments.folder.resolve(), arguments.targets or [*CPP, *python_targets()]
+    folder, known = arguments.folder.resolve(), [*CPP, *python_targets()]
+    targets = arguments.targets or known
+    if unknown := set(targets) - set(known):
+        parser.error(f"there is no target {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if arguments.table:
         table(folder)
     elif arguments.reach:
-        reach(folder, CPP)
+        reach(folder)
     elif arguments.keep:
         keep(folder, targets)
     elif bad := run(folder, targets, arguments.minutes, arguments.jobs):

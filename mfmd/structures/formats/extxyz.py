@@ -2,10 +2,11 @@
 `forces` or `stress`, where ASE puts these."""
 
 import itertools
-import os
 import re
+import sys
 
 import ase.io
+from ase.io.formats import open_with_compression
 
 from mfmd.structures.formats.fields import frames_of, from_atoms
 from mfmd.structures.record import DataError
@@ -25,16 +26,20 @@ def read(path, levels):
 
 
 def check_counts(path):
-    """DataError where the first line of a frame says more atoms than the file has bytes, which ASE does not see."""
-    size = os.path.getsize(path)
-    with open(path, errors="replace") as file:
+    """DataError where the first line of a frame says more atoms than the file has lines, which ASE does not see."""
+    with open_with_compression(str(path), "rb") as file:
         for line in file:
-            count = line.strip()
-            if not count.isdecimal():
+            try:
+                count = int(line)
+            except ValueError:
+                if not line.strip():
+                    return  # the end, to ASE too
                 continue
-            if len(count) > len(str(size)) or int(count) > size:
-                raise DataError(f"{path}: a frame is to have {count[:20]} atoms, and the file has {size} bytes; is it cut off or damaged?")
-            next(itertools.islice(file, int(count), int(count) + 1), None)  # its comment and its atoms
+            lines = sum(1 for _ in itertools.islice(file, min(max(count, 0) + 1, sys.maxsize)))  # its comment and its atoms
+            if lines < count:
+                raise DataError(
+                    f"{path}: a frame is to have {count} atoms, and the file ends {lines} lines later; is it cut off or damaged?"
+                )
 
 
 def _refuse_energy_in_comment(path, levels):

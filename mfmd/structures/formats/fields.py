@@ -70,6 +70,8 @@ def plain(value):
 def reals(values, what, source):
     """An array of floats. DataError where it has anything else"""
     try:
+        if np.asarray(values).dtype.kind not in "biufSUO":
+            raise TypeError(f"they are {np.asarray(values).dtype}")
         return np.asarray(values, float)
     except (TypeError, ValueError) as error:
         raise DataError(f"{source}: {what} are not numbers ({error})") from None
@@ -78,6 +80,8 @@ def reals(values, what, source):
 def atomic_numbers(values, source):
     """Integers out of atomic numbers, or of symbols of elements, str or bytes; an empty symbol becomes the 0 of padding."""
     values = np.asarray(values)
+    if values.dtype.kind not in "biufSUO":
+        raise DataError(f"{source}: wanted are atomic numbers or symbols of elements, not {values.dtype}")
     if values.dtype.kind not in "SUO":
         if not np.isfinite(values).all() or (values != np.round(values)).any():
             raise DataError(f"{source}: not all atomic numbers are whole numbers")
@@ -105,7 +109,7 @@ def unpadded(numbers, positions, source, said=None):
             f"{source}: atom {np.argmax(numbers[:n] <= 0)} has the atomic number {numbers[:n].min()}; 0 and -1 may stand at the end only"
         )
     if said is not None and said != n:
-        raise DataError(f"{source}: {n} atoms have an atomic number, and the number of atoms is given as {said}")
+        raise DataError(f"{source}: {n} atoms have an atomic number, and the number of atoms is given as {said:g}")
     if said is None and np.any(np.abs(positions[n:][numbers[n:] == 0]) > 0):
         raise DataError(f"{source}: atoms of number 0 have positions; atomic numbers are wanted, not indices of elements")
     return n
