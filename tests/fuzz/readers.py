@@ -256,7 +256,7 @@ def seeds(folder):
 
 
 def instrument():
-    """What libFuzzer is to see of: our functions, and ASE's of its formats. (Modules of an editable installation pass atheris' import hook by.)"""
+    """What libFuzzer is to see of: our functions, and ASE's of its formats. (Its import hook sees nothing of an editable installation: findings/.)"""
     for name in registry.NAMES:
         importlib.import_module(f"mfmd.structures.formats.{name}")
     for function in gc.get_objects():
