@@ -183,7 +183,11 @@ def test_training_refuses_overrides_and_files(run, tmp_path, monkeypatch, capsys
     assert "not a readable YAML config" in command(cli.train, [tmp_path / "bad.yaml"], monkeypatch, capsys)
     (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
     assert "a config is a mapping" in command(cli.train, [tmp_path / "list.yaml"], monkeypatch, capsys)
-    for content, message in (("", "holds no structure"), ("3\nbroken\nO 0 0", "a frame is to have 3 atoms, and the file ends 2 lines later"), ("two\n\n", "cannot be read")):
+    for content, message in (
+        ("", "holds no structure"),
+        ("3\nbroken\nO 0 0", "a frame is to have 3 atoms, and the file ends 2 lines later"),
+        ("two\n\n", "cannot be read"),
+    ):
         (tmp_path / "broken.xyz").write_text(content)
         assert message in run(nothing, f"data.train={tmp_path}/broken.xyz")
     (tmp_path / "atoms.json").write_text('{"H": -13.6}')
