@@ -146,9 +146,9 @@ def keep(folder, targets):
 
 
 def table(folder):
-    print("| target | executions since the last find | hours | found and mended before |\n|---|---|---|---|")
+    print("| target | executions since the last find | minutes | found and mended before |\n|---|---|---|---|")
     for target, of in json.loads(COUNTS.read_text()).items():
-        print(f"| `{target}` | {of['executions']:,} | {of['seconds'] / 3600:.1f} | {of['found']} |")
+        print(f"| `{target}` | {of['executions']:,} | {of['seconds'] / 60:.0f} | {of['found']} |")
     coverage = folder / "coverage" / "coverage.json"
     if coverage.exists():
         print("\n| file | lines reached |\n|---|---|")

