@@ -132,10 +132,10 @@ def reach(folder):
         start(folder, target, "-runs=0", inputs_of(folder, target), folder / "seeds" / target, build="coverage").check_returncode()
 
 
-def keep(folder, targets):
-    """The least inputs that go everywhere the ones so far do."""
+def keep(folder):
+    """The least inputs that go everywhere the ones so far do; of the targets in C++, since libFuzzer cannot start those in Python anew."""
     (HERE / "corpus").mkdir(exist_ok=True)
-    for target in targets:
+    for target in CPP:
         least = folder / "least" / target
         shutil.rmtree(least, ignore_errors=True)
         least.mkdir(parents=True)
@@ -175,7 +175,7 @@ def main():
     elif arguments.reach:
         reach(folder)
     elif arguments.keep:
-        keep(folder, targets)
+        keep(folder)
     elif bad := run(folder, targets, arguments.minutes, arguments.jobs):
         sys.exit(f"{', '.join(bad)}: see {folder / 'found'}")
 
