@@ -203,6 +203,14 @@ def dimer(distance, elements="OH"):
 
 
 @pytest.fixture
+def inline(monkeypatch):
+    """Tasks of a labelling campaign in this process, where it is not the processes that are tested."""
+    from mfmd.labelling import campaign, workers
+
+    monkeypatch.setattr(campaign, "in_parallel", lambda tasks, _: ((key, *workers._guarded(*task)) for key, *task in tasks))
+
+
+@pytest.fixture
 def single():
     """Training in single precision; what default the process had comes back."""
     import torch

@@ -20,7 +20,7 @@ from backends import output
 from conftest import DATA, random_cell, small_config
 
 from mfmd.config import parse
-from mfmd.labelling import campaign, schema, workers
+from mfmd.labelling import campaign, schema
 
 
 def molecules(folder, number=12):
@@ -42,11 +42,6 @@ def labels_of(folder, levels):
 
 def rows(config):
     return [json.loads(line) for line in (config.out / "labels.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def inline(monkeypatch):
-    monkeypatch.setattr(campaign, "in_parallel", lambda tasks, _: ((key, *workers._guarded(*task)) for key, *task in tasks))
 
 
 def scf(monkeypatch, then):

@@ -130,12 +130,6 @@ def test_valence_of_tight_binding():
         methods._valence("GFN2-xTB", 87)
 
 
-@pytest.fixture
-def inline(monkeypatch):
-    """Tasks of a campaign in this process, where it is not the processes that are tested."""
-    monkeypatch.setattr(campaign, "in_parallel", lambda tasks, _: ((key, *workers._guarded(*task)) for key, *task in tasks))
-
-
 def config(tmp_path, **more):
     levels = {"gfn2": {"method": "GFN2-xTB"}, "hf": {"method": "hf", "basis": "sto-3g", "keep": 0.5, "forces": "test"}}
     sampling = {"temperatures": [300.0], "train": 4, "val": 2, "test": 1, "interval": 5.0, "equilibration": 5.0}

@@ -70,9 +70,10 @@ def plain(value):
 def reals(values, what, source):
     """An array of floats. DataError where it has anything else"""
     try:
-        if np.asarray(values).dtype.kind not in "biufSUO":
-            raise TypeError(f"they are {np.asarray(values).dtype}")
-        return np.asarray(values, float)
+        values = np.asarray(values)
+        if values.dtype.kind not in "biufSUO":
+            raise TypeError(f"they are {values.dtype}")
+        return values.astype(float)
     except (TypeError, ValueError) as error:
         raise DataError(f"{source}: {what} are not numbers ({error})") from None
 
