@@ -73,7 +73,7 @@ def reals(values, what, source):
         values = np.asarray(values)
         if values.dtype.kind not in "biufSUO":
             raise TypeError(f"they are {values.dtype}")
-        return values.astype(float)
+        return values.astype(float, copy=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"{source}: {what} are not numbers ({error})") from None
 
