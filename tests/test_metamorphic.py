@@ -1,0 +1,39 @@
+"""Random structures of every kind, evaluated in every way: what must be true of them all (soak/metamorphic.py); `make soak` looks at many more."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from soak import metamorphic
+
+pytest.importorskip("torch")
+pytest.importorskip("lightning")
+OURS = [name for name in metamorphic.MODELS if name not in metamorphic.PUBLISHED]
+QUICK = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    before = os.environ.get("MFMD_SIMD")
+    yield tmp_path_factory.mktemp("models")
+    os.environ.pop("MFMD_SIMD", None)
+    if before:
+        os.environ["MFMD_SIMD"] = before
+
+
+def test_relations(folder):
+    @settings(QUICK, max_examples=500)
+    @given(metamorphic.cases(folder, OURS))
+    def holds(case):
+        assert metamorphic.differences(case)
+
+    holds()
+
+
+def test_hosts(folder):
+    @settings(QUICK, max_examples=1)
+    @given(metamorphic.for_hosts(folder, OURS))
+    def holds(given):
+        assert metamorphic.hosts_agree(*given)
+
+    holds()
