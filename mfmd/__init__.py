@@ -11,7 +11,7 @@ The way of the data, and where each step lives; each floor uses only those below
     reports/          evaluation                           tables, figures, pages; errors of a model file
     structures/                                            labelled structures: formats, checks, splits
     config    lock    engine                               YAML to checked configs; a folder is one run's; the compiled engine
-    units    progress                                      constants and conventions; what is waited for
+    units    progress    whole                             constants and conventions; what is waited for; files, whole or as they were
 
 Importing this package imports none of them; the public names below load theirs on first use.
 """

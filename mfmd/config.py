@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import os
 import typing
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 from yaml import YAMLError
 
-from mfmd import Error
+from mfmd import Error, whole
 
 
 class ConfigError(Error):
@@ -127,6 +126,5 @@ def _types(annotation):
 
 def write_json(path, content):
     """Write what a run began with, all of it or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False))
-    os.replace(partial, path)
+    with whole.writing(path, text=True) as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)

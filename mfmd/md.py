@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import io
 import json
 import math
 import os
@@ -24,7 +23,7 @@ import openmm
 import openmm.app
 import openmm.unit as unit
 
-from mfmd import Note, lock, progress, units
+from mfmd import Note, lock, progress, units, whole
 from mfmd.engine import load_model, model_path
 from mfmd.hosts import openmm as host
 from mfmd.hosts import states
@@ -358,7 +357,8 @@ def _check_same(out, settings, made_of):
     ):
         raise MDError(f"{out} has a {foreign[0]} that is no run's of mfmd md; take another folder")
     out.mkdir(parents=True, exist_ok=True)
-    _replace(path, json.dumps(now, indent=1).encode())
+    with whole.writing(path, text=True) as file:
+        json.dump(now, file, indent=1)
 
 
 def _begin(settings, out, start, system, watch):
@@ -461,9 +461,8 @@ def _save(out, context):
         "positions": state.getPositions(asNumpy=True)._value, "velocities": state.getVelocities(asNumpy=True)._value,
         "box": state.getPeriodicBoxVectors(asNumpy=True)._value, "step": context.getStepCount(), "files": json.dumps(files),
     }  # fmt: skip
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    _replace(out / "checkpoint.npz", buffer.getvalue())
+    with whole.writing(out / "checkpoint.npz") as file:
+        np.savez(file, **arrays)
 
 
 def _load(out):
@@ -491,27 +490,12 @@ def _cut_back(out, files):
             file.write(bytes.fromhex(files[name]["begins"]))
 
 
-def _replace(path, content):
-    """Write a file that is there whole or as it was."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    os.replace(partial, path)
-
-
 def _write_pdb(path, topology, state, said):
     if topology.getPeriodicBoxVectors() is not None:
         topology.setPeriodicBoxVectors(state["box"] if unit.is_quantity(state["box"]) else state["box"] * unit.nanometer)
-    partial = path.with_name(path.name + ".partial")
     isotopes = [a.element for a in topology.atoms() if isinstance(a.element, Isotope)]
     held, other = sum(e.mass._value == 0 for e in isotopes), sum(e.mass._value > 0 and e.unusual for e in isotopes)
-    with open(partial, "w") as file:
+    with whole.writing(path, text=True) as file:
         parts = len(said.states) if len(said.states) > 1 else 0
         for n, what in ((held, "held atoms"), (other, "atoms with masses of their own"), (parts, "fragments with states of their own")):
             if n:
@@ -521,7 +505,6 @@ def _write_pdb(path, topology, state, said):
         elif said.states[0] != NEUTRAL:
             file.write(f"{STATE}charge {said.states[0].charge} multiplicity {said.states[0].multiplicity}\n")
         openmm.app.PDBFile.writeFile(topology, state["positions"] * unit.nanometer, file)
-    os.replace(partial, path)
 
 
 def _write_hdf5(out, topology, settings):

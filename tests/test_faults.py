@@ -17,9 +17,10 @@ import ase.io
 import numpy as np
 import pytest
 from backends import output
-from conftest import DATA, random_cell, small_config
+from conftest import DATA, ROOT, random_cell, small_config
 
 from mfmd.config import parse
+from mfmd.engine import load_model
 from mfmd.labelling import campaign, schema
 
 
@@ -251,3 +252,23 @@ def test_a_rank_of_lammps_is_killed(model_file, tmp_path):
         for name in ("r.a", "r.b")
     ]
     assert any(isinstance(one, dict) and np.isfinite(one["forces"]).all() for one in found), found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mfmd", "export", "mfmd:chno", "--for", "torchscript", "-o", "model.pt"],
+        ["mfmd", "import", ROOT / "tests" / "foreign" / "matgl_v1_own", "-o", "model.pt"],
+    ],
+)
+def test_a_disk_is_full_when_a_model_file_is_written(tmp_path, words):
+    """Files may have 12 kB, which is fewer than it has: one sentence, and nothing that looks like one; afterwards it is written."""
+    pytest.importorskip("torch")
+    words = [Path(sys.executable).parent / words[0], *words[1:]]
+    failed = subprocess.run(["bash", "-c", 'ulimit -f 12; exec "$@"', "bash", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert failed.returncode == 1 and failed.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in failed.stderr, (
+        failed.stderr
+    )
+    assert not any(tmp_path.iterdir())
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True).returncode == 0
+    assert load_model(tmp_path / "model.pt").levels

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 FLOORS = [  # each uses what stands before it, and itself
-    {"mfmd", "mfmd.progress", "mfmd.units"},
+    {"mfmd", "mfmd.progress", "mfmd.units", "mfmd.whole"},
     {"mfmd.config", "mfmd.engine", "mfmd.lock"},
     {"mfmd.structures"},
     {"mfmd.evaluation", "mfmd.reports"},

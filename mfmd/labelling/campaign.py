@@ -9,14 +9,13 @@ out/report.html         what was labelled, what failed, what it cost, how levels
 import importlib
 import itertools
 import json
-import os
 import re
 import warnings
 
 import ase.io
 import numpy as np
 
-from mfmd import Note, lock, progress
+from mfmd import Note, lock, progress, whole
 from mfmd.config import write_json
 from mfmd.evaluation import foreseen, foresight
 from mfmd.labelling.checks import absurd, check_elements, check_periodicity, check_splits, check_structure, contaminated, fingerprint
@@ -313,9 +312,8 @@ def write(config, structures, journal):
     try:
         for split in SPLITS:
             if frames := [a for a in structures if a.info["split"] == split]:
-                partial = config.out / f"{split}.xyz.partial"
-                ase.io.write(partial, frames, format="extxyz")
-                os.replace(partial, config.out / f"{split}.xyz")
+                with whole.writing(config.out / f"{split}.xyz", text=True) as file:
+                    ase.io.write(file, frames, format="extxyz")
         write_json(config.out / "atoms.json", {"unit": "eV", "energies": energies})
     except OSError as error:
         raise LabelError(

@@ -1,6 +1,5 @@
 """Which structures are labelled: those of files, or frames of molecular dynamics that starts from them."""
 
-import os
 import re
 import warnings
 import zlib
@@ -12,7 +11,7 @@ import ase.io
 import numpy as np
 from ase.io.formats import filetype
 
-from mfmd import Note
+from mfmd import Note, whole
 from mfmd.labelling.checks import fingerprint
 from mfmd.labelling.journal import ISOLATED
 from mfmd.labelling.schema import LabelError
@@ -149,6 +148,5 @@ def simulate(sampling, path, start, split, temperature, seed):
         if "fragment" in start.arrays:
             frame.arrays["fragment"] = start.arrays["fragment"]
         frames.append(frame)
-    partial = path.with_suffix(".partial")
-    ase.io.write(partial, frames, format="extxyz")
-    os.replace(partial, path)
+    with whole.writing(path, text=True) as file:
+        ase.io.write(file, frames, format="extxyz")

@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import os
 import platform
 import warnings
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import jinja2
 
 import mfmd
+from mfmd import whole
 
 PACKAGES = ("numpy", "ase", "torch", "lightning", "openmm", "tblite", "pyscf")
 
@@ -26,9 +26,8 @@ def write(path, template, **content):
     )
     environment.filters["number"] = number
     text = environment.get_template(template).render(made=made(), **content)
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole.writing(path, text=True) as file:
+        file.write(text)
 
 
 def number(value):

@@ -4,6 +4,7 @@ import csv
 
 from rich.table import Table
 
+from mfmd import whole
 from mfmd.structures.record import KINDS
 
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
@@ -80,7 +81,7 @@ def surety(found):
 
 def write_error_bars(path, rows):
     """Of each structure what evaluation.surety is told, as CSV, in eV and Å."""
-    with open(path, "w", newline="") as file:
+    with whole.writing(path, text=True) as file:
         writer = csv.writer(file)
         writer.writerow(["structure", "energy_error", "forces_error", "energy_bar", "forces_bar"])
         writer.writerows(rows)
@@ -88,7 +89,7 @@ def write_error_bars(path, rows):
 
 def write_errors(path, tables):
     """The same as CSV, in eV and Å."""
-    with open(path, "w", newline="") as file:
+    with whole.writing(path, text=True) as file:
         writer = csv.writer(file)
         writer.writerow(["split", "level", "label", "count", "mae", "rmse"])
         for split, table in tables.items():

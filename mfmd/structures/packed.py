@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import numpy as safetensors
 
+from mfmd import whole
 from mfmd.engine import states_of
 from mfmd.structures.record import KINDS, Label, Structure
 from mfmd.structures.state import State
@@ -58,13 +59,13 @@ def pack(structures, path):
     """Write an iterable of structures; the file is there when it is whole. Their info is not kept."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, ends = path.with_suffix(".partial"), []
-    with open(partial, "wb") as file:
+    ends = []
+    with whole.writing(path) as file:
         for s in structures:
             file.write(_dump(s))
             ends.append(file.tell())
-    np.save(path.with_suffix(".npy"), np.array(ends, dtype=np.int64))
-    os.replace(partial, path)
+        with whole.writing(path.with_suffix(".npy")) as index:
+            np.save(index, np.array(ends, dtype=np.int64))
     return Packed(path)
 
 

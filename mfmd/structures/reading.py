@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mfmd import Note, progress, units
+from mfmd import Note, progress, units, whole
 from mfmd.engine import neighbor_list
 from mfmd.structures.checks import check_distances, check_labels, check_structure, holds_gradients
 from mfmd.structures.formats import registry
@@ -48,7 +48,8 @@ def read_all(config, levels, folder=None):
         if not all(path.exists() for path in packed.values()):
             for name, path in packed.items():
                 pack(atoms.set_aside(_of_split(config, levels, name)), path)
-            kept.write_text(json.dumps(atoms.energies))
+            with whole.writing(kept, text=True) as file:
+                json.dump(atoms.energies, file)
         splits = {name: Packed(path) for name, path in packed.items()}
         if kept.exists():
             atoms.energies = {level: {int(z): e for z, e in found.items()} for level, found in json.loads(kept.read_text()).items()}

@@ -1,13 +1,12 @@
 """Rows of structures at a model: exact ones of few, sketches of many, whose blocks stay where a command is killed."""
 
 import hashlib
-import os
 import warnings
 from functools import cache
 
 import numpy as np
 
-from mfmd import Error, Note, progress
+from mfmd import Error, Note, progress, whole
 from mfmd.engine import load_model
 from mfmd.labelling.workers import in_parallel
 from mfmd.suggest.process import Rows
@@ -50,9 +49,8 @@ def _write_block(file, path, level, structures, forces, width):
     weights = weights_of(path, level)
     sketch, like = _sketch(len(weights), width), collation(weights.model)
     found = np.stack([sketch(kernel.rows_of(weights, s, level, like, forces).float()).numpy() for s in structures])
-    with open(f"{file}.partial", "wb") as out:
+    with whole.writing(file) as out:
         np.save(out, found)
-    os.replace(f"{file}.partial", file)
 
 
 def rows_of(path, level, sets, elements, folder, workers):

@@ -1,12 +1,12 @@
 """What has been chosen, as files: structures that `mfmd label` takes as they are, and numbers."""
 
-import os
 from pathlib import Path
 
 import ase
 import ase.io
 import numpy as np
 
+from mfmd import whole
 from mfmd.config import write_json
 from mfmd.evaluation import foreseen
 from mfmd.structures.state import NEUTRAL, SAID, name
@@ -76,9 +76,8 @@ def summary(choice, timed):
 
 def write(path, choice, timed):
     """Write the structures of a choice to a file of extended XYZ, and a summary beside it, .json; returns it."""
-    partial = path.with_name(path.name + ".partial")
-    ase.io.write(partial, frames(choice), format="extxyz")
-    os.replace(partial, path)
+    with whole.writing(path, text=True) as file:
+        ase.io.write(file, frames(choice), format="extxyz")
     found = summary(choice, timed)
     picks = [
         {"source": p.structure.source, "level": p.level, "left": p.left, "cpu_seconds": p.seconds if timed else None} for p in choice.picks

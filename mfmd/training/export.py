@@ -3,8 +3,8 @@
 import contextlib
 import copy
 import hashlib
+import io
 import json
-import os
 import struct
 import warnings
 import zipfile
@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from mfmd import Error, Note, progress
+from mfmd import Error, Note, progress, whole
 from mfmd.engine import Engine, HostError, load_model, load_torch_host
 from mfmd.evaluation import Trained
 from mfmd.structures.record import to_json
@@ -203,15 +203,11 @@ def torch_engine(content):
     return torch.classes.mfmd.Model(STATE, hashlib.sha256(content).hexdigest(), data)
 
 
-@contextlib.contextmanager
-def _whole(path):
-    """A file beside `path` to write into; it appears there whole or not at all."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise ExportError(f"{path}: there is no folder {path.parent}")
-    partial = path.with_name(path.name + ".partial")
-    yield partial
-    os.replace(partial, path)
+def _writing(path):
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ExportError(f"{path}: there is no folder {folder}")
+    return whole.writing(path)
 
 
 @contextlib.contextmanager
@@ -225,8 +221,11 @@ def calls_torch_jit():
 
 def write_archive(path, module, content, **entries):
     """A module as TorchScript archive with the weights and more entries beside it; the file appears whole or not at all."""
-    with _whole(path) as partial, calls_torch_jit():
-        torch.jit.save(torch.jit.script(module), str(partial), _extra_files={ENTRY: content, **entries})
+    archive = io.BytesIO()  # written by torch itself it would end the process on a full disk
+    with calls_torch_jit():
+        torch.jit.save(torch.jit.script(module), archive, _extra_files={ENTRY: content, **entries})
+    with _writing(path) as file:
+        file.write(archive.getbuffer())
 
 
 def write_torchscript(path, model):
@@ -241,7 +240,7 @@ def write_torchscript(path, model):
 
 def write_weights(path, content):
     """The weights alone, in an archive as TorchScript's: a stored entry at a multiple of 64 bytes."""
-    with _whole(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with _writing(path) as file, zipfile.ZipFile(file, "w") as archive:
         entry = zipfile.ZipInfo(f"{Path(path).stem}/extra/{ENTRY}")
         padding = -(30 + len(entry.filename) + 4) % 64
         entry.extra = struct.pack("<HH", 0x4246, padding) + bytes(padding)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from mfmd import whole
 from mfmd.config import ConfigError
 from mfmd.engine import _engine
 
@@ -67,9 +68,5 @@ def first_process_first():
 def save(content, path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with whole.writing(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

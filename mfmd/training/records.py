@@ -6,7 +6,7 @@ import os
 import numpy as np
 from ase.geometry import wrap_positions
 
-from mfmd import progress
+from mfmd import progress, whole
 from mfmd.engine import neighbor_list
 from mfmd.structures.packed import Packed
 from mfmd.structures.record import KINDS
@@ -109,11 +109,10 @@ def _is_of(index, levels, cutoff):
 
 def _write(path, index, packed, levels, cutoff):
     index.unlink(missing_ok=True)
-    partial, ends = index.with_name(index.name + ".partial"), []
-    with open(path, "wb") as file:
+    ends = []
+    with whole.writing(path) as file:
         for s in progress.over(Packed(packed), "finding the pairs", "structures"):
             file.write(record(s, levels, cutoff).tobytes())
             ends.append(file.tell())
-    with open(partial, "wb") as file:
+    with whole.writing(index) as file:
         np.savez(file, ends=np.array(ends, np.int64), levels=np.array(list(levels)), cutoff=cutoff)
-    os.replace(partial, index)

@@ -1,0 +1,398 @@
+"""Commands that are killed, or meet a full disk, at random moments: they leave whole files and go on to what one has that was left alone.
+
+Each runs as a fork of this process, which has loaded all that takes long to load. A disk that is full is a tmpfs of a few pages, which takes root to mount.
+"""
+
+import contextlib
+import csv
+import hashlib
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.build
+import ase.io
+import numpy as np
+from backends import tensor, tensors
+from conftest import DATA
+
+LOADED = (
+    "distributed", "lightning", "matplotlib.figure", "mdtraj", "mfmd.checking.hosts", "mfmd.foreign", "mfmd.labelling.campaign", "mfmd.md", "mfmd.suggest.choice",
+    "mfmd.suggest.written", "mfmd.training.run", "openmm.app", "pyscf.gto", "pyscf.scf", "tblite.interface", "torch",
+)  # fmt: skip
+IN_A_ROW = 4  # kills before a command is left to end
+ORPHANED = 20  # s, in which all processes that a killed one has started must have ended
+PAGE = 4096
+
+
+# ------------------------------------------------------------------------------------------------ what is run
+
+
+def frames(*molecules):
+    return [a for a in ase.io.read(DATA / "train.xyz", ":") if a.info["molecule"] in molecules]
+
+
+def weights(path):
+    return {name: tensor(path, name).tobytes() for name in tensors(path)}
+
+
+class Train:
+    """A strategy with stages of each kind: by gradient, read-out alone, in closed form, by Gauss-Newton, with replay."""
+
+    variants = ("chain", "chain-newton", "delta", "finetune-readout", "replay", "multihead-newton")
+
+    def prepare(self, folder):
+        water = frames("water")
+        chosen = [a for a in water if "energy_cctz" in a.info] + [a for a in water if "energy_dft" not in a.info][:30]
+        ase.io.write(folder / "water.xyz", chosen, format="extxyz")
+        (folder / "config.yaml").write_text(
+            f"""
+out: out
+resume: true
+data: {{train: {folder}/water.xyz, val: 0.2, atoms: {DATA}/atoms.json}}
+levels: {{gfn2: , dft: , cctz: }}
+backbone: {{channels: 16, layers: 1, radial_functions: 8}}
+train: {{epochs: 4, batch_size: 8, learning_rate: 0.005}}
+"""
+        )
+
+    def words(self, folder, variant):
+        return ["mfmd-train", f"{folder}/config.yaml", f"strategy={variant}"]
+
+    def found(self, out):
+        return weights(out / "model.pt"), (out / "errors.csv").read_text()
+
+
+class Pack(Train):
+    """A set that is packed and read from disk."""
+
+    variants = ("multihead",)
+
+    def prepare(self, folder):
+        ase.io.write(folder / "many.xyz", frames("water", "ammonia", "methane", "formaldehyde"), format="extxyz")
+        (folder / "config.yaml").write_text(
+            f"""
+out: out
+resume: true
+data: {{train: {folder}/many.xyz, val: 0.02, atoms: {DATA}/atoms.json, stream: true}}
+levels: {{gfn2: {{keep: 20}}}}
+backbone: {{channels: 16, layers: 1, radial_functions: 8}}
+train: {{epochs: 1, batch_size: 10}}
+"""
+        )
+
+    def found(self, out):
+        return *super().found(out), {path.name: path.read_bytes() for path in (out / "data").glob("*.pack*")}
+
+
+class Label:
+    """By processes of this machine, or by Dask's."""
+
+    variants = ("local", "Dask")
+
+    def prepare(self, folder):
+        atoms = [ase.build.molecule("H2O") for _ in range(16)]
+        for k, one in enumerate(atoms):
+            one.rattle(0.02, seed=k)
+            one.info["id"] = f"m{k}"
+        ase.io.write(folder / "in.xyz", atoms, format="extxyz")
+        (folder / "config.yaml").write_text(
+            f"out: out\nworkers: 2\nstructures: {folder}/in.xyz\nlevels:\n  gfn2: {{method: GFN2-xTB}}\n  hf: {{method: hf, basis: 6-31g}}\n"
+        )
+
+    def words(self, folder, variant):
+        return ["mfmd", "label", f"{folder}/config.yaml", *(["--scheduler", cluster()] if variant == "Dask" else [])]
+
+    def found(self, out):
+        rows = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
+        keys = [(row["id"], row["level"]) for row in rows]
+        assert len(set(keys)) == len(keys), "a label that was there was computed again"
+        assert not any("error" in row for row in rows), rows
+        return {key: (row["energy"], row["forces"]) for key, row in zip(keys, rows, strict=True)}, (out / "train.xyz").read_text()
+
+
+class Dynamics:
+    """Each ensemble, and each format."""
+
+    variants = ("nvt dcd", "nve xtc", "npt dcd", "nvt h5")
+
+    def prepare(self, folder):
+        ase.build.molecule("CH3CH2OH").write(folder / "nvt.xyz", format="extxyz")
+        shutil.copy(folder / "nvt.xyz", folder / "nve.xyz")
+        box = next(a for a in ase.io.read(DATA / "train.xyz", ":") if a.pbc.all())
+        for key in [*box.info]:
+            del box.info[key]
+        box.calc = None
+        ase.io.write(folder / "npt.xyz", ase.Atoms(box.numbers, box.positions, cell=box.cell, pbc=True), format="extxyz")
+
+    def words(self, folder, variant):
+        ensemble, form = variant.split()
+        return [
+            "mfmd", "md", "mfmd:chno", f"{folder}/{ensemble}.xyz", "-o", "out", "--ensemble", ensemble, "--head", "gfn2", "--format", form, "--time", "0.4",
+            "--every", "0.01", "--checkpoint", "0.1", "--equilibrate", "0.1", "--report-heads",
+        ]  # fmt: skip
+
+    def found(self, out):
+        arrays = np.load(out / "checkpoint.npz")
+        begins = {"dcd": 256, "xtc": 0}  # a DCD file says when it was written
+        said = {path.name: path.read_bytes()[begins[path.suffix[1:]] :] for path in out.glob("trajectory.*") if path.suffix[1:] in begins}
+        assert said
+        for name in ("log.csv", "heads.csv", "domain.csv", "final.pdb", "outside.xyz"):
+            if (out / name).exists():
+                said[name] = [line for line in (out / name).read_text().splitlines() if not line.startswith("REMARK")]
+        return said, {name: arrays[name].tolist() for name in ("positions", "velocities", "box", "step")}
+
+
+class Suggest:
+    variants = ("",)
+
+    def prepare(self, folder):
+        ase.io.write(folder / "pool.xyz", frames("water", "ammonia")[:60], format="extxyz")
+
+    def words(self, folder, variant):
+        return [
+            "mfmd", "suggest", "mfmd:chno", f"{folder}/pool.xyz", "--count", "8", "--levels", "cctz", "--cost", "cctz=100", "--workers", "1", "-o", "out/chosen.xyz"
+        ]  # fmt: skip
+
+    def found(self, out):
+        return (out / "chosen.xyz").read_text(), (out / "chosen.json").read_text()
+
+
+class Export:
+    variants = ("gromacs", "torchscript")
+
+    def prepare(self, folder):
+        pass
+
+    def words(self, folder, variant):
+        return ["mfmd", "export", "mfmd:chno", "--for", variant, "-o", f"out/{variant}.pt"]
+
+    def found(self, out):
+        (path,) = out.iterdir()
+        return (weights(path),)
+
+
+class Import:
+    variants = ("matgl_v1_own", "matgl_v2_expnorm")
+
+    def prepare(self, folder):
+        pass
+
+    def words(self, folder, variant):
+        return ["mfmd", "import", str(DATA.parent.parent / "tests" / "foreign" / variant), "-o", "out/model.pt"]
+
+    def found(self, out):
+        return (weights(out / "model.pt"),)
+
+
+KINDS = {
+    "train": Train(),
+    "label": Label(),
+    "md": Dynamics(),
+    "suggest": Suggest(),
+    "export": Export(),
+    "import": Import(),
+    "packing": Pack(),
+}
+
+
+_cluster = []
+
+
+def cluster():
+    """Address of a Dask scheduler with two workers, which end with this process."""
+    if not _cluster:
+        program = "from distributed import LocalCluster; import time\nc = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)\nprint(c.scheduler_address, flush=True)\nwhile True: time.sleep(1)"
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, process_group=0)
+        _cluster.append((process, process.stdout.readline().strip()))
+    return _cluster[0][1]
+
+
+# ------------------------------------------------------------------------------------------------ how
+
+
+def start(words, cwd, log):
+    """The process number of a fork that runs a command, what it says in a file."""
+    sys.stdout.flush(), sys.stderr.flush()
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(cwd)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1), os.dup2(file, 2)
+        from mfmd import cli
+
+        sys.argv = words
+        {"mfmd": cli.main, "mfmd-train": cli.train}[words[0]]()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(pid, seconds=300.0):
+    """Exit code of a fork, or None where it runs still after so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    return None
+
+
+def orphans(session):
+    """Processes that a fork has started, which are there still."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((folder / "cmdline").read_text().replace("\0", " ")[:100])
+    return found
+
+
+READ = {
+    ".json": lambda path: json.loads(path.read_text()), ".npz": lambda path: [np.load(path)[name] for name in np.load(path).files], ".npy": np.load,
+    ".html": lambda path: path.read_text().rstrip().index("</html>"), ".xyz": lambda path: ase.io.read(path, ":"), ".yaml": lambda path: path.read_text(),
+    ".csv": lambda path: list(csv.reader(path.open())), ".pdb": lambda path: path.read_text().rstrip().index("END", -4), ".traj": lambda path: ase.io.read(path, ":"),
+}  # fmt: skip
+GROWING = (
+    "outside.xyz",
+    "log.csv",
+    "heads.csv",
+    "domain.csv",
+    "metrics.csv",
+    "hparams.yaml",
+)  # a command that goes on cuts them back, or writes another
+
+
+def whole(out):
+    """Every file that has its final name can be read to its end."""
+    import torch
+
+    from mfmd.engine import load_model
+
+    for path in out.rglob("*"):
+        if path.is_dir() or path.name in GROWING or ".partial" in path.name or path.name.startswith("."):
+            continue
+        try:
+            if path.suffix == ".pt":
+                load_model(path)
+            elif path.suffix == ".ckpt":
+                torch.load(path, weights_only=False, map_location="cpu")
+            elif path.suffix in READ:
+                READ[path.suffix](path)
+        except Exception as error:
+            raise AssertionError(f"{path} has {path.stat().st_size} bytes, and is not whole: {error!r}") from error
+
+
+class Work:
+    """A variant of a kind, in a folder of its own."""
+
+    def __init__(self, folder, name, variant):
+        self.kind, self.variant = KINDS[name], variant
+        self.inputs = folder / "inputs" / name
+        self.folder = folder / "runs" / f"{name} {variant}".strip().replace(" ", "-")
+        self.log, self.out = self.folder / "log", self.folder / "out"
+        if not self.inputs.exists():
+            self.inputs.mkdir(parents=True)
+            self.kind.prepare(self.inputs)
+        self.clear()
+        begin = time.monotonic()
+        self.finish()
+        self.seconds, self.wanted = time.monotonic() - begin, self.kind.found(self.out)
+        self.bytes = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
+        assert self.seconds > 0.05, "the command has done nothing"
+
+    def clear(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.out.mkdir(parents=True)
+
+    def start(self):
+        return start(self.kind.words(self.inputs, self.variant), self.folder, self.log)
+
+    def finish(self):
+        code = ended(self.start())
+        assert code == 0, f"{self.folder}: exit code {code}\n{self.log.read_text()[-3000:]}"
+
+    def compare(self):
+        for got, wanted in zip(self.kind.found(self.out), self.wanted, strict=True):
+            assert got == wanted, f"{self.folder}: another result than that of a command that was left alone"
+
+    def killed(self, rng):
+        """How often it was, until it had done its work."""
+        self.clear()
+        kills = 0
+        while kills < IN_A_ROW:
+            pid = self.start()
+            if (code := ended(pid, rng.uniform(0, self.seconds))) is not None:
+                assert code == 0, f"{self.folder}: exit code {code} after {kills} kills\n{self.log.read_text()[-3000:]}"
+                break
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            kills += 1
+            whole(self.out)
+            begin = time.monotonic()
+            while left := orphans(pid):
+                assert time.monotonic() - begin < ORPHANED, f"{self.folder}: still there: {left}"
+                time.sleep(0.05)
+        self.finish()
+        self.compare()
+        return kills
+
+    def full(self, rng):
+        """Whether a disk of fewer pages than it needs was full, and the command went on when it was larger."""
+        self.clear()
+        pages = rng.randrange(1, max(2, self.bytes // PAGE))
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={pages * PAGE}", "tmpfs", self.out], check=True)
+        try:
+            code = ended(self.start())
+            said = self.log.read_text()
+            if code:
+                assert code == 1 and "Traceback" not in said and "error: " in said.splitlines()[-1], (
+                    f"{self.folder}: exit code {code}\n{said[-3000:]}"
+                )
+                whole(self.out)
+            subprocess.run(["mount", "-o", f"remount,size={self.bytes * 4 + 2**24}", self.out], check=True)
+            self.finish()
+            self.compare()
+        finally:
+            subprocess.run(["umount", self.out], check=True)
+        return bool(code)
+
+
+def turn(folder, name, seed, seconds):
+    """Kills and full disks of a kind, in turn, for so long: what run.py adds up."""
+    for module in LOADED:
+        importlib.import_module(module)
+    rng, end = random.Random(f"{name} {seed}"), time.monotonic() + seconds
+    sums, works = {"killed": 0, "disk full": 0}, {}
+    variants = rng.sample(KINDS[name].variants, len(KINDS[name].variants))
+    try:
+        while time.monotonic() < end:
+            variant = variants[(sums["killed"] + sums["disk full"]) % len(variants)]
+            if variant not in works:
+                works[variant] = Work(folder, name, variant)
+            sums["killed"] += works[variant].killed(rng)
+            sums["disk full"] += works[variant].full(rng)
+    finally:
+        for process, _ in _cluster:
+            os.killpg(process.pid, signal.SIGKILL)
+    return {"count": sum(sums.values()), "sum": sums}
