@@ -209,6 +209,18 @@ def run(settings):
             raise
 
 
+def _stopped(out, simulation, watch, step, error):
+    """Keep the structure at which a run could not go on; the sentence that says why, and what there is to begin with."""
+    state, parts = simulation.context.getState(positions=True), [f"step {simulation.currentStep + 1}: {error}"]
+    if watch.outside:
+        parts.append(f"the last look at it said: {watch.outside}")
+    if np.isfinite(state.getPositions(asNumpy=True)._value).all():
+        (out / "stopped.xyz").unlink(missing_ok=True)
+        watch.write(out / "stopped.xyz", *watch.seen(state), {"step": simulation.currentStep + 1, "reason": str(error)})
+        parts.append(f"{out / 'stopped.xyz'} is the structure")
+    return f"{'; '.join(parts)}; --continue-from {out} begins at its last checkpoint, of step {step}"
+
+
 def _going_on(out):
     """What is left to a user whose run ends before its time."""
     if not (out / "checkpoint.npz").exists():
@@ -294,7 +306,10 @@ def _run(settings, out, start, system, said):
             simulation.reporters = [watch, *(reporters if producing else [])]
             every = settings.steps(settings.every)
             for done in range(0, todo, every):
-                simulation.step(min(every, todo - done))
+                try:
+                    simulation.step(min(every, todo - done))
+                except openmm.OpenMMException as error:
+                    raise MDError(_stopped(out, simulation, watch, step, error)) from None
                 elapsed = time.perf_counter() - began
                 made = simulation.currentStep - first
                 waited.reach(simulation.currentStep, f"{86400e-6 * settings.timestep * made / elapsed:.3g} ns/day")

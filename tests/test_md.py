@@ -17,11 +17,11 @@ import backends
 import numpy as np
 import pytest
 from backends import interruptible
-from conftest import ethanol
+from conftest import changed, ethanol
 
 pytest.importorskip("openmm")
 
-from mfmd import Error, Note, md, units
+from mfmd import Error, Extrapolation, Note, md, units
 from mfmd.engine import InputError
 
 
@@ -601,3 +601,24 @@ def test_held_atoms_and_a_barostat_exclude_each_other(trained, tmp_path):
     box.write(tmp_path / "h.traj")
     with pytest.raises(md.MDError, match="which a barostat would move"), pytest.warns(Note, match="held"):
         md.run(settings(trained, tmp_path / "h.traj", tmp_path / "run", ensemble="npt", checkpoint=0.1))
+
+
+@pytest.mark.parametrize("kind", ["native", "python"])
+def test_a_run_that_falls_apart_stops_with_its_structure(trained, tmp_path, kind):
+    """With its reason and a checkpoint to begin from, and without a value that is no number: in a small box at 60,000 K, until atoms are in one place."""
+    start = tmp_path / "box.xyz"
+    changed(cell=[6.0, 6.0, 6.0]).write(start, format="extxyz")
+    falling = dict(time=2.0, every=0.01, checkpoint=0.01, temperature=60_000.0, friction=20.0, minimize=False, host=kind)
+    with pytest.warns(Extrapolation), pytest.raises(md.MDError) as stopped:
+        md.run(settings(trained, start, tmp_path / "hot", **falling))
+    found = re.fullmatch(
+        r"step (\d+): (.*(?:overlap|not finite).*); the last look at it said: (.*); \S+/stopped\.xyz is the structure; --continue-from \S+ begins at its last "
+        r"checkpoint, of step (\d+)",
+        str(stopped.value),
+    )
+    assert found and int(found[4]) < int(found[1]) <= int(found[4]) + 20, stopped.value
+    frame = ase.io.read(tmp_path / "hot" / "stopped.xyz")
+    assert np.isfinite(frame.positions).all() and frame.info["step"] == int(found[1]) and frame.info["reason"] == found[2]
+    assert "nan" not in (tmp_path / "hot" / "log.csv").read_text().lower()
+    with np.load(tmp_path / "hot" / "checkpoint.npz") as saved:
+        assert saved["step"] == int(found[4]) and all(np.isfinite(saved[name]).all() for name in ("positions", "velocities"))

@@ -257,7 +257,7 @@ class DomainReporter:
         self, interval, model, topology, atoms=None, precision="single", threads=None, head=None, *, allow_unseen_state=False, **state
     ):
         self.engine = Engine(model, precision, threads=threads, allow_unseen_state=allow_unseen_state)
-        self.interval, self.alarm, self.looks, self.far = interval, Alarm(), 0, 0
+        self.interval, self.alarm, self.looks, self.far, self.grade, self.outside = interval, Alarm(), 0, 0, 0, None
         self.periodic = topology.getPeriodicBoxVectors() is not None
         self.numbers, self.chosen, self.said = _atoms(topology, atoms, self.periodic, self.engine.states, state)
         self.head = self.engine.levels[-1] if head is None else head
@@ -272,7 +272,7 @@ class DomainReporter:
 
     def look(self, state, when):
         """Energies, error bars and whether it is far outside, of an openmm.State; told with `when` it was."""
-        positions, cell = _seen(state, self.chosen, self.periodic)
+        positions, cell = self.seen(state)
         terms = [(self.head, 1.0)] + [(level, 0.0) for level in self.engine.levels]
         (out,) = self.engine.compute_batch(
             [(positions, self.numbers, cell, (self.periodic,) * 3)],
@@ -286,6 +286,10 @@ class DomainReporter:
         self.grade, self.outside = out["grade"], out["outside"]
         self.alarm.tell(out, self.head, out["term_errors"][0], f"{when}: ")
         return positions, cell, out["term_energies"][1:], out["term_errors"][1:]
+
+    def seen(self, state):
+        """Positions and cell, Å, of an openmm.State"""
+        return _seen(state, self.chosen, self.periodic)
 
     def write(self, path, positions, cell, info):
         """Append a structure to an extended XYZ file, with its state where it is not neutral and closed-shell."""

@@ -4,15 +4,19 @@ A case is one structure, evaluated by one engine: any model of MODELS, precision
 of other structures, all hosts are held against the engine.
 """
 
+import collections
 import dataclasses
 import functools
+import itertools
 import json
 import os
+import time
 from pathlib import Path
 
 import ase
+import hypothesis
 import numpy as np
-from hypothesis import assume
+from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 
 from mfmd import _engine
@@ -413,3 +417,31 @@ def hosts_agree(path, given):
     wrong = [check for check in checks if check.passes is False]
     assert not wrong, wrong
     return {check.name: check.structures for check in checks if check.passes}
+
+
+# ------------------------------------------------------------------------------------------------ for so long
+
+CHUNK = {"relations": 100, "hosts": 1}  # examples between looks at the clock
+
+
+def turn(folder, name, seed, seconds):
+    """Cases for so long: what run.py adds up."""
+    models, sums, most, end = folder / "models", collections.Counter(), {}, time.monotonic() + seconds
+    models.mkdir(exist_ok=True)
+
+    def relations(case):
+        for relation, off in differences(case):
+            key = f"{relation}, {case.precision}"
+            most[key] = max(most.get(key, 0.0), off)
+        sums.update({"cases": 1, f"up to {MEDIAN} atoms": len(case.given) <= MEDIAN, f"above {LARGE[0]} atoms": len(case.given) > LARGE[0]})
+
+    def of_hosts(given):
+        sums.update(hosts_agree(*given))
+        sums["cases"] += TOGETHER
+
+    body, cases_of = {"relations": (relations, cases), "hosts": (of_hosts, for_hosts)}[name]
+    options = settings(max_examples=CHUNK[name], deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
+    for part in itertools.count():
+        if time.monotonic() >= end:
+            return {"count": sums["cases"], "sum": sums, "most": most}
+        hypothesis.seed(f"{name} {seed} {part}")(options(hypothesis.given(cases_of(models, tuple(MODELS)))(body)))()

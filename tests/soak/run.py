@@ -1,24 +1,124 @@
-"""Goes on with the long tests for so long, the one first that is farthest from what is asked, and adds what it finds to figures.json.
+"""Goes on with the long tests for so long, with that first that is farthest from what is asked, and adds what it finds to figures.json.
 
-python tests/soak/run.py build/soak --minutes 20 [--only relations hosts kills dynamics] [--jobs 2]
+python tests/soak/run.py build/soak --minutes 20 [--only relations train …] [--jobs 2]
 python tests/soak/run.py build/soak --table     what figures.json says
 
-Models, inputs, and whatever is under way stay in build/soak, so that a later part goes on from them. What fails is kept in build/soak/found, and
-the command ends with 1; counts of that kind then begin at zero.
+Models, inputs and runs that are under way stay in build/soak, so that a later part goes on from them. What fails is told in build/soak/found, and the
+command ends with 1; what was counted of it begins at zero.
 """
 
 import argparse
-import collections
 import concurrent.futures
+import datetime
 import json
+import os
+import platform
+import re
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 FIGURES = HERE / "figures.json"
-ASKED = {"relations": 100_000, "hosts": 1000, "kills": 700}
-CHUNK = 200  # cases between looks at the clock
+KILLED = ("train", "label", "md", "suggest", "export", "import", "packing")
+ASKED = {"relations": 100_000, "hosts": 1000, **dict.fromkeys(KILLED, 100)}
+SLICE = 120  # s at most, after which another has its turn
+VARIABLES = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "AUTO"}
+
+
+def module(name):
+    """Where a kind is."""
+    if name in KILLED:
+        from soak import kills as found
+    else:
+        from soak import metamorphic as found
+    return found
+
+
+def turn(folder, name, seed, seconds):
+    """(what came of it, seconds), or (None, what went wrong), of a process of its own."""
+    begin, words = time.monotonic(), [sys.executable, __file__, folder, "--turn", name, str(seed), str(seconds)]
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", env=os.environ | VARIABLES)
+    if done.returncode:
+        return None, done.stdout[-20000:] + done.stderr[-20000:]
+    return json.loads(done.stdout.splitlines()[-1]), time.monotonic() - begin
+
+
+def added(of, found, seconds):
+    """Figures so far, and those of another turn."""
+    sums, most = of.get("sum", {}), of.get("most", {})
+    return of | {
+        "count": of["count"] + found["count"], "seconds": round(of["seconds"] + seconds), "commit": commit(),
+        "sum": {key: sums.get(key, 0) + found["sum"].get(key, 0) for key in [*sums, *(key for key in found["sum"] if key not in sums)]},
+        "most": {key: max(most.get(key, 0.0), found.get("most", {}).get(key, 0.0)) for key in sorted({*most, *found.get("most", {})})},
+        "date": str(datetime.date.today()), "machine": machine(),
+    }  # fmt: skip
+
+
+def commit():
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def machine():
+    model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    return f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores"
+
+
+def run(folder, names, minutes, jobs):
+    """Those of which something was found."""
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    for name in names:
+        figures.setdefault(name, {"count": 0, "seconds": 0, "turns": 0, "found": 0})
+    end, busy, bad = time.monotonic() + 60 * minutes, {}, []
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        while True:
+            left = end - time.monotonic()
+            free = [name for name in names if name not in bad and figures[name]["count"] < ASKED[name]]
+            free = [name for name in free if name == "relations" or name not in busy.values()]  # others have a folder to themselves
+            while left > 1 and free and len(busy) < jobs:
+                name = min(free, key=lambda name: figures[name]["count"] / ASKED[name])
+                figures[name]["turns"] += 1
+                busy[pool.submit(turn, folder, name, figures[name]["turns"], min(SLICE, left))] = name
+                free = [other for other in free if other == "relations" or other != name]
+            if not busy:
+                return bad
+            for done in concurrent.futures.wait(busy, return_when=concurrent.futures.FIRST_COMPLETED)[0]:
+                name, (found, more) = busy.pop(done), done.result()
+                of = figures[name]
+                if found is None:
+                    figures[name] = {"count": 0, "seconds": 0, "turns": of["turns"], "found": of["found"] + 1}
+                    bad.append(name)
+                    told = folder / "found" / f"{name}-{of['turns']}.txt"
+                    told.parent.mkdir(exist_ok=True)
+                    told.write_text(more)
+                    print(f"{name}: WRONG, see {told}\n{more[-1500:]}", flush=True)
+                else:
+                    figures[name] = added(of, found, more)
+                    print(f"{name}: {found['count']} in {more:.0f} s, {figures[name]['count']} of {ASKED[name]}", flush=True)
+                partial = FIGURES.with_suffix(".partial")
+                partial.write_text(json.dumps(figures, indent=1) + "\n")
+                os.replace(partial, FIGURES)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", nargs="*", choices=ASKED)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--turn", nargs=3, metavar=("KIND", "SEED", "SECONDS"))
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.turn:
+        name, seed, seconds = arguments.turn
+        print("\n" + json.dumps(module(name).turn(folder, name, int(seed), float(seconds))))
+    elif bad := run(folder, arguments.only or list(ASKED), arguments.minutes, arguments.jobs):
+        sys.exit(f"{', '.join(bad)}: see {folder / 'found'}")
+
+
+if __name__ == "__main__":
+    main()
