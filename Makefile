@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test gpu-first gpu gpu-dry gpu-wheels test-emulated test-arm test-long test-torchforce fuzz fuzz-coverage sanitize sanitize-cuda peers findings lint wheels docs docs-links docs-test clean
+.PHONY: demo test gpu-first gpu gpu-dry gpu-wheels test-emulated test-arm test-long test-torchforce fuzz fuzz-coverage soak sanitize sanitize-cuda peers findings lint wheels docs docs-links docs-test clean
 .SILENT: $(VENV)/tools $(VENV)/torch $(VENV)/built $(VENV)/tested build/emulated/done
 
 demo: $(VENV)/built
@@ -243,6 +243,12 @@ fuzz-coverage: $(FUZZ)/seeds/done
 	$(BIN)/python tests/fuzz/run.py $(FUZZ) --reach
 	$(BIN)/gcovr --root . --filter csrc/ --json-summary $(FUZZ)/coverage/coverage.json $(FUZZ)/coverage > /dev/null
 	$(BIN)/python tests/fuzz/run.py $(FUZZ) --table
+
+# --- For hours: random structures, kills and full disks (which take root), dynamics, in parts of MINUTES that each go on where the last one ended and add to
+# tests/soak/figures.json. ONLY some of them (tests/soak/run.py --help); those of published weights where MFMD_WEIGHTS names their folder.
+ONLY :=
+soak: $(VENV)/tested
+	$(BIN)/python tests/soak/run.py build/soak --minutes $(MINUTES) $(if $(ONLY),--only $(ONLY))
 
 # --- Surprising behaviour of other packages, each shown in an environment of its own.
 findings:

@@ -25,7 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 COUNTS = HERE / "counts.json"
 CPP = ("archive", "tensors", "header", "structure", "openmm_force", "lammps_input")
-SLICE = 60  # s at most, after which another target has its turn
+SLICE = 300  # s at most, after which another target has its turn: each begins with all that was found before
 PARSERS = ("archive", "tensors")  # for which how near a comparison came is worth knowing; the others would have too many inputs
 LONGEST = {"structure": 400}  # bytes of an input
 SECONDS = {"cpp": 1, "python": 10}  # after which an input hangs

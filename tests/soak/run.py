@@ -10,6 +10,7 @@ command ends with 1; what was counted of it begins at zero.
 import argparse
 import concurrent.futures
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -21,20 +22,22 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
+from soak import dynamics, kills, metamorphic  # noqa: E402
+
 FIGURES = HERE / "figures.json"
-KILLED = ("train", "label", "md", "suggest", "export", "import", "packing")
-ASKED = {"relations": 100_000, "hosts": 1000, **dict.fromkeys(KILLED, 100)}
+ASKED = {"relations": 100_000, "hosts": 1000, **dict.fromkeys(kills.KINDS, 100), **{name: run.asked for name, run in dynamics.RUNS.items()}}
 SLICE = 120  # s at most, after which another has its turn
 VARIABLES = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "AUTO"}
 
 
 def module(name):
     """Where a kind is."""
-    if name in KILLED:
-        from soak import kills as found
-    else:
-        from soak import metamorphic as found
-    return found
+    return kills if name in kills.KINDS else dynamics if name in dynamics.RUNS else metamorphic
+
+
+def installed(name):
+    """Whether what a run needs is there."""
+    return name not in dynamics.RUNS or importlib.util.find_spec(dynamics.RUNS[name].needs) is not None
 
 
 def turn(folder, name, seed, seconds):
@@ -102,6 +105,44 @@ def run(folder, names, minutes, jobs):
                 os.replace(partial, FIGURES)
 
 
+def table():
+    figures = {name: of for name, of in json.loads(FIGURES.read_text()).items() if of["count"]}
+    last = max(figures.values(), key=lambda of: of["date"])
+    print(f"{last['date']}, {last['machine']}, commit {last['commit']}\n")
+    of = figures["relations"]
+    print(
+        f"{of['count']:,} structures in {of['seconds'] / 3600:.1f} hours; {of['sum'][f'above {metamorphic.LARGE[0]} atoms']:,} above {metamorphic.LARGE[0]:,} atoms\n"
+    )
+    print("| relation | allowed in double, single | largest found |\n|---|---|---|")
+    for relation, allowed in metamorphic.ALLOWED.items():
+        most = [of["most"].get(f"{relation.__name__}, {precision}") for precision in ("double", "single")]
+        print(f"| {relation.__name__.replace('_', ' ')} | {words(allowed)} | {words(most)} |")
+    print("\n| host | structures |\n|---|---|")
+    for host, count in figures["hosts"]["sum"].items():
+        if host != "cases":
+            print(f"| {host} | {count:,} |")
+    print("\n| command | killed | disk full |\n|---|---|---|")
+    for name in kills.KINDS:
+        if name in figures:
+            print(f"| {name} | {figures[name]['sum']['killed']} | {figures[name]['sum']['disk full']} |")
+    print("\n| run | ps | begun anew | temperature, K | variance of the kinetic energy | |\n|---|---|---|---|---|---|")
+    for name in dynamics.RUNS:
+        if of := figures.get(name):
+            said = [f"{key} {value:.4f} meV/atom/ps" for key, value in of.items() if key == "drift"]
+            said += [
+                f"{key} {value[0]:.3f} ± {value[1]:.3f}" for key, value in of.items() if key in ("mean volume", "variance of the volume")
+            ]
+            variance = of.get("variance of the kinetic energy")
+            print(
+                f"| {name} | {of['count']:,.0f} | {of['blocks']} | {of['temperature'][0]:.1f} ± {of['temperature'][1]:.1f} "
+                f"| {f'{variance[0]:.3f} ± {variance[1]:.3f}' if variance else ''} | {', '.join(said)} |"
+            )
+
+
+def words(values):
+    return ", ".join("–" if value is None else "the same bits" if value == 0 else f"{value:.0e}" for value in values)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -116,7 +157,9 @@ def main():
     if arguments.turn:
         name, seed, seconds = arguments.turn
         print("\n" + json.dumps(module(name).turn(folder, name, int(seed), float(seconds))))
-    elif bad := run(folder, arguments.only or list(ASKED), arguments.minutes, arguments.jobs):
+    elif arguments.table:
+        table()
+    elif bad := run(folder, arguments.only or list(filter(installed, ASKED)), arguments.minutes, arguments.jobs):
         sys.exit(f"{', '.join(bad)}: see {folder / 'found'}")
 
 
