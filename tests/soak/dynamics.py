@@ -24,7 +24,7 @@ from conftest import DATA
 from mfmd import Extrapolation, Note, units
 from mfmd.engine import load_model, model_path
 
-LEVEL = "gfn2"
+CHEAP = "gfn2"
 KELVIN, FRICTION, STEP, BAR = 300.0, 1.0, 0.0005, 1.0  # friction in 1/ps
 EVERY = 0.05  # ps, between samples
 BLOCK = 40.0  # s, of a block
@@ -40,9 +40,15 @@ def ethanol():
 
 
 def waters():
-    """64, from the shipped box of 16."""
-    box = next(a for a in ase.io.iread(DATA / "test.xyz") if a.info["molecule"] == "water_box_16")
-    return ase.Atoms(box.numbers, box.positions, cell=box.cell, pbc=True).repeat((2, 2, 1))
+    """64 in random orientations on a lattice, at 0.95 g/cm³."""
+    side, rng = (64 * 18.015 / 0.602214 / 0.95) ** (1 / 3), np.random.default_rng(1)
+    box = ase.Atoms(cell=[side] * 3, pbc=True)
+    for site in np.ndindex(4, 4, 4):
+        molecule = ase.build.molecule("H2O")
+        molecule.rotate(rng.uniform(0, 360), rng.normal(size=3), center="COM")
+        molecule.positions += (np.array(site) + 0.5) * side / 4
+        box += molecule
+    return box
 
 
 def gas():
@@ -55,9 +61,9 @@ def of_water(path):
     frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if "water" in a.info["molecule"]]
     with tempfile.TemporaryDirectory() as folder:
         made, _ = conftest.train_once(
-            Path(folder), frames, levels={LEVEL: {}, "dft": {"delta_of": LEVEL, "sampling": 3.0}}, strategy="multihead",
+            Path(folder), frames, levels={CHEAP: {}, "dft": {"delta_of": CHEAP, "sampling": 3.0}}, strategy="multihead",
             backbone={"channels": 32, "layers": 1, "cutoff": 5.0, "radial_functions": 24, "zbl": 2.0},
-            train={"epochs": 60, "batch_size": 8, "monitor": f"{LEVEL}.forces", "learning_rate": 2e-3},
+            train={"epochs": 60, "batch_size": 8, "monitor": f"{CHEAP}.forces", "learning_rate": 2e-3},
         )  # fmt: skip
         shutil.copy(made, path)
 
@@ -69,8 +75,8 @@ def of_no_interaction(path):
     from mfmd.training.model import Model, TensorNet
 
     torch.manual_seed(0)
-    model = Model(TensorNet(16, 0, 4.0, 1, 4), {LEVEL: MLPHead(16, 1.0, np.zeros(TABLE), zero_start=True)})
-    conftest.write(model, path, [86], states={LEVEL: [(0, 1)]})
+    model = Model(TensorNet(16, 0, 4.0, 1, 4), {CHEAP: MLPHead(16, 1.0, np.zeros(TABLE), zero_start=True)})
+    conftest.write(model, path, [86], states={CHEAP: [(0, 1)]})
 
 
 # ------------------------------------------------------------------------------------------------ hosts
@@ -83,6 +89,10 @@ class Run(abc.ABC):
 
     def __init__(self, structure, ensemble, asked, host="native", pressure=BAR):
         self.structure, self.ensemble, self.asked, self.host, self.pressure = structure, ensemble, asked, host, pressure
+
+    @property
+    def level(self):
+        return "cctz" if self.structure is ethanol else CHEAP
 
     def model(self, folder):
         """The file of the model, made on first use, or its name."""
@@ -102,7 +112,7 @@ class Run(abc.ABC):
         from mfmd.hosts.ase import Calculator
 
         atoms = self.structure()
-        atoms.calc = Calculator(self.model(folder), LEVEL, threads=1)
+        atoms.calc = Calculator(self.model(folder), self.level, threads=1)
         LBFGS(atoms, logfile=None).run(fmax=0.1, steps=200)
         atoms.calc = None
         return atoms
@@ -128,7 +138,7 @@ class ByMD(Run):
         md.run(
             md.Settings(
                 str(self.model(folder)), str(start), str(folder / "run"), ensemble=self.ensemble, time=(before * EVERY) + picoseconds, every=EVERY, checkpoint=10.0,
-                head=LEVEL, equilibrate=2.0, threads=1, host=self.host, pressure=self.pressure, friction=FRICTION,
+                head=self.level, equilibrate=2.0, threads=1, host=self.host, pressure=self.pressure, friction=FRICTION,
             )
         )  # fmt: skip
         with open(log) as file:
@@ -162,8 +172,8 @@ class ByMultipleTimeSteps(Run):
         atoms = self.structure()
         topology, positions = md.topology_of(atoms)
         model = self.model(folder)
-        system = mfmd.openmm.create_system(model, topology, LEVEL, "native", threads=1)
-        slow = mfmd.openmm.create_force(model, topology, terms=[(load_model(model).levels[-1], 1.0), (LEVEL, -1.0)], threads=1)
+        system = mfmd.openmm.create_system(model, topology, CHEAP, "native", threads=1)
+        slow = mfmd.openmm.create_force(model, topology, terms=[(load_model(model).levels[-1], 1.0), (CHEAP, -1.0)], threads=1)
         slow.setForceGroup(1)
         system.addForce(slow)
         groups, dt = [(0, 2), (1, 1)], 2 * STEP * unit.picosecond
@@ -202,7 +212,7 @@ class ByASE(Run):
 
         rng, kept, fs = np.random.default_rng(number), folder / "state.traj", ase.units.fs
         atoms = ase.io.read(kept) if kept.exists() else self.relaxed(folder)
-        atoms.calc = Calculator(self.model(folder), LEVEL, threads=1)
+        atoms.calc = Calculator(self.model(folder), self.level, threads=1)
         if not kept.exists():
             MaxwellBoltzmannDistribution(atoms, temperature_K=KELVIN, rng=rng)
         step = 1e3 * STEP * fs
@@ -241,7 +251,7 @@ class ByLAMMPS(Run):
         begin = ["atom_style atomic", "atom_modify map yes", f"boundary {'p p p' if periodic else 's s s'}", "read_data data"]
         script = [
             "units metal", *(["read_restart restart"] if going_on else begin),
-            f"pair_style mfmd head {LEVEL}", f"pair_coeff * * {model_path(self.model(folder))} {elements}", f"timestep {STEP}",
+            f"pair_style mfmd head {self.level}", f"pair_coeff * * {model_path(self.model(folder))} {elements}", f"timestep {STEP}",
             *([] if going_on else [f"velocity all create {KELVIN} 7 loop geom dist gaussian mom no"]), *moves,
             "thermo_style custom step ke etotal vol", "thermo_modify format float %.12g norm no", f"thermo {round(EVERY / STEP)}",
             f"run {round(picoseconds / STEP)}", "write_restart next",
@@ -267,7 +277,7 @@ class ByTorchSim(Run):
         number_of = lambda value: torch.tensor(value, dtype=torch.float64)  # noqa: E731
         kept, cpu = folder / "state.traj", torch.device("cpu")
         atoms = ase.io.read(kept) if kept.exists() else self.relaxed(folder)
-        model = MfmdModel(self.model(folder), LEVEL, device=cpu, compute_stress=bool(atoms.pbc.all()))
+        model = MfmdModel(self.model(folder), self.level, device=cpu, compute_stress=bool(atoms.pbc.all()))
         state, kT, dt = (
             ts.io.atoms_to_state([atoms], cpu, torch.float64),
             number_of(KELVIN * MetalUnits.temperature),
