@@ -165,7 +165,7 @@ void Model::Data::tabulate() {
     }
     if (error < kTableError) return;
     const double more = std::ceil(intervals * std::max(1.1, std::pow(error / kTableError, 0.2)));
-    if (!(more <= 4096.0)) throw ModelFileError(origin + ": its radial functions are too steep to tabulate");
+    if (!(more <= 2048.0)) throw ModelFileError(origin + ": its radial functions are too steep to tabulate");
     intervals = static_cast<int>(more);
   }
 }
@@ -361,7 +361,7 @@ std::shared_ptr<const Model> Model::parse(std::string bytes, const std::string& 
   d.rank = size.integer("rank", 0, 2, origin);
   d.K = size.integer("radial_functions", 1, kMaxRadial, origin);
   d.cutoff = size.get("cutoff", Json::number_, origin).number;
-  if (!(d.cutoff > 0.5) || !(d.cutoff < 100.0)) throw ModelFileError(origin + ": `cutoff` of " + std::to_string(d.cutoff) + " Å cannot be");
+  if (!(d.cutoff > 0.5) || !(d.cutoff <= 20.0)) throw ModelFileError(origin + ": `cutoff` of " + std::to_string(d.cutoff) + " Å cannot be; it is from 0.5 to 20 Å");
   // Variants, which are not there where they are the first.
   const auto one_of = [&](const char* key, const std::string& first, const std::string& second) {
     const std::string is = size.object.count(key) ? size.get(key, Json::string_, origin).string : first;

@@ -8,7 +8,7 @@ import zipfile
 
 import backends
 import pytest
-from conftest import ethanol, write
+from conftest import ELEMENTS, ethanol, random_model, write
 
 import mfmd
 from mfmd import Note, cli, units
@@ -161,3 +161,14 @@ def test_without_torchscript(model, tmp_path, monkeypatch, capsys):
     atoms = ethanol()
     energy = module(torch.tensor(atoms.positions), torch.tensor(atoms.numbers), torch.zeros(3, 3), torch.zeros(3, dtype=torch.bool))[0]
     assert float(energy) == pytest.approx(backends.engine(path, "high", "double", "table")(atoms)[0], rel=1e-14)
+
+
+def test_tables_are_judged_by_the_forces_that_there_are(model):
+    """Of forces 150 times larger they err by 150 times more, in eV/Å, and that is all the same."""
+    from mfmd.training import export
+
+    strong, frames = random_model(), [backends.structure(ethanol())]
+    for head in strong.heads.values():
+        head.scale *= 150
+    weak, strong = (export.table_error(export.serialize(m, dict.fromkeys(m.heads, ELEMENTS), {}), frames) for m in (model, strong))
+    assert strong["forces"] == pytest.approx(150 * weak["forces"], rel=1e-3) and strong["forces"] > export.TABLE_BOUND["forces"]

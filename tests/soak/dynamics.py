@@ -8,23 +8,20 @@ import csv
 import fcntl
 import json
 import shutil
-import tempfile
 import time
 import warnings
-from pathlib import Path
 
 import ase
 import ase.build
 import ase.io
+import ase.neighborlist
 import ase.units
 import conftest
 import numpy as np
-from conftest import DATA
 
 from mfmd import Extrapolation, Note, units
 from mfmd.engine import load_model, model_path
 
-CHEAP = "gfn2"
 KELVIN, FRICTION, STEP, BAR = 300.0, 1.0, 0.0005, 1.0  # friction in 1/ps
 EVERY = 0.05  # ps, between samples
 BLOCK = 40.0  # s, of a block
@@ -57,15 +54,68 @@ def gas():
 
 
 def of_water(path):
-    """Of the shipped labels of water, with a repulsion of nuclei, so that molecules of a liquid stay apart."""
-    frames = [a for a in ase.io.read(DATA / "train.xyz", ":") if "water" in a.info["molecule"]]
-    with tempfile.TemporaryDirectory() as folder:
-        made, _ = conftest.train_once(
-            Path(folder), frames, levels={CHEAP: {}, "dft": {"delta_of": CHEAP, "sampling": 3.0}}, strategy="multihead",
-            backbone={"channels": 32, "layers": 1, "cutoff": 5.0, "radial_functions": 24, "zbl": 2.0},
-            train={"epochs": 60, "batch_size": 8, "monitor": f"{CHEAP}.forces", "learning_rate": 2e-3},
-        )  # fmt: skip
-        shutil.copy(made, path)
+    """Taught by flexible TIP3P, and by one of larger charges: by its own dynamics at many densities and temperatures, and by atoms somewhat off, so that the model
+    has seen wherever a run may come."""
+    folder = path.with_suffix("")
+    conftest.train_once(
+        folder, list(taught()), levels={"tip3p": {"energy_weight": 0.1}, "polar": {"delta_of": "tip3p", "energy_weight": 0.1}}, strategy="multihead",
+        backbone={"channels": 16, "layers": 1, "cutoff": 5.0, "radial_functions": 12, "zbl": 2.0},
+        train={"epochs": 40, "batch_size": 2, "monitor": "tip3p.forces", "learning_rate": 3e-3},
+    )  # fmt: skip
+    shutil.copy(folder / "run" / "model.pt", path)
+
+
+def taught():
+    import openmm
+    from openmm import app, unit
+
+    rng, atoms, topology = np.random.default_rng(0), waters(), app.Topology()
+    chain, field = topology.addChain(), app.ForceField("amber14/tip3p.xml")
+    for _ in range(64):
+        residue = topology.addResidue("HOH", chain)
+        oxygen, *hydrogens = (topology.addAtom(name, app.Element.getBySymbol(name[0]), residue) for name in ("O", "H1", "H2"))
+        for hydrogen in hydrogens:
+            topology.addBond(oxygen, hydrogen)
+    molecules = atoms.positions.reshape(64, 3, 3)
+    centers = molecules.mean(1, keepdims=True)
+    for density in (0.85, 0.95, 1.05, 1.15):
+        wider = (0.95 / density) ** (1 / 3)
+        cell = atoms.cell.array * wider
+        topology.setPeriodicBoxVectors([openmm.Vec3(*vector) for vector in cell / units.ANGSTROM_PER_NM] * unit.nanometer)
+        contexts = {}
+        for level, charged in (("tip3p", 1.0), ("polar", 1.03)):
+            system = field.createSystem(topology, nonbondedMethod=app.PME, nonbondedCutoff=0.55 * unit.nanometer, rigidWater=False)
+            (force,) = (force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
+            for k in range(force.getNumParticles()):
+                charge, *other = force.getParticleParameters(k)
+                force.setParticleParameters(k, charged * charge, *other)
+            integrator = openmm.LangevinMiddleIntegrator(KELVIN, 5.0, STEP)
+            integrator.setRandomNumberSeed(1)
+            contexts[level] = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("CPU"), {"Threads": "1"})
+        context = contexts["tip3p"]
+        context.setPositions((molecules + (wider - 1) * centers).reshape(-1, 3) * unit.angstrom)
+        openmm.LocalEnergyMinimizer.minimize(context, 1.0, 200)
+        for kelvin in (300, 450, 650):
+            context.getIntegrator().setTemperature(kelvin)
+            context.setVelocitiesToTemperature(kelvin, 1)
+            context.getIntegrator().step(2000)
+            for k in range(28):
+                if k % 2 == 0:
+                    context.getIntegrator().step(500)
+                    found = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+                frame = ase.Atoms(
+                    atoms.numbers, found + k % 2 * rng.normal(size=found.shape) * rng.uniform(0.02, 0.08), cell=cell, pbc=True
+                )
+                if len(ase.neighborlist.neighbor_list("i", frame, 0.6)):
+                    continue
+                for level, labelling in contexts.items():
+                    before = labelling.getState(positions=True, velocities=True)
+                    labelling.setPositions(frame.positions * unit.angstrom)
+                    state = labelling.getState(energy=True, forces=True)
+                    frame.info[f"energy_{level}"] = state.getPotentialEnergy()._value / units.KJ_PER_MOL
+                    frame.arrays[f"forces_{level}"] = state.getForces(asNumpy=True)._value / units.KJ_PER_MOL_NM
+                    labelling.setState(before)
+                yield frame
 
 
 def of_no_interaction(path):
@@ -75,8 +125,8 @@ def of_no_interaction(path):
     from mfmd.training.model import Model, TensorNet
 
     torch.manual_seed(0)
-    model = Model(TensorNet(16, 0, 4.0, 1, 4), {CHEAP: MLPHead(16, 1.0, np.zeros(TABLE), zero_start=True)})
-    conftest.write(model, path, [86], states={CHEAP: [(0, 1)]})
+    model = Model(TensorNet(16, 0, 4.0, 1, 4), {"tip3p": MLPHead(16, 1.0, np.zeros(TABLE), zero_start=True)})
+    conftest.write(model, path, [86], states={"tip3p": [(0, 1)]})
 
 
 # ------------------------------------------------------------------------------------------------ hosts
@@ -92,7 +142,7 @@ class Run(abc.ABC):
 
     @property
     def level(self):
-        return "cctz" if self.structure is ethanol else CHEAP
+        return "cctz" if self.structure is ethanol else "tip3p"
 
     def model(self, folder):
         """The file of the model, made on first use, or its name."""
@@ -171,9 +221,10 @@ class ByMultipleTimeSteps(Run):
 
         atoms = self.structure()
         topology, positions = md.topology_of(atoms)
-        model = self.model(folder)
-        system = mfmd.openmm.create_system(model, topology, CHEAP, "native", threads=1)
-        slow = mfmd.openmm.create_force(model, topology, terms=[(load_model(model).levels[-1], 1.0), (CHEAP, -1.0)], threads=1)
+        model = load_model(self.model(folder))
+        cheapest, *_, dearest = model.levels
+        system = mfmd.openmm.create_system(model, topology, cheapest, "native", threads=1)
+        slow = mfmd.openmm.create_force(model, topology, terms=[(dearest, 1.0), (cheapest, -1.0)], threads=1)
         slow.setForceGroup(1)
         system.addForce(slow)
         groups, dt = [(0, 2), (1, 1)], 2 * STEP * unit.picosecond
