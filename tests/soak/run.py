@@ -35,9 +35,11 @@ def module(name):
     return kills if name in kills.KINDS else dynamics if name in dynamics.RUNS else metamorphic
 
 
-def installed(name):
-    """Whether what a run needs is there."""
-    return name not in dynamics.RUNS or importlib.util.find_spec(dynamics.RUNS[name].needs) is not None
+def possible(name):
+    """Whether what it needs is there: packages, and of kills that this is root, who alone may mount a small disk."""
+    if name in dynamics.RUNS:
+        return importlib.util.find_spec(dynamics.RUNS[name].needs) is not None
+    return name not in kills.KINDS or os.geteuid() == 0
 
 
 def turn(folder, name, seed, seconds):
@@ -159,7 +161,7 @@ def main():
         print("\n" + json.dumps(module(name).turn(folder, name, int(seed), float(seconds))))
     elif arguments.table:
         table()
-    elif bad := run(folder, arguments.only or list(filter(installed, ASKED)), arguments.minutes, arguments.jobs):
+    elif bad := run(folder, arguments.only or list(filter(possible, ASKED)), arguments.minutes, arguments.jobs):
         sys.exit(f"{', '.join(bad)}: see {folder / 'found'}")
 
 
