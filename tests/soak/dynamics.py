@@ -18,7 +18,7 @@ import conftest
 import numpy as np
 from soak.water import of_water, waters
 
-from mfmd import Extrapolation, Note, units
+from mfmd import Extrapolation, units
 from mfmd.engine import load_model, model_path
 
 KELVIN, FRICTION, STEP, BAR = 300.0, 1.0, 0.0005, 1.0  # friction in 1/ps
@@ -332,19 +332,26 @@ def figures(run, samples):
 
 
 def turn(folder, name, seed, seconds):
-    """Blocks of a run for so long: what run.py adds up."""
-    run, folder, end, done = RUNS[name], folder / "dynamics" / name.replace(", ", "-").replace(" ", "-"), time.monotonic() + seconds, 0.0
+    """Blocks of a run for so long: what run.py adds up. Where something is wrong its folder stays under another name, and the run begins anew."""
+    folder = folder / "dynamics" / name.replace(", ", "-").replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return gone_on(RUNS[name], folder, time.monotonic() + seconds)
+    except Exception:
+        folder.rename(f"{folder}-wrong-{seed}")
+        raise
+
+
+def gone_on(run, folder, end):
     kept, said = folder / "samples.npy", folder / "blocks.json"
     samples = np.load(kept) if kept.exists() else np.zeros((0, 3))
     blocks = json.loads(said.read_text()) if said.exists() else {"number": 0, "rate": 1 / BLOCK}
-    outside = 0
+    done, outside = 0.0, 0
     while time.monotonic() < end and (left := run.asked - len(samples) * EVERY) > EVERY / 2:
         picoseconds = min(max(1.0, np.floor(blocks["rate"] * min(BLOCK, end - time.monotonic()))), left)
         begin = time.monotonic()
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            warnings.simplefilter("ignore", Note)
             new = run.block(folder, picoseconds, blocks["number"])
         outside += sum(issubclass(one.category, Extrapolation) for one in told)
         assert len(new) == round(picoseconds / EVERY), f"{len(new)} samples of {picoseconds} ps"
