@@ -156,9 +156,8 @@ def placed(rng, count, density, closest, pbc):
     while len(neighbor_list(np.zeros((1, 3)), cell, pbc, closest)[0]):  # an atom's own images
         cell *= 1.2
     while len(positions) < count:
-        more = rng.uniform(
-            np.where(pbc, -0.5, 0.0), np.where(pbc, 1.5, 1.0), (2 * (count - len(positions)), 3)
-        )  # atoms outside the cell too
+        lowest, highest = np.where(pbc, -0.5, 0.0), np.where(pbc, 1.5, 1.0)  # so that atoms are outside the cell, too
+        more = rng.uniform(lowest, highest, (2 * (count - len(positions)), 3))
         positions = np.concatenate([positions, more @ cell])
         i, j, *_ = neighbor_list(positions, cell, pbc, closest)
         positions = np.delete(positions, j[i < j], axis=0)
@@ -189,7 +188,9 @@ def structures(draw, path):
     count = int(MEDIAN ** (2 * share / 99)) if share < 99 else int(rng.integers(*LARGE))
     density = float(np.exp(rng.uniform(*np.log(DENSITY))))
     pbc = np.array(draw(st.sampled_from([(False,) * 3, (True,) * 3, (True, True, False), (False, False, True), (True, False, True)])))
-    positions, cell = placed(rng, count, density, CLOSEST * draw(st.sampled_from([1.0, 1.2, 1.6, 2.0])) + 1e-6, pbc)
+    positions, cell = placed(
+        rng, count, density, CLOSEST * draw(st.sampled_from([1.0, 1.2, 1.6, 2.0])) + 1e-3, pbc
+    )  # with room for differences
     given = Given(positions, rng.choice(rng.choice(levels[level], draw(st.integers(1, 5))), count), cell, pbc)
     if seen:
         fragment = rng.integers(draw(st.integers(1, 3)), size=count)
