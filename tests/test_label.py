@@ -453,16 +453,16 @@ def test_files_are_whole_or_as_they_were(tmp_path, monkeypatch, broken):
     campaign.run(c)
     files = {path: path.read_bytes() for path in c.out.glob("*.xyz")} | {c.out / "atoms.json": (c.out / "atoms.json").read_bytes()}
 
-    def full(path, *arguments, **more):
+    def full(file, *arguments, **more):
         if broken == "write":
-            path.write_text("half")
+            file.write("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(ase.io if broken == "write" else campaign, broken, full)
     journal = journals.Journal(c.out / "labels.jsonl")
     with pytest.raises(schema.LabelError, match="could not be written .No space left on device.; the labels are kept"):
         campaign.write(c, campaign.read_structures(c), journal)
-    assert all(path.read_bytes() == content for path, content in files.items())
+    assert all(path.read_bytes() == content for path, content in files.items()) and not list(c.out.glob("*.partial"))
 
 
 def test_a_line_that_was_cut_short_is_none(tmp_path):
