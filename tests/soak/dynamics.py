@@ -263,7 +263,11 @@ class ByTorchSim(Run):
         }[self.ensemble]()  # fmt: skip
         state, samples = begin(state), []
         if kept.exists():
-            state.momenta = torch.tensor(atoms.get_momenta() * ase.units.fs / (1e-3 * MetalUnits.time))
+            momenta = torch.tensor(atoms.get_momenta() * ase.units.fs / (1e-3 * MetalUnits.time))
+            if self.ensemble == "npt":
+                state.velocities = momenta / state.masses[:, None]
+            else:
+                state.momenta = momenta
         for _ in range(round(picoseconds / EVERY)):
             for _ in range(round(EVERY / STEP)):
                 state = step(state)
