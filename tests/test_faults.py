@@ -272,3 +272,13 @@ def test_a_disk_is_full_when_a_model_file_is_written(tmp_path, words):
     assert not any(tmp_path.iterdir())
     assert subprocess.run(words, cwd=tmp_path, capture_output=True).returncode == 0
     assert load_model(tmp_path / "model.pt").levels
+
+
+def test_a_disk_is_full_when_a_checkpoint_is_written(tmp_path):
+    pytest.importorskip("lightning")
+    code = "import torch; from mfmd.training.processes import save; save({'weights': torch.zeros(10_000)}, 'last.ckpt')"
+    failed = subprocess.run(
+        ["bash", "-c", 'ulimit -f 12; exec "$@"', "bash", sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert failed.returncode == 1 and failed.stderr.splitlines()[-1].startswith("OSError"), failed.stderr
+    assert not any(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Several processes of one run, as torchrun starts them, and the device of each; and files that appear whole or not at all."""
 
 import contextlib
+import io
 import os
 from pathlib import Path
 
@@ -68,5 +69,7 @@ def first_process_first():
 def save(content, path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    archive = io.BytesIO()  # of a full disk torch says another thing than that
+    torch.save(content, archive)
     with whole.writing(path) as file:
-        torch.save(content, file)
+        file.write(archive.getbuffer())
