@@ -120,17 +120,24 @@ def any_model(request, tmp_path_factory):
 SEEN = ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (-1, 2))  # by the heads of charged_file
 
 
-@pytest.fixture(scope="session")
-def charged_file(tmp_path_factory):
-    """A file of a model that knows cations, anions and open shells beside molecules."""
-    torch = pytest.importorskip("torch")
-    from mfmd.training import export
+def add_states(model):
+    """What charges and spins add, at random."""
+    import torch
 
-    model = random_model(4)
     model.backbone.add_states()
     torch.nn.init.normal_(model.backbone.embedding.states, std=0.3)
     for head in model.heads.values():
         torch.nn.init.normal_(head.of_states)
+
+
+@pytest.fixture(scope="session")
+def charged_file(tmp_path_factory):
+    """A file of a model that knows cations, anions and open shells beside molecules."""
+    pytest.importorskip("torch")
+    from mfmd.training import export
+
+    model = random_model(4)
+    add_states(model)
     path = tmp_path_factory.mktemp("charged") / "model.pt"
     export.write_model(path, model, {level: ELEMENTS for level in LEVELS}, {"made": "by the tests"}, states=dict.fromkeys(LEVELS, SEEN))
     return path

@@ -247,6 +247,10 @@ DAMAGE = {
         lambda p, t: backends.rebuilt(p, t, header=lambda h: h["levels"][0].update(members=3)),
         "level low has a hidden layer that its members cannot share evenly",
     ),
+    "a cutoff that cannot be": (
+        lambda p, t: backends.rebuilt(p, t, header=lambda h: h["backbone"].update(cutoff=82.5)),
+        "`cutoff` of 82.5.* it is from 0.5 to 20 Å",
+    ),
     "a header key missing": (lambda p, t: backends.rebuilt(p, t, header=lambda h: h["backbone"].pop("cutoff")), "no `cutoff`"),
     "a tensor missing": (
         lambda p, t: backends.rebuilt(p, t, tensors=backends.without("backbone.layers.0.mixing_in")),

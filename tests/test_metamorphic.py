@@ -1,7 +1,5 @@
 """Random structures of every kind, evaluated in every way: what must be true of them all (soak/metamorphic.py); `make soak` looks at many more."""
 
-import os
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from soak import metamorphic
@@ -14,11 +12,7 @@ QUICK = settings(derandomize=True, deadline=None, database=None, suppress_health
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    before = os.environ.get("MFMD_SIMD")
-    yield tmp_path_factory.mktemp("models")
-    os.environ.pop("MFMD_SIMD", None)
-    if before:
-        os.environ["MFMD_SIMD"] = before
+    return tmp_path_factory.mktemp("models")
 
 
 def test_relations(folder):

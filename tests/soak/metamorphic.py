@@ -13,8 +13,10 @@ import os
 import random
 import time
 from pathlib import Path
+from unittest import mock
 
 import ase
+import conftest
 import hypothesis
 import numpy as np
 from hypothesis import HealthCheck, assume, settings
@@ -28,7 +30,6 @@ from mfmd.engine import CLOSEST, Engine, load_model, neighbor_list
 MEDIAN, LARGE = 20, (1000, 2000)  # atoms; of one case in a hundred so many
 DENSITY = 1e-4, 0.2  # atoms/Å³
 HEAVIEST = 100  # atomic number that models of our own know
-SEEN = ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (-1, 2))
 BEYOND = 1.0  # Å more than the cutoff, between far fragments
 
 
@@ -40,25 +41,18 @@ def own(seed, states=False, **shape):
 
     def write(path):
         import torch
-        from conftest import LEVELS, random_model
-        from conftest import write as write_model
 
-        model, rng = random_model(seed, **shape), np.random.default_rng(seed)
+        model, rng = conftest.random_model(seed, **shape), np.random.default_rng(seed)
         for head in model.heads.values():
             head.e0[:] = torch.tensor(rng.uniform(-5, 5, len(head.e0)))
         if states:
-            model.backbone.add_states()
-            torch.nn.init.normal_(model.backbone.embedding.states, std=0.3)
-            for head in model.heads.values():
-                torch.nn.init.normal_(head.of_states)
-        write_model(model, path, range(1, HEAVIEST + 1), states=dict.fromkeys(LEVELS, SEEN) if states else None)
+            conftest.add_states(model)
+        conftest.write(model, path, range(1, HEAVIEST + 1), states=dict.fromkeys(conftest.LEVELS, conftest.SEEN) if states else None)
 
     return write
 
 
 def all_at_once(path):
-    import conftest
-
     conftest.write(conftest.all_at_once(), path)
 
 
@@ -223,15 +217,11 @@ class Case:
     def evaluate(self, *given, instructions=None, forces=True, **other):
         """Of structures, together; by another engine, and without forces and virial."""
         by = engine(self.path, **{"precision": self.precision, "radial": self.radial} | other)
-        os.environ["MFMD_SIMD"] = instructions or self.instructions  # which is read at each evaluation
-        return by.compute_batch(
-            [one.arguments for one in given],
-            states=[one.state for one in given],
-            terms=[(self.level, 1.0)],
-            forces=forces,
-            virial=forces,
-            atom_energies=True,
-        )
+        with mock.patch.dict(os.environ, MFMD_SIMD=instructions or self.instructions):  # which is read at each evaluation
+            return by.compute_batch(
+                [one.arguments for one in given], states=[one.state for one in given], terms=[(self.level, 1.0)],
+                forces=forces, virial=forces, atom_energies=True,
+            )  # fmt: skip
 
     @functools.cached_property
     def found(self):

@@ -24,6 +24,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from soak import dynamics, kills, metamorphic  # noqa: E402
 
+from mfmd.config import write_json  # noqa: E402
+
 FIGURES = HERE / "figures.json"
 ASKED = {"relations": 100_000, "hosts": 1000, **dict.fromkeys(kills.KINDS, 100), **{name: run.asked for name, run in dynamics.RUNS.items()}}
 SLICE = 120  # s at most, after which another has its turn
@@ -102,9 +104,7 @@ def run(folder, names, minutes, jobs):
                 else:
                     figures[name] = added(of, found, more)
                     print(f"{name}: {found['count']} in {more:.0f} s, {figures[name]['count']} of {ASKED[name]}", flush=True)
-                partial = FIGURES.with_suffix(".partial")
-                partial.write_text(json.dumps(figures, indent=1) + "\n")
-                os.replace(partial, FIGURES)
+                write_json(FIGURES, figures)
 
 
 def table():
@@ -129,7 +129,7 @@ def table():
             print(f"| {name} | {figures[name]['sum']['killed']} | {figures[name]['sum']['disk full']} |")
     print("\n| run | ps | begun anew | temperature, K | variance of the kinetic energy | |\n|---|---|---|---|---|---|")
     for name in dynamics.RUNS:
-        if of := figures.get(name):
+        if "temperature" in (of := figures.get(name, {})):
             said = [f"{key} {value:.4f} meV/atom/ps" for key, value in of.items() if key == "drift"]
             said += [
                 f"{key} {value[0]:.3f} ± {value[1]:.3f}" for key, value in of.items() if key in ("mean volume", "variance of the volume")
