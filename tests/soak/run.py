@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from soak import dynamics, kills, metamorphic  # noqa: E402
 
+from mfmd import lock  # noqa: E402
 from mfmd.config import write_json  # noqa: E402
 
 FIGURES = HERE / "figures.json"
@@ -161,8 +162,11 @@ def main():
         print("\n" + json.dumps(module(name).turn(folder, name, int(seed), float(seconds))))
     elif arguments.table:
         table()
-    elif bad := run(folder, arguments.only or list(filter(possible, ASKED)), arguments.minutes, arguments.jobs):
-        sys.exit(f"{', '.join(bad)}: see {folder / 'found'}")
+    else:
+        with lock.claim(folder, "run.py"):
+            bad = run(folder, arguments.only or list(filter(possible, ASKED)), arguments.minutes, arguments.jobs)
+        if bad:
+            sys.exit(f"{', '.join(bad)}: see {folder / 'found'}")
 
 
 if __name__ == "__main__":
