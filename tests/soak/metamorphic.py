@@ -272,9 +272,11 @@ def slopes(case):
     else:
         strain = case.rng.normal(size=(3, 3))
         strain = (strain + strain.T) / np.linalg.norm(strain + strain.T)
-        stretched = lambda h: given.changed(
-            positions=given.positions @ (np.eye(3) + h * strain), cell=given.cell @ (np.eye(3) + h * strain)
-        )  # noqa: E731
+
+        def stretched(h):
+            by = np.eye(3) + h * strain
+            return given.changed(positions=given.positions @ by, cell=given.cell @ by)
+
         yield {"virial": slope(stretched)}, {"virial": -np.sum(found["virial"] * strain)}
 
 
