@@ -28,6 +28,8 @@ def test_hosts(folder):
     @settings(QUICK, max_examples=1)
     @given(metamorphic.for_hosts(folder, OURS))
     def holds(given):
-        assert metamorphic.hosts_agree(*given)
+        assert len({len(structure) for structure, _ in given[1]}) > 3
+        assert {all(structure.pbc) for structure, _ in given[1]} == {True, False}
+        assert len(metamorphic.hosts_agree(*given)) > 3
 
     holds()

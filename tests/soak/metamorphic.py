@@ -1,7 +1,7 @@
 """Random structures, and what must be true of their energies, forces and virials however they are evaluated.
 
-A case is one structure, evaluated by one engine: any model of MODELS, precision, instruction set, tables or exact. All relations of ALLOWED are looked at of it;
-of other structures, all hosts are held against the engine.
+A case is one structure, evaluated by one engine: any model of MODELS, precision, instruction set, tables or exact. Those relations of ALLOWED are looked at that
+such a structure can have; of other structures, all hosts are held against the engine.
 """
 
 import collections
@@ -29,6 +29,7 @@ from mfmd.engine import CLOSEST, Engine, load_model, neighbor_list
 
 MEDIAN, LARGE = 20, (1000, 2000)  # atoms; of one case in a hundred so many
 DENSITY = 1e-4, 0.2  # atoms/Å³
+PERIODIC = (False,) * 3, (True,) * 3, (True, True, False), (False, False, True), (True, False, True)
 HEAVIEST = 100  # atomic number that models of our own know
 BEYOND = 1.0  # Å more than the cutoff, between far fragments
 
@@ -174,15 +175,17 @@ def part(rng, given, seen):
 
 
 @st.composite
-def structures(draw, path):
+def structures(draw, path, periodic=PERIODIC):
     """(level of a model, Given, Generator)"""
     _, levels, seen = known(path)
     level = draw(st.sampled_from(list(levels)))
-    rng = np.random.default_rng(list(draw(st.binary(min_size=8, max_size=8))))
+    seed = draw(st.binary(min_size=8, max_size=8))
+    assume(any(seed))  # hypothesis begins with the simplest of all, which would be the same one atom each time
+    rng = np.random.default_rng(list(seed))
     share = draw(st.sampled_from(range(100))) + rng.random()  # of integers() most would be small, and many the same
     count = int(MEDIAN ** (2 * share / 99)) if share < 99 else int(rng.integers(*LARGE))
     density = float(np.exp(rng.uniform(*np.log(DENSITY))))
-    pbc = np.array(draw(st.sampled_from([(False,) * 3, (True,) * 3, (True, True, False), (False, False, True), (True, False, True)])))
+    pbc = np.array(draw(st.sampled_from(periodic)))
     positions, cell = placed(
         rng, count, density, CLOSEST * draw(st.sampled_from([1.0, 1.2, 1.6, 2.0])) + 1e-3, pbc
     )  # with room for differences
@@ -199,7 +202,8 @@ def structures(draw, path):
 # ------------------------------------------------------------------------------------------------ what must be true
 
 STEP = 1e-4  # Å, and of strains, of finite differences
-WALK, WIDER = 0.015, 1.3  # Å, by which atoms go between evaluations with one neighbour list, in a structure so much wider
+WALK, WIDER = 0.02, 1.3  # Å, by which atoms go at most from evaluation to evaluation, in a structure so much wider
+SKINS = 0.05, 1.0  # Å, of lists that such walks outgrow, and that they do not
 
 
 def using(instructions):
@@ -319,14 +323,13 @@ def apart(case):
 
 
 def list_age(case):
-    """After a walk with one neighbour list, and with one that is made anew."""
-    given, limit = case.given, WALK / np.sqrt(3)
+    """After steps with a neighbour list that was made before them, and with one that is made anew."""
+    given, limit, skin = case.given, WALK / np.sqrt(3), case.rng.choice(SKINS)
     walked = given.changed(positions=WIDER * given.positions, cell=WIDER * given.cell)  # so that none come too close
-    for stretch in (1.0, 1.002, 1.0):
-        positions = stretch * walked.positions + case.rng.uniform(-limit, limit, walked.positions.shape)
-        walked = walked.changed(positions=positions, cell=stretch * walked.cell)
-        case.evaluate(walked, forces=False)
-    yield case.evaluate(walked)[0], case.evaluate(walked, skin=0.1)[0]
+    for _ in range(3):
+        case.evaluate(walked, skin=skin, forces=False)
+        walked = walked.changed(positions=walked.positions + case.rng.uniform(-limit, limit, walked.positions.shape))
+    yield case.evaluate(walked, skin=skin)[0], case.evaluate(walked, skin=0.1)[0]
 
 
 def threads(case):
@@ -357,10 +360,10 @@ def precision(case):
     yield case.evaluate(case.given, precision="single" if case.precision == "double" else "double")[0], case.found
 
 
-# Of the largest energy of an atom, force, and entry of the virial, or of 1 eV, 1 eV/Å and 1 eV where these are less: in double, in single precision.
+# In double, in single precision: of the largest energy of an atom, force, and entry of the virial, and of the energy, or of 1 eV and 1 eV/Å where these are less.
 ALLOWED = {
     turned: (1e-9, 1e-4), slopes: (1e-5, None), copies: (1e-9, 1e-4), apart: (1e-9, 1e-4), list_age: (0.0, 0.0), threads: (0.0, 0.0), batch: (0.0, 0.0),
-    instructions: (1e-9, 1e-4), tables: (1e-3, 1e-3), precision: (1e-3, 1e-3),
+    instructions: (1e-9, 1e-4), tables: (5e-4, 5e-4), precision: (5e-4, 5e-4),
 }  # fmt: skip
 
 
@@ -378,7 +381,7 @@ def differences(case):
         scales = {key: max(1.0, np.max(np.abs(case.found[key]))) for key in ("energy", "atom_energies", "forces", "virial")}
         for relation, allowed in ALLOWED.items():
             for got, wanted in relation(case):
-                off = max(float(np.max(np.abs(got[key] - wanted[key])) / scales[key]) for key in scales.keys() & wanted.keys())
+                off = float(np.max([np.max(np.abs(got[key] - wanted[key])) / scales[key] for key in scales.keys() & wanted.keys()]))
                 assert off <= allowed[case.precision == "single"], f"{relation.__name__}: off by {off:.3g}, in {case}"
                 out.append((relation.__name__, off))
     return out
@@ -386,7 +389,7 @@ def differences(case):
 
 # ------------------------------------------------------------------------------------------------ hosts
 
-TOGETHER = 10  # structures of one model, since each host is a process that loads what it needs
+TOGETHER = 20  # structures of one model, since each host is a process that loads what it needs
 
 
 def record(level, given):
@@ -407,7 +410,7 @@ def record(level, given):
 def for_hosts(draw, folder, names):
     """(path of a model, [(Structure, level)])"""
     path = model_file(folder, draw(st.sampled_from(names)))
-    return path, [record(*draw(structures(path))[:2]) for _ in range(TOGETHER)]
+    return path, [record(*draw(structures(path, PERIODIC[:2]))[:2]) for _ in range(TOGETHER)]  # all of which all hosts can have
 
 
 def hosts_agree(path, given):
@@ -422,7 +425,7 @@ def hosts_agree(path, given):
 
 CHUNK = {"relations": 100, "hosts": 1}  # examples between looks at the clock
 AT_ONCE = 3  # models that they are of, whose engines are kept
-LARGER = 5  # of so many chunks, one has one of PUBLISHED, which take several times as long as the others
+LARGER = 10  # of so many chunks, one has one of PUBLISHED, which take several times as long as the others
 
 
 def turn(folder, name, seed, seconds):
@@ -433,6 +436,7 @@ def turn(folder, name, seed, seconds):
     def relations(case):
         for relation, off in differences(case):
             key = f"{relation}, {case.precision}"
+            sums[key] += 1
             most[key] = max(most.get(key, 0.0), off)
         sums.update({"cases": 1, f"up to {MEDIAN} atoms": len(case.given) <= MEDIAN, f"above {LARGE[0]} atoms": len(case.given) > LARGE[0]})
 
