@@ -16,15 +16,17 @@ import ase.io
 import ase.units
 import conftest
 import numpy as np
-from soak.water import of_water, waters
+from soak.water import DENSITIES, of_water, waters
 
-from mfmd import Extrapolation, units
+from mfmd import Extrapolation, units, whole
+from mfmd.config import write_json
 from mfmd.engine import load_model, model_path
 
-KELVIN, FRICTION, STEP, BAR = 300.0, 1.0, 0.0005, 1.0  # friction in 1/ps
+KELVIN, FRICTION, STEP = 300.0, 1.0, 0.0005  # friction in 1/ps
+PRESSED = 1300.0  # bar, at which the model of water, whose attraction ends at 5 Å, is about as dense as water
 EVERY = 0.05  # ps, between samples
 BLOCK = 40.0  # s, of a block
-FEWEST = 200  # samples, of which something can be said
+SETTLED = 2.0  # ps at most, and a quarter of a run at most, that are not looked at
 MEAN, VARIANCE, DRIFT = 0.01, 0.05, 0.02  # allowed: of kinetic energies, beside four standard errors; meV/atom/ps
 
 
@@ -59,7 +61,7 @@ class Run(abc.ABC):
 
     center, needs = True, "openmm"
 
-    def __init__(self, structure, ensemble, asked, host="native", pressure=BAR):
+    def __init__(self, structure, ensemble, asked, pressure=1.0, host="native"):
         self.structure, self.ensemble, self.asked, self.host, self.pressure = structure, ensemble, asked, host, pressure
 
     @property
@@ -161,7 +163,7 @@ class ByMultipleTimeSteps(Run):
         else:
             context.setPositions(positions * unit.angstrom)
             md.minimize(context)
-            context.setVelocitiesToTemperature(KELVIN, 1)
+            context.setVelocitiesToTemperature(2 * KELVIN, 1)
         samples = []
         for _ in range(round(picoseconds / EVERY)):
             integrator.step(round(EVERY / (2 * STEP)))
@@ -187,7 +189,7 @@ class ByASE(Run):
         atoms = ase.io.read(kept) if kept.exists() else self.relaxed(folder)
         atoms.calc = Calculator(self.model(folder), self.level, threads=1)
         if not kept.exists():
-            MaxwellBoltzmannDistribution(atoms, temperature_K=KELVIN, rng=rng)
+            MaxwellBoltzmannDistribution(atoms, temperature_K=2 * KELVIN, rng=rng)  # of which half becomes potential energy
         step = 1e3 * STEP * fs
         if self.ensemble == "nvt":
             moves = Langevin(atoms, step, temperature_K=KELVIN, friction=1e-3 * FRICTION / fs, fixcm=False, rng=rng)
@@ -225,7 +227,7 @@ class ByLAMMPS(Run):
         script = [
             "units metal", *(["read_restart restart"] if going_on else begin),
             f"pair_style mfmd head {self.level}", f"pair_coeff * * {model_path(self.model(folder))} {elements}", f"timestep {STEP}",
-            *([] if going_on else [f"velocity all create {KELVIN} 7 loop geom dist gaussian mom no"]), *moves,
+            *([] if going_on else [f"velocity all create {2 * KELVIN} 7 loop geom dist gaussian mom no"]), *moves,
             "thermo_style custom step ke etotal vol", "thermo_modify format float %.12g norm no", f"thermo {round(EVERY / STEP)}",
             f"run {round(picoseconds / STEP)}", "write_restart next",
         ]  # fmt: skip
@@ -262,12 +264,11 @@ class ByTorchSim(Run):
             "npt": lambda: ts.integrators.npt_langevin(model, dt=dt, kT=kT, external_pressure=number_of(self.pressure * MetalUnits.pressure), alpha=gamma, seed=number),
         }[self.ensemble]()  # fmt: skip
         state, samples = begin(state), []
-        if kept.exists():
-            momenta = torch.tensor(atoms.get_momenta() * ase.units.fs / (1e-3 * MetalUnits.time))
-            if self.ensemble == "npt":
-                state.velocities = momenta / state.masses[:, None]
-            else:
-                state.momenta = momenta
+        momenta = torch.tensor(atoms.get_momenta() * ase.units.fs / (1e-3 * MetalUnits.time)) if kept.exists() else state.momenta * 2**0.5
+        if self.ensemble == "npt":
+            state.velocities = momenta / state.masses[:, None]
+        else:
+            state.momenta = momenta
         for _ in range(round(picoseconds / EVERY)):
             for _ in range(round(EVERY / STEP)):
                 state = step(state)
@@ -285,7 +286,7 @@ HOSTS = {
 }  # fmt: skip
 RUNS = {
     **{f"ethanol, NVT, {name}": host(ethanol, "nvt", 10_000.0 if host is ByMD else 500.0) for name, host in HOSTS.items()},
-    **{f"64 waters, {kind.upper()}, {name}": host(waters, kind, 100.0 if host is ByMD else 10.0) for kind in ("nve", "npt") for name, host in HOSTS.items()},
+    **{f"64 waters, {kind.upper()}, {name}": host(waters, kind, 100.0 if host is ByMD else 10.0, bar) for kind, bar in (("nve", 1.0), ("npt", PRESSED)) for name, host in HOSTS.items()},
     "ethanol, NVT, multiple time steps": ByMultipleTimeSteps(ethanol, "nvt", 1000.0), "64 waters, NVE, multiple time steps": ByMultipleTimeSteps(waters, "nve", 10.0),
     "ideal gas, NPT, OpenMM, native force": ByMD(gas, "npt", 500.0, pressure=0.005),
 }  # fmt: skip
@@ -313,19 +314,22 @@ def figures(run, samples):
     """What a run was like. AssertionError where it cannot have been so."""
     kinetic, total, volume = samples.T
     assert np.isfinite(samples).all(), "a value is no number"
-    atoms, out = len(run.structure()), {}
+    structure, out = run.structure(), {}
+    atoms = len(structure)
     free, kT = 3 * atoms - (0 if run.center else 3), KELVIN * ase.units.kB
     ratio, error = with_error(kinetic / (free * kT / 2))
     out["temperature"] = [KELVIN * ratio, KELVIN * error]
-    if run.ensemble == "nvt":
+    if run.ensemble != "nve":
         near("the kinetic energy", ratio, error, MEAN)
+    if run.ensemble == "nvt":
         out["variance of the kinetic energy"] = with_error((kinetic - kinetic.mean()) ** 2 / (free / 2 * kT**2))
         near("the variance of the kinetic energy", *out["variance of the kinetic energy"], VARIANCE)
     if run.ensemble == "nve":
         out["drift"] = float(1e3 * np.polyfit(EVERY * np.arange(len(total)), total, 1)[0] / atoms)
         assert abs(out["drift"]) <= DRIFT, f"the total energy drifts by {out['drift']:.4f} meV/atom/ps"
-    if run.ensemble == "npt":
-        out["volume"], out["fluctuation"] = with_error(volume), float(np.std(volume))
+    if run.structure is waters and run.ensemble == "npt":
+        out["density"] = with_error(structure.get_masses().sum() * ase.units._amu * 1e27 / volume)  # g/cm³
+        assert DENSITIES[0] <= out["density"][0] <= DENSITIES[-1], f"{out['density'][0]:.2f} g/cm³ are beyond what the model was taught"
     if run.structure is gas:
         scale = kT / (run.pressure * ase.units.bar)
         out["mean volume"] = with_error(volume / ((atoms + 1) * scale))
@@ -349,20 +353,21 @@ def turn(folder, name, seed, seconds):
 def gone_on(run, folder, end):
     kept, said = folder / "samples.npy", folder / "blocks.json"
     samples = np.load(kept) if kept.exists() else np.zeros((0, 3))
-    blocks = json.loads(said.read_text()) if said.exists() else {"number": 0, "rate": 1 / BLOCK}
-    done, outside = 0.0, 0
+    blocks = json.loads(said.read_text()) if said.exists() else {"blocks": 0, "outside": 0, "rate": 1 / BLOCK}
     while time.monotonic() < end and (left := run.asked - len(samples) * EVERY) > EVERY / 2:
         picoseconds = min(max(1.0, np.floor(blocks["rate"] * min(BLOCK, end - time.monotonic()))), left)
         begin = time.monotonic()
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            new = run.block(folder, picoseconds, blocks["number"])
-        outside += sum(issubclass(one.category, Extrapolation) for one in told)
+            new = run.block(folder, picoseconds, blocks["blocks"])
         assert len(new) == round(picoseconds / EVERY), f"{len(new)} samples of {picoseconds} ps"
-        blocks = {"number": blocks["number"] + 1, "rate": picoseconds / (time.monotonic() - begin)}
-        samples, done = np.concatenate([samples, new]), done + picoseconds
-        np.save(kept, samples)
-        said.write_text(json.dumps(blocks))
-    settled = samples[round(min(2.0, len(samples) * EVERY / 4) / EVERY) :]
-    latest = figures(run, settled) if len(settled) >= FEWEST else {}
-    return {"count": done, "sum": {"told to be outside": outside}, "latest": latest | {"blocks": blocks["number"]}}
+        samples = np.concatenate([samples, new])
+        assert np.isfinite(samples).all(), "a value is no number"
+        blocks |= {"blocks": blocks["blocks"] + 1, "rate": picoseconds / (time.monotonic() - begin)}
+        blocks["outside"] += any(issubclass(one.category, Extrapolation) for one in told)
+        with whole.writing(kept) as file:
+            np.save(file, samples)
+        write_json(said, blocks)
+    total = len(samples) * EVERY
+    latest = figures(run, samples[round(min(SETTLED, total / 4) / EVERY) :]) if total >= min(run.asked, 20 * SETTLED) else {}
+    return {"total": total, "latest": latest | {key: blocks[key] for key in ("blocks", "outside")}}

@@ -3,9 +3,10 @@
 Each runs as a fork of this process, which has loaded all that takes long to load. A disk that is full is a tmpfs of a few pages, which takes root to mount.
 """
 
+import collections
 import contextlib
-import csv
 import importlib
+import itertools
 import json
 import os
 import random
@@ -18,17 +19,23 @@ from pathlib import Path
 
 import ase.build
 import ase.io
+import mdtraj
 import numpy as np
 from backends import tensor, tensors
 from conftest import DATA
 
+from mfmd.engine import load_model
+from mfmd.structures.packed import Packed
+
 LOADED = (
-    "distributed", "lightning", "matplotlib.figure", "mdtraj", "mfmd.checking.hosts", "mfmd.foreign", "mfmd.labelling.campaign", "mfmd.md", "mfmd.suggest.choice",
+    "distributed", "lightning", "matplotlib.figure", "mfmd.checking.hosts", "mfmd.foreign", "mfmd.labelling.campaign", "mfmd.md", "mfmd.suggest.choice",
     "mfmd.suggest.written", "mfmd.training.run", "openmm.app", "pyscf.gto", "pyscf.scf", "tblite.interface", "torch",
 )  # fmt: skip
 IN_A_ROW = 4  # kills before a command is left to end
 ORPHANED = 20  # s, in which all processes that a killed one has started must have ended
 PAGE = 4096
+KILLED, FULL = "killed", "disk full"
+NO_SPACE = "No space left on device"
 
 
 # ------------------------------------------------------------------------------------------------ what is run
@@ -42,10 +49,19 @@ def weights(path):
     return {name: tensor(path, name).tobytes() for name in tensors(path)}
 
 
-class Train:
-    """A strategy with stages of each kind: by gradient, read-out alone, in closed form, by Gauss-Newton, with replay."""
+class Kind:
+    """variants : to be run in turn; stays : a file of which no line may be lost once it was there"""
 
-    variants = ("chain", "chain-newton", "delta", "finetune-readout", "replay", "multihead-newton")
+    variants, stays = ("",), None
+
+    def prepare(self, folder):
+        """Write what the command reads."""
+
+
+class Train(Kind):
+    """Strategies with stages of each kind: by gradient, read-out alone, in closed form, by Gauss-Newton, with replay, several taught to one."""
+
+    variants = ("chain", "chain-newton", "delta", "finetune-readout", "replay", "multihead-newton", "auto")
 
     def prepare(self, folder):
         water = frames("water")
@@ -91,10 +107,10 @@ train: {{epochs: 1, batch_size: 10}}
         return *super().found(out), {path.name: path.read_bytes() for path in (out / "data").glob("*.pack*")}
 
 
-class Label:
+class Label(Kind):
     """By processes of this machine, or by Dask's."""
 
-    variants = ("local", "Dask")
+    variants, stays = ("local", "Dask"), "labels.jsonl"
 
     def prepare(self, folder):
         atoms = [ase.build.molecule("H2O") for _ in range(16)]
@@ -112,12 +128,12 @@ class Label:
     def found(self, out):
         rows = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
         keys = [(row["id"], row["level"]) for row in rows]
-        assert len(set(keys)) == len(keys), "a label that was there was computed again"
+        assert len(set(keys)) == len(keys), "a label is there twice"
         assert not any("error" in row for row in rows), rows
         return {key: (row["energy"], row.get("forces")) for key, row in zip(keys, rows, strict=True)}, (out / "train.xyz").read_text()
 
 
-class Dynamics:
+class Dynamics(Kind):
     """Each ensemble, and each format."""
 
     variants = ("nvt dcd", "nve xtc", "npt dcd", "nvt h5")
@@ -140,18 +156,15 @@ class Dynamics:
 
     def found(self, out):
         arrays = np.load(out / "checkpoint.npz")
-        begins = {"dcd": 256, "xtc": 0}  # a DCD file says when it was written
-        said = {path.name: path.read_bytes()[begins[path.suffix[1:]] :] for path in out.glob("trajectory.*") if path.suffix[1:] in begins}
-        assert said
+        (trajectory,) = out.glob("trajectory.*")
+        said = {"trajectory": mdtraj.load(trajectory, top=out / "topology.pdb").xyz.tobytes()}
         for name in ("log.csv", "heads.csv", "domain.csv", "final.pdb", "outside.xyz"):
             if (out / name).exists():
                 said[name] = [line for line in (out / name).read_text().splitlines() if not line.startswith("REMARK")]
         return said, {name: arrays[name].tolist() for name in ("positions", "velocities", "box", "step")}
 
 
-class Suggest:
-    variants = ("",)
-
+class Suggest(Kind):
     def prepare(self, folder):
         ase.io.write(folder / "pool.xyz", frames("water", "ammonia")[::20][:24], format="extxyz")
 
@@ -164,11 +177,8 @@ class Suggest:
         return (out / "chosen.xyz").read_text(), (out / "chosen.json").read_text()
 
 
-class Export:
+class Export(Kind):
     variants = ("gromacs", "torchscript")
-
-    def prepare(self, folder):
-        pass
 
     def words(self, folder, variant):
         return ["mfmd", "export", "mfmd:chno", "--for", variant, "-o", f"out/{variant}.pt"]
@@ -178,11 +188,8 @@ class Export:
         return (weights(path),)
 
 
-class Import:
+class Import(Kind):
     variants = ("matgl_v1_own", "matgl_v2_expnorm")
-
-    def prepare(self, folder):
-        pass
 
     def words(self, folder, variant):
         return ["mfmd", "import", str(DATA.parent.parent / "tests" / "foreign" / variant), "-o", "out/model.pt"]
@@ -267,39 +274,42 @@ def orphans(session):
     return found
 
 
+def ends(what):
+    """Of a text file, that it does so."""
+
+    def read(path):
+        assert path.read_text().endswith(what), f"its last line is {path.read_text().splitlines()[-1:]}"
+
+    return read
+
+
+def pairs(path):
+    """Records of a set that is read from disk, as many as their index says if there is one yet."""
+    index = path.with_name(path.name + ".npz")
+    assert path.stat().st_size % 8 == 0
+    assert not index.exists() or np.load(index)["ends"][-1:].sum() == path.stat().st_size
+
+
 READ = {
     ".json": lambda path: json.loads(path.read_text()), ".npz": lambda path: [np.load(path)[name] for name in np.load(path).files], ".npy": np.load,
-    ".html": lambda path: path.read_text().rstrip().index("</html>"), ".xyz": lambda path: ase.io.read(path, ":"), ".yaml": lambda path: path.read_text(),
-    ".csv": lambda path: list(csv.reader(path.open())), ".pdb": lambda path: path.read_text().rstrip().index("END", -4), ".traj": lambda path: ase.io.read(path, ":"),
+    ".xyz": lambda path: ase.io.read(path, ":"), ".traj": lambda path: ase.io.read(path, ":"), ".html": ends("</html>\n"), ".yaml": ends("\n"), ".csv": ends("\n"),
+    ".pdb": ends("END\n"), ".pt": lambda path: load_model(path), ".packed": lambda path: list(Packed(path)), ".pairs": pairs,
+    ".ckpt": lambda path: importlib.import_module("torch").load(path, weights_only=False, map_location="cpu"),
 }  # fmt: skip
+# A command that goes on cuts these back, or writes others.
 GROWING = (
-    "outside.xyz",
-    "log.csv",
-    "heads.csv",
-    "domain.csv",
-    "metrics.csv",
-    "hparams.yaml",
-)  # a command that goes on cuts them back, or writes another
+    "outside.xyz", "log.csv", "heads.csv", "domain.csv", "metrics.csv", "hparams.yaml", "labels.jsonl", "trajectory.dcd", "trajectory.xtc", "trajectory.h5"
+)  # fmt: skip
 
 
 def whole(out):
     """Every file that has its final name can be read to its end."""
-    import torch
-
-    from mfmd.engine import load_model
-
     for path in out.rglob("*"):
-        if path.is_dir() or path.name in GROWING or ".partial" in path.name or path.name.startswith("."):
-            continue
-        try:
-            if path.suffix == ".pt":
-                load_model(path)
-            elif path.suffix == ".ckpt":
-                torch.load(path, weights_only=False, map_location="cpu")
-            elif path.suffix in READ:
+        if path.is_file() and path.name not in GROWING and ".partial" not in path.name and not path.name.startswith("."):
+            try:
                 READ[path.suffix](path)
-        except Exception as error:
-            raise AssertionError(f"{path} has {path.stat().st_size} bytes, and is not whole: {error!r}") from error
+            except Exception as error:
+                raise AssertionError(f"{path} has {path.stat().st_size} bytes, and is not whole: {error!r}") from error
 
 
 class Work:
@@ -314,6 +324,7 @@ class Work:
             self.inputs.mkdir(parents=True)
             self.kind.prepare(self.inputs)
         self.clear()
+        self.kind.words(self.inputs, variant)  # which may start what it needs
         begin = time.monotonic()
         self.finish()
         self.seconds, self.wanted = time.monotonic() - begin, self.kind.found(self.out)
@@ -335,10 +346,24 @@ class Work:
         for got, wanted in zip(self.kind.found(self.out), self.wanted, strict=True):
             assert got == wanted, f"{self.folder}: another result than that of a command that was left alone"
 
+    def alone(self, pid):
+        """Nothing that a command had started runs on."""
+        begin = time.monotonic()
+        while left := orphans(pid):
+            assert time.monotonic() - begin < ORPHANED, f"{self.folder}: still there: {left}"
+            time.sleep(0.05)
+
+    def lines(self, before):
+        """Those that must stay; all that were there before are."""
+        path = self.kind.stays and self.out / self.kind.stays
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path and path.exists() else []
+        assert lines[: len(before)] == before, f"{path}: lines that were there are there no more"
+        return lines
+
     def killed(self, rng):
         """How often it was, until it had done its work."""
         self.clear()
-        kills = 0
+        kills, there = 0, []
         while kills < IN_A_ROW:
             pid = self.start()
             if (code := ended(pid, rng.uniform(0, self.seconds))) is not None:
@@ -348,11 +373,10 @@ class Work:
             os.waitpid(pid, 0)
             kills += 1
             whole(self.out)
-            begin = time.monotonic()
-            while left := orphans(pid):
-                assert time.monotonic() - begin < ORPHANED, f"{self.folder}: still there: {left}"
-                time.sleep(0.05)
+            self.alone(pid)
+            there = self.lines(there)
         self.finish()
+        self.lines(there)
         self.compare()
         return kills
 
@@ -362,13 +386,13 @@ class Work:
         pages = rng.randrange(1, max(2, self.bytes // PAGE))
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={pages * PAGE}", "tmpfs", self.out], check=True)
         try:
-            code = ended(self.start())
-            said = self.log.read_text()
-            if code:
-                assert code == 1 and "Traceback" not in said and "error: " in said.splitlines()[-1], (
-                    f"{self.folder}: exit code {code}\n{said[-3000:]}"
-                )
+            pid = self.start()
+            code, said = ended(pid), self.log.read_text()
+            if code != 0:
+                told = code == 1 and "Traceback" not in said and "error: " in said.splitlines()[-1] and NO_SPACE in said.splitlines()[-1]
+                assert told, f"{self.folder}: exit code {code}\n{said[-3000:]}"
                 whole(self.out)
+                self.alone(pid)
             subprocess.run(["mount", "-o", f"remount,size={self.bytes * 4 + 2**24}", self.out], check=True)
             self.finish()
             self.compare()
@@ -382,16 +406,19 @@ def turn(folder, name, seed, seconds):
     for module in LOADED:
         importlib.import_module(module)
     rng, end = random.Random(f"{name} {seed}"), time.monotonic() + seconds
-    sums, works = {"killed": 0, "disk full": 0}, {}
-    variants = rng.sample(KINDS[name].variants, len(KINDS[name].variants))
+    sums, works, variants = collections.Counter(), {}, KINDS[name].variants
     try:
-        while time.monotonic() < end:
-            variant = variants[(sums["killed"] + sums["disk full"]) % len(variants)]
+        for number in itertools.count(seed):  # each turn begins with another
+            if time.monotonic() >= end:
+                return {
+                    "count": sum(kills for (_, how), kills in sums.items() if how == KILLED),
+                    "sum": {", ".join(filter(None, key)): count for key, count in sums.items()},
+                }
+            variant = variants[number % len(variants)]
             if variant not in works:
                 works[variant] = Work(folder, name, variant)
-            sums["killed"] += works[variant].killed(rng)
-            sums["disk full"] += works[variant].full(rng)
+            sums[variant, KILLED] += works[variant].killed(rng)
+            sums[variant, FULL] += works[variant].full(rng)
     finally:
         for process, _ in _cluster:
             os.killpg(process.pid, signal.SIGKILL)
-    return {"count": sum(sums.values()), "sum": sums}

@@ -8,6 +8,7 @@ command ends with 1; what was counted of it begins at zero.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import datetime
 import importlib.util
@@ -55,14 +56,19 @@ def turn(folder, name, seed, seconds):
 
 
 def added(of, found, seconds):
-    """Figures so far, and those of another turn."""
-    sums, most = of.get("sum", {}), of.get("most", {})
-    return of | {
-        "count": of["count"] + found["count"], "seconds": round(of["seconds"] + seconds), "commit": commit(),
-        "sum": {key: sums.get(key, 0) + found["sum"].get(key, 0) for key in [*sums, *(key for key in found["sum"] if key not in sums)]},
-        "most": {key: max(most.get(key, 0.0), found.get("most", {}).get(key, 0.0)) for key in sorted({*most, *found.get("most", {})})},
-        "date": str(datetime.date.today()), "machine": machine(),
-    }  # fmt: skip
+    """Figures so far, and those of another turn: of a run all of it, as its files say, of anything else what came on top."""
+    out = of | {
+        "count": found.get("total", of["count"] + found.get("count", 0)),
+        "seconds": round(of["seconds"] + seconds),
+        "commit": commit(),
+    }
+    out |= found.get("latest", {}) | {"date": str(datetime.date.today()), "machine": machine()}
+    if "sum" in found:
+        out["sum"] = dict(collections.Counter(of.get("sum", {})) + collections.Counter(found["sum"]))
+    if "most" in found:
+        before = of.get("most", {})
+        out["most"] = {key: max(before.get(key, 0.0), found["most"].get(key, 0.0)) for key in sorted({*before, *found["most"]})}
+    return out
 
 
 def commit():
@@ -84,60 +90,69 @@ def run(folder, names, minutes, jobs):
         while True:
             left = end - time.monotonic()
             free = [name for name in names if name not in bad and figures[name]["count"] < ASKED[name]]
-            free = [name for name in free if name == "relations" or name not in busy.values()]  # others have a folder to themselves
+            at_work = {name for name, _ in busy.values()} - {"relations"}  # which alone have no folder
+            free = [name for name in free if name not in at_work]
             while left > 1 and free and len(busy) < jobs:
                 name = min(free, key=lambda name: figures[name]["count"] / ASKED[name])
                 figures[name]["turns"] += 1
-                busy[pool.submit(turn, folder, name, figures[name]["turns"], min(SLICE, left))] = name
-                free = [other for other in free if other == "relations" or other != name]
+                busy[pool.submit(turn, folder, name, figures[name]["turns"], min(SLICE, left))] = name, figures[name]["turns"]
+                if name != "relations":
+                    free.remove(name)
             if not busy:
                 return bad
             for done in concurrent.futures.wait(busy, return_when=concurrent.futures.FIRST_COMPLETED)[0]:
-                name, (found, more) = busy.pop(done), done.result()
+                (name, seed), (found, more) = busy.pop(done), done.result()
                 of = figures[name]
                 if found is None:
                     figures[name] = {"count": 0, "seconds": 0, "turns": of["turns"], "found": of["found"] + 1}
                     bad.append(name)
-                    told = folder / "found" / f"{name}-{of['turns']}.txt"
+                    told = folder / "found" / f"{name}-{seed}.txt"
                     told.parent.mkdir(exist_ok=True)
                     told.write_text(more)
                     print(f"{name}: WRONG, see {told}\n{more[-1500:]}", flush=True)
                 else:
                     figures[name] = added(of, found, more)
-                    print(f"{name}: {found['count']} in {more:.0f} s, {figures[name]['count']} of {ASKED[name]}", flush=True)
+                    print(f"{name}: {figures[name]['count']} of {ASKED[name]}, {more:.0f} s", flush=True)
                 write_json(FIGURES, figures)
 
 
 def table():
-    figures = {name: of for name, of in json.loads(FIGURES.read_text()).items() if of["count"]}
-    last = max(figures.values(), key=lambda of: of["date"])
+    figures = json.loads(FIGURES.read_text())
+    of = {name: {"count": 0, "sum": {}, "most": {}} | figures.get(name, {}) for name in ASKED}
+    last = max(figures.values(), key=lambda one: one.get("date", ""))
     print(f"{last['date']}, {last['machine']}, commit {last['commit']}\n")
-    of = figures["relations"]
+    relations = of["relations"]
     print(
-        f"{of['count']:,} structures in {of['seconds'] / 3600:.1f} hours; {of['sum'][f'above {metamorphic.LARGE[0]} atoms']:,} above {metamorphic.LARGE[0]:,} atoms\n"
+        f"{relations['count']:,} structures, {relations['sum'][f'above {metamorphic.LARGE[0]} atoms']:,} of them above {metamorphic.LARGE[0]:,} atoms\n"
     )
-    print("| relation | allowed in double, single | largest found |\n|---|---|---|")
+    print("| relation | looked at | allowed in double, single | largest found |\n|---|---|---|---|")
     for relation, allowed in metamorphic.ALLOWED.items():
-        most = [of["most"].get(f"{relation.__name__}, {precision}") for precision in ("double", "single")]
-        print(f"| {relation.__name__.replace('_', ' ')} | {words(allowed)} | {words(most)} |")
+        keys = [f"{relation.__name__}, {precision}" for precision in ("double", "single")]
+        looked, most = sum(relations["sum"].get(key, 0) for key in keys), [relations["most"].get(key) for key in keys]
+        print(f"| {relation.__name__.replace('_', ' ')} | {looked:,} | {words(allowed)} | {words(most)} |")
     print("\n| host | structures |\n|---|---|")
-    for host, count in figures["hosts"]["sum"].items():
+    for host, count in of["hosts"]["sum"].items():
         if host != "cases":
             print(f"| {host} | {count:,} |")
     print("\n| command | killed | disk full |\n|---|---|---|")
-    for name in kills.KINDS:
-        if name in figures:
-            print(f"| {name} | {figures[name]['sum']['killed']} | {figures[name]['sum']['disk full']} |")
-    print("\n| run | ps | begun anew | temperature, K | variance of the kinetic energy | |\n|---|---|---|---|---|---|")
+    for name, kind in kills.KINDS.items():
+        for variant in kind.variants:
+            killed, full = (of[name]["sum"].get(", ".join(filter(None, (variant, how))), 0) for how in (kills.KILLED, kills.FULL))
+            print(f"| {name} {variant} | {killed} | {full} |")
+    print("\n| run | ps | restarts | temperature, K | variance of the kinetic energy | |\n|---|---|---|---|---|---|")
     for name in dynamics.RUNS:
-        if "temperature" in (of := figures.get(name, {})):
-            said = [f"{key} {value:.4f} meV/atom/ps" for key, value in of.items() if key == "drift"]
-            said += [
-                f"{key} {value[0]:.3f} ± {value[1]:.3f}" for key, value in of.items() if key in ("mean volume", "variance of the volume")
-            ]
-            variance = of.get("variance of the kinetic energy")
+        if "temperature" in (one := of[name]):
+            variance, drift, density = (one.get(key) for key in ("variance of the kinetic energy", "drift", "density"))
+            said = (
+                [f"drift {drift:.4f} meV/atom/ps"]
+                if drift is not None
+                else [f"{density[0]:.2f} ± {density[1]:.2f} g/cm³"]
+                if density
+                else []
+            )
+            said += [f"{key} {one[key][0]:.3f} ± {one[key][1]:.3f}" for key in ("mean volume", "variance of the volume") if key in one]
             print(
-                f"| {name} | {of['count']:,.0f} | {of['blocks']} | {of['temperature'][0]:.1f} ± {of['temperature'][1]:.1f} "
+                f"| {name} | {one['count']:,.0f} | {one['blocks'] - 1} | {one['temperature'][0]:.1f} ± {one['temperature'][1]:.1f} "
                 f"| {f'{variance[0]:.3f} ± {variance[1]:.3f}' if variance else ''} | {', '.join(said)} |"
             )
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from mfmd import units
 
+DENSITIES = 0.85, 0.95, 1.05, 1.15  # g/cm³, of which the model learns
+
 
 def waters():
     """64 in random orientations on a lattice, at 0.95 g/cm³."""
@@ -49,7 +51,7 @@ def taught():
             topology.addBond(oxygen, hydrogen)
     molecules = atoms.positions.reshape(64, 3, 3)
     centers = molecules.mean(1, keepdims=True)
-    for density in (0.85, 0.95, 1.05, 1.15):
+    for density in DENSITIES:
         wider = (0.95 / density) ** (1 / 3)
         cell = atoms.cell.array * wider
         topology.setPeriodicBoxVectors([openmm.Vec3(*vector) for vector in cell / units.ANGSTROM_PER_NM] * unit.nanometer)
