@@ -2,13 +2,14 @@
 
 import dataclasses
 import random
+import time
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
-from soak import dynamics, kills, metamorphic
+from soak import dynamics, kills, metamorphic, run
 
 
 def remembering(count, memory, seed=0):
@@ -36,12 +37,51 @@ def test_what_physics_forbids_is_found():
     nvt, nve = (dynamics.RUNS[f"{of}, OpenMM, native force"] for of in ("ethanol, NVT", "64 waters, NVE"))
     assert dynamics.figures(nvt, canonical(nvt))["temperature"][0] == pytest.approx(300, abs=2)
     assert abs(dynamics.figures(nve, canonical(nve))["drift"]) < 1e-9
-    for run, samples in [
+    for one, samples in [
         (nvt, canonical(nvt, 1.05)), (nve, canonical(nve, drift=3e-4)), (nvt, canonical(nvt) * [[np.nan, 1, 1]]),
         (nvt, np.stack([np.full(20_000, canonical(nvt)[:, 0].mean()), np.zeros(20_000), np.ones(20_000)], 1)),
     ]:  # fmt: skip
         with pytest.raises(AssertionError):
-            dynamics.figures(run, samples)
+            dynamics.figures(one, samples)
+
+
+class Said(dynamics.Run):
+    """A run whose samples are given."""
+
+    def __init__(self, *of, samples):
+        super().__init__(*of)
+        self.samples = samples
+
+    def block(self, folder, picoseconds, number):
+        new, self.samples = np.split(self.samples, [round(picoseconds / dynamics.EVERY)])
+        return new
+
+
+def test_short_runs_are_judged_at_their_end(tmp_path):
+    calm, drifting = (canonical(dynamics.RUNS["64 waters, NVE, ASE"], drift=drift)[:200] for drift in (0.0, 1e-2))
+    first, later = (Said(dynamics.waters, "nve", 10.0, samples=samples) for samples in (calm, drifting))
+    assert dynamics.gone_on(first, tmp_path, time.monotonic() + 60)["latest"]["drift"] == pytest.approx(0, abs=1e-9)
+    assert dynamics.gone_on(first, tmp_path, time.monotonic() + 60)["total"] == 10.0  # which its files say
+    with pytest.raises(AssertionError, match="the total energy drifts"):
+        dynamics.gone_on(later, tmp_path / "later", time.monotonic() + 60)
+    calm[100, 2] = np.inf
+    with pytest.raises(AssertionError, match="is no number"):
+        dynamics.gone_on(Said(dynamics.waters, "nve", 10.0, samples=calm), tmp_path / "infinite", time.monotonic() + 60)
+
+
+def test_turns_add_up():
+    begun = {"count": 0, "seconds": 0, "turns": 1, "found": 0}
+    once = run.added(begun, {"count": 5, "sum": {"a": 5}, "most": {"turned": 1.0}}, 10.0)
+    twice = run.added(once, {"count": 2, "sum": {"a": 1, "b": 1}, "most": {"turned": 0.5, "threads": 0.0}}, 10.0)
+    assert (
+        twice["count"] == 7
+        and twice["sum"] == {"a": 6, "b": 1}
+        and twice["most"] == {"turned": 1.0, "threads": 0.0}
+        and twice["seconds"] == 20
+    )
+    assert (
+        run.added({**begun, "count": 30.0}, {"total": 20.0, "latest": {"drift": 0.1}}, 1.0).items() >= {"count": 20.0, "drift": 0.1}.items()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +125,8 @@ def test_half_a_file_is_found(tmp_path):
         kills.whole(tmp_path)
     (tmp_path / "plan.json").rename(tmp_path / "plan.json.partial")
     kills.whole(tmp_path)
+    for name, text in (("errors.csv", "level,energy\ngfn2,0.1"), ("report.html", "<html></html"), ("model.unheard-of", "")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(AssertionError, match=f"{name} has .* is not whole"):
+            kills.whole(tmp_path)
+        (tmp_path / name).unlink()

@@ -342,7 +342,6 @@ def figures(run, samples):
 def turn(folder, name, seed, seconds):
     """Blocks of a run for so long: what run.py adds up. Where something is wrong its folder stays under another name, and the run begins anew."""
     folder = folder / "dynamics" / name.replace(", ", "-").replace(" ", "-")
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         return gone_on(RUNS[name], folder, time.monotonic() + seconds)
     except Exception:
@@ -351,6 +350,8 @@ def turn(folder, name, seed, seconds):
 
 
 def gone_on(run, folder, end):
+    """Blocks of a run until it is as long as asked, or the time is over: its length so far, in ps, and what it was like."""
+    folder.mkdir(parents=True, exist_ok=True)
     kept, said = folder / "samples.npy", folder / "blocks.json"
     samples = np.load(kept) if kept.exists() else np.zeros((0, 3))
     blocks = json.loads(said.read_text()) if said.exists() else {"blocks": 0, "outside": 0, "rate": 1 / BLOCK}
