@@ -31,7 +31,8 @@ LOADED = (
     "distributed", "lightning", "matplotlib.figure", "mfmd.checking.hosts", "mfmd.foreign", "mfmd.labelling.campaign", "mfmd.md", "mfmd.suggest.choice",
     "mfmd.suggest.written", "mfmd.training.run", "openmm.app", "pyscf.gto", "pyscf.scf", "tblite.interface", "torch",
 )  # fmt: skip
-IN_A_ROW = 4  # kills before a command is left to end
+IN_A_ROW = 6  # kills before a command is left to end
+RARER = 4  # kills to one full disk
 ORPHANED = 20  # s, in which all processes that a killed one has started must have ended
 PAGE = 4096
 KILLED, FULL = "killed", "disk full"
@@ -156,8 +157,12 @@ class Dynamics(Kind):
 
     def found(self, out):
         arrays = np.load(out / "checkpoint.npz")
-        (trajectory,) = out.glob("trajectory.*")
-        said = {"trajectory": mdtraj.load(trajectory, top=out / "topology.pdb").xyz.tobytes()}
+        trajectories = sorted(path for path in out.iterdir() if path.stem == "trajectory")
+        said = {
+            path.name: mdtraj.load(path, **({} if path.suffix == ".h5" else {"top": out / "topology.pdb"})).xyz.tobytes()
+            for path in trajectories
+        }
+        assert said
         for name in ("log.csv", "heads.csv", "domain.csv", "final.pdb", "outside.xyz"):
             if (out / name).exists():
                 said[name] = [line for line in (out / name).read_text().splitlines() if not line.startswith("REMARK")]
@@ -274,11 +279,11 @@ def orphans(session):
     return found
 
 
-def ends(what):
+def ends(*how):
     """Of a text file, that it does so."""
 
     def read(path):
-        assert path.read_text().endswith(what), f"its last line is {path.read_text().splitlines()[-1:]}"
+        assert path.read_text().endswith(how), f"its last line is {path.read_text().splitlines()[-1:]}"
 
     return read
 
@@ -292,8 +297,8 @@ def pairs(path):
 
 READ = {
     ".json": lambda path: json.loads(path.read_text()), ".npz": lambda path: [np.load(path)[name] for name in np.load(path).files], ".npy": np.load,
-    ".xyz": lambda path: ase.io.read(path, ":"), ".traj": lambda path: ase.io.read(path, ":"), ".html": ends("</html>\n"), ".yaml": ends("\n"), ".csv": ends("\n"),
-    ".pdb": ends("END\n"), ".pt": lambda path: load_model(path), ".packed": lambda path: list(Packed(path)), ".pairs": pairs,
+    ".xyz": lambda path: ase.io.read(path, ":"), ".traj": lambda path: ase.io.read(path, ":"), ".html": ends("</html>", "</html>\n"), ".yaml": ends("\n"), ".csv": ends("\n"),
+    ".pdb": ends("END", "END\n"), ".pt": lambda path: load_model(path), ".packed": lambda path: list(Packed(path)), ".pairs": pairs,
     ".ckpt": lambda path: importlib.import_module("torch").load(path, weights_only=False, map_location="cpu"),
 }  # fmt: skip
 # A command that goes on cuts these back, or writes others.
@@ -418,7 +423,8 @@ def turn(folder, name, seed, seconds):
             if variant not in works:
                 works[variant] = Work(folder, name, variant)
             sums[variant, KILLED] += works[variant].killed(rng)
-            sums[variant, FULL] += works[variant].full(rng)
+            if RARER * sums[variant, FULL] < sums[variant, KILLED]:
+                sums[variant, FULL] += works[variant].full(rng)
     finally:
         for process, _ in _cluster:
             os.killpg(process.pid, signal.SIGKILL)
