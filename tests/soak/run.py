@@ -30,7 +30,7 @@ from mfmd.config import write_json  # noqa: E402
 
 FIGURES = HERE / "figures.json"
 ASKED = {"relations": 100_000, "hosts": 1000, **dict.fromkeys(kills.KINDS, 100), **{name: run.asked for name, run in dynamics.RUNS.items()}}
-SLICE = 120  # s at most, after which another has its turn
+SLICE = 300  # s at most, after which another has its turn
 VARIABLES = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "AUTO"}
 
 
