@@ -390,6 +390,7 @@ def _md(commands):
         "--format", choices=["dcd", "xtc", "h5"], help="of the trajectory; by default dcd; h5 (mdtraj's HDF5) beside it, at the end"
     )
     group.add_argument("--report-heads", action="store_true", help="heads.csv: every head's energy along the run, with its error bar")
+    group.add_argument("--stop-outside", action="store_true", help="end where the run is far outside what the model was trained on")
     _for_scripts(
         parser,
         out="the folder",

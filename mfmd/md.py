@@ -69,9 +69,9 @@ class _XTC(openmm.app.XTCReporter):
 class _Watch(host.DomainReporter):
     """Writes besides domain.csv, a line a look: step, time, grade and the error bar (eV); and into outside.xyz each structure that is farther outside than all before it."""
 
-    def begin(self, out):
-        """Go on with the files of a folder, where they are there."""
-        self.lines, self.frames, self.worst = out / "domain.csv", out / "outside.xyz", 0
+    def begin(self, out, stop):
+        """Go on with the files of a folder, where they are there. stop : whether a structure that is far outside ends the run"""
+        self.lines, self.frames, self.worst, self.stop = out / "domain.csv", out / "outside.xyz", 0, stop
         if self.lines.exists():
             self.worst = max((int(line.split(",")[2]) for line in self.lines.read_text().splitlines()[1:]), default=0)
         elif self.engine.has_domain:
@@ -88,6 +88,8 @@ class _Watch(host.DomainReporter):
         if self.grade > self.worst:
             self.worst = self.grade
             self.write(self.frames, positions, cell, {"step": step, "outside": self.outside})
+        if self.grade and self.stop:
+            raise host.LeftTrainedRegion(f"far outside what the model was trained on: {self.outside}")
 
 
 FORMATS = {"dcd": _DCD, "xtc": _XTC, "h5": _DCD}  # what is written along the way
@@ -115,6 +117,7 @@ class Settings:
     head: str | None = None
     terms: tuple | None = None  # (head, weight) pairs
     report_heads: bool = False  # heads.csv: every head's energy, with its error bar
+    stop_outside: bool = False  # end where the run is far outside what the model was trained on
     charge: int | None = None  # of the structure; None: what its file says, or 0
     multiplicity: int | None = None  # 2S + 1; None: what the file says, or the lowest that the electrons can have
     allow_unseen_state: bool = False  # states that a head was not trained on
@@ -209,14 +212,12 @@ def run(settings):
             raise
 
 
-def _stopped(out, simulation, watch, step, error):
-    """Keep the structure at which a run could not go on; the sentence that says why, and what there is to begin with."""
-    state, parts = simulation.context.getState(positions=True), [f"step {simulation.currentStep + 1}: {error}"]
-    if watch.outside:
-        parts.append(f"the last look at it said: {watch.outside}")
+def _stopped(out, simulation, watch, at, why, step):
+    """Keep the structure at which a run could not go on; the sentence that says where and why, and what there is to begin with."""
+    state, parts = simulation.context.getState(positions=True), [f"step {at}: {why}"]
     if np.isfinite(state.getPositions(asNumpy=True)._value).all():
         (out / "stopped.xyz").unlink(missing_ok=True)
-        watch.write(out / "stopped.xyz", *watch.seen(state), {"step": simulation.currentStep + 1, "reason": str(error)})
+        watch.write(out / "stopped.xyz", *watch.seen(state), {"step": at, "reason": why})
         parts.append(f"{out / 'stopped.xyz'} is the structure")
     return f"{'; '.join(parts)}; --continue-from {out} begins at its last checkpoint, of step {step}"
 
@@ -293,7 +294,7 @@ def _run(settings, out, start, system, said):
         _begin(settings, out, start, system, watch)
     state = _load(out)
     _cut_back(out, json.loads(str(state["files"])))
-    watch.begin(out)
+    watch.begin(out, settings.stop_outside)
     before, after = settings.steps(settings.equilibrate), settings.steps(settings.time)
     reporters, began, first = None, time.perf_counter(), int(state["step"])
     with progress.task("dynamics", "steps", before + after, first) as waited:
@@ -308,8 +309,11 @@ def _run(settings, out, start, system, said):
             for done in range(0, todo, every):
                 try:
                     simulation.step(min(every, todo - done))
+                except host.LeftTrainedRegion as left:
+                    raise MDError(_stopped(out, simulation, watch, simulation.currentStep, str(left), step)) from None
                 except openmm.OpenMMException as error:
-                    raise MDError(_stopped(out, simulation, watch, step, error)) from None
+                    why = f"{error}; the last look at it said: {watch.outside}" if watch.outside else str(error)
+                    raise MDError(_stopped(out, simulation, watch, simulation.currentStep + 1, why, step)) from None
                 elapsed = time.perf_counter() - began
                 made = simulation.currentStep - first
                 waited.reach(simulation.currentStep, f"{86400e-6 * settings.timestep * made / elapsed:.3g} ns/day")
@@ -355,7 +359,7 @@ def _check_same(out, settings, made_of):
         neutral = not settings.charge and settings.multiplicity is None
         then = {"allow_unseen_state": False, "state": now["state"] if neutral else None} | then  # of a run before there were states
         # What model and structure are, and charge and multiplicity, the hashes and the state say, wherever they are now.
-        free = {"time", "threads", "model", "structure", "charge", "multiplicity"}
+        free = {"time", "threads", "stop_outside", "model", "structure", "charge", "multiplicity"}
         if now.get("continued_sha256") == then.get("continued_sha256"):
             free.add("continue_from")
         elif now["continue_from"] == then["continue_from"]:  # and that run has gone on since

@@ -603,6 +603,25 @@ def test_held_atoms_and_a_barostat_exclude_each_other(trained, tmp_path):
         md.run(settings(trained, tmp_path / "h.traj", tmp_path / "run", ensemble="npt", checkpoint=0.1))
 
 
+def test_a_run_far_outside_ends_where_that_is_wanted(trained, start, tmp_path):
+    """At the look that says so, with its structure; without the flag it goes on from there as ever."""
+    hot = dict(time=0.3, checkpoint=0.1, temperature=1500.0, friction=20.0)
+    with (
+        pytest.warns(Extrapolation),
+        pytest.raises(md.MDError, match="far outside what the model was trained on: .*stopped.xyz is the structure") as stopped,
+    ):
+        md.run(settings(trained, start, tmp_path / "run", stop_outside=True, **hot))
+    step = int(re.match(r"step (\d+): ", str(stopped.value))[1])
+    frame, looks = (
+        ase.io.read(tmp_path / "run" / "stopped.xyz"),
+        np.atleast_1d(np.genfromtxt(tmp_path / "run" / "domain.csv", delimiter=",", names=True)),
+    )
+    assert frame.info["step"] == looks["step"][-1] == step and looks["grade"][-1] > 0 == looks["grade"][:-1].sum()
+    assert (frame.positions == ase.io.read(tmp_path / "run" / "outside.xyz", "-1").positions).all()
+    with pytest.warns(Extrapolation):
+        assert md.run(settings(trained, start, tmp_path / "run", **hot))["far"]
+
+
 @pytest.mark.parametrize("kind", ["native", "python"])
 def test_a_run_that_falls_apart_stops_with_its_structure(trained, tmp_path, kind):
     """With its reason and a checkpoint to begin from, and without a value that is no number: in a small box at 60,000 K, until atoms are in one place."""
@@ -618,7 +637,8 @@ def test_a_run_that_falls_apart_stops_with_its_structure(trained, tmp_path, kind
     )
     assert found and int(found[4]) < int(found[1]) <= int(found[4]) + 20, stopped.value
     frame = ase.io.read(tmp_path / "hot" / "stopped.xyz")
-    assert np.isfinite(frame.positions).all() and frame.info["step"] == int(found[1]) and frame.info["reason"] == found[2]
+    assert np.isfinite(frame.positions).all() and frame.info["step"] == int(found[1])
+    assert frame.info["reason"] == f"{found[2]}; the last look at it said: {found[3]}"
     assert "nan" not in (tmp_path / "hot" / "log.csv").read_text().lower()
     with np.load(tmp_path / "hot" / "checkpoint.npz") as saved:
         assert saved["step"] == int(found[4]) and all(np.isfinite(saved[name]).all() for name in ("positions", "velocities"))

@@ -362,7 +362,7 @@ class HeadReporter(DomainReporter):
 
 
 class LeftTrainedRegion(Error):
-    """A run has met a structure whose error bar is above the limit of a HeadReporter."""
+    """A run has met a structure whose error bar is above the limit of a HeadReporter, or that is far outside what the model was trained on."""
 
 
 def write_archive(path, model, topology, head=None, precision="single", threads=None, *, allow_unseen_state=False, **state):

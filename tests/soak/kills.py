@@ -337,6 +337,8 @@ class Work:
         assert self.seconds > 0.05, "the command has done nothing"
 
     def clear(self):
+        if self.out.is_mount():  # of a turn that was ended
+            subprocess.run(["umount", self.out], check=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.out.mkdir(parents=True)
 
