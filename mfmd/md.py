@@ -216,9 +216,13 @@ def _stopped(out, simulation, watch, at, why, step):
     """Keep the structure at which a run could not go on; the sentence that says where and why, and what there is to begin with."""
     state, parts = simulation.context.getState(positions=True), [f"step {at}: {why}"]
     if np.isfinite(state.getPositions(asNumpy=True)._value).all():
-        (out / "stopped.xyz").unlink(missing_ok=True)
-        watch.write(out / "stopped.xyz", *watch.seen(state), {"step": at, "reason": why})
-        parts.append(f"{out / 'stopped.xyz'} is the structure")
+        path = out / "stopped.xyz"
+        try:
+            with whole.writing(path, text=True) as file:
+                watch.write(file, *watch.seen(state), {"step": at, "reason": why})
+            parts.append(f"{path} is the structure")
+        except OSError as error:
+            parts.append(f"its structure is lost: {error}")
     return f"{'; '.join(parts)}; --continue-from {out} begins at its last checkpoint, of step {step}"
 
 

@@ -37,7 +37,9 @@ def test_what_physics_forbids_is_found():
     nvt, nve = (dynamics.RUNS[f"{of}, OpenMM, native force"] for of in ("ethanol, NVT", "64 waters, NVE"))
     assert dynamics.figures(nvt, canonical(nvt))["temperature"][0] == pytest.approx(300, abs=2)
     assert abs(dynamics.figures(nve, canonical(nve))["drift"]) < 1e-9
+    ramp, jump = np.linspace(0.7, 1.3, 20_000), np.where(np.arange(20_000) < 14_000, 1.0, 1.6)
     for one, samples in [
+        *((nvt, canonical(nvt) * by[:, None]) for by in (ramp / ramp.mean(), jump)),
         (nvt, canonical(nvt, 1.05)), (nve, canonical(nve, drift=3e-4)), (nvt, canonical(nvt) * [[np.nan, 1, 1]]),
         (nvt, np.stack([np.full(20_000, canonical(nvt)[:, 0].mean()), np.zeros(20_000), np.ones(20_000)], 1)),
     ]:  # fmt: skip

@@ -156,6 +156,7 @@ HOSTS = {
 ANY_BOUNDARY = {"ASE", "TorchScript", "archives for GROMACS"}  # the others are periodic in all directions here, or in none
 FRAGMENTS = {"ASE", "OpenMM, native force", "OpenMM, PythonForce", "OpenMM, TorchForce"}  # the others say the state of a whole structure
 LAST_LEVEL = {"TorchScript"}
+NONE = "it can have none of the structures"
 ALLOWED = {
     "archives for GROMACS": {"energy": 1e-7, "forces": 1e-6},
     "LAMMPS": DOUBLE | {"virial": 1e-7},
@@ -189,7 +190,7 @@ def checks(numbers):
     for name in progress.over(list(HOSTS), "asking the hosts", "hosts"):
         given = [to_json(s) | {"level": level} for s, level in numbers.structures if fits(name, numbers.model, s, level)]
         if not given:
-            yield Check(name, left_out="it can have none of the structures")
+            yield Check(name, left_out=NONE)
             continue
         answer = apart.asked(differences, name, str(numbers.path), given)
         if "found" in answer:

@@ -292,7 +292,7 @@ class DomainReporter:
         return _seen(state, self.chosen, self.periodic)
 
     def write(self, path, positions, cell, info):
-        """Append a structure to an extended XYZ file, with its state where it is not neutral and closed-shell."""
+        """Append a structure to an extended XYZ file, by its path or open, with its state where it is not neutral and closed-shell."""
         atoms = ase.Atoms(self.numbers, positions, cell=cell, pbc=self.periodic, info=info)
         ase.io.write(path, self.said.mark(atoms), format="extxyz", append=True)
 

@@ -6,7 +6,6 @@ Each runs as a fork of this process, which has loaded all that takes long to loa
 import collections
 import contextlib
 import importlib
-import itertools
 import json
 import os
 import random
@@ -298,12 +297,12 @@ def pairs(path):
 READ = {
     ".json": lambda path: json.loads(path.read_text()), ".npz": lambda path: [np.load(path)[name] for name in np.load(path).files], ".npy": np.load,
     ".xyz": lambda path: ase.io.read(path, ":"), ".traj": lambda path: ase.io.read(path, ":"), ".html": ends("</html>", "</html>\n"), ".yaml": ends("\n"), ".csv": ends("\n"),
-    ".pdb": ends("END", "END\n"), ".pt": lambda path: load_model(path), ".packed": lambda path: list(Packed(path)), ".pairs": pairs,
+    ".pdb": ends("END", "END\n"), ".pt": lambda path: load_model(path), ".packed": lambda path: list(Packed(path)), ".h5": mdtraj.load, ".pairs": pairs,
     ".ckpt": lambda path: importlib.import_module("torch").load(path, weights_only=False, map_location="cpu"),
 }  # fmt: skip
 # A command that goes on cuts these back, or writes others.
 GROWING = (
-    "outside.xyz", "log.csv", "heads.csv", "domain.csv", "metrics.csv", "hparams.yaml", "labels.jsonl", "trajectory.dcd", "trajectory.xtc", "trajectory.h5"
+    "outside.xyz", "log.csv", "heads.csv", "domain.csv", "metrics.csv", "hparams.yaml", "labels.jsonl", "trajectory.dcd", "trajectory.xtc"
 )  # fmt: skip
 
 
@@ -395,6 +394,7 @@ class Work:
         try:
             pid = self.start()
             code, said = ended(pid), self.log.read_text()
+            there = self.lines([])
             if code != 0:
                 told = code == 1 and "Traceback" not in said and "error: " in said.splitlines()[-1] and NO_SPACE in said.splitlines()[-1]
                 assert told, f"{self.folder}: exit code {code}\n{said[-3000:]}"
@@ -402,6 +402,7 @@ class Work:
                 self.alone(pid)
             subprocess.run(["mount", "-o", f"remount,size={self.bytes * 4 + 2**24}", self.out], check=True)
             self.finish()
+            self.lines(there)
             self.compare()
         finally:
             subprocess.run(["umount", self.out], check=True)
@@ -414,14 +415,10 @@ def turn(folder, name, seed, seconds):
         importlib.import_module(module)
     rng, end = random.Random(f"{name} {seed}"), time.monotonic() + seconds
     sums, works, variants = collections.Counter(), {}, KINDS[name].variants
+    variants = rng.sample(variants, len(variants))
     try:
-        for number in itertools.count(seed):  # each turn begins with another
-            if time.monotonic() >= end:
-                return {
-                    "count": sum(kills for (_, how), kills in sums.items() if how == KILLED),
-                    "sum": {", ".join(filter(None, key)): count for key, count in sums.items()},
-                }
-            variant = variants[number % len(variants)]
+        while time.monotonic() < end:
+            variant = min(variants, key=lambda one: sums[one, KILLED])
             if variant not in works:
                 works[variant] = Work(folder, name, variant)
             sums[variant, KILLED] += works[variant].killed(rng)
@@ -430,3 +427,5 @@ def turn(folder, name, seed, seconds):
     finally:
         for process, _ in _cluster:
             os.killpg(process.pid, signal.SIGKILL)
+    count = sum(kills for (_, how), kills in sums.items() if how == KILLED)
+    return {"count": count, "sum": {", ".join(filter(None, key)): of for key, of in sums.items()}}

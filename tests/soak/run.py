@@ -29,7 +29,13 @@ from mfmd import lock  # noqa: E402
 from mfmd.config import write_json  # noqa: E402
 
 FIGURES = HERE / "figures.json"
-ASKED = {"relations": 100_000, "hosts": 1000, **dict.fromkeys(kills.KINDS, 100), **{name: run.asked for name, run in dynamics.RUNS.items()}}
+ASKED = {
+    "relations": 100_000,
+    "hosts": 1000,
+    "hosts with TorchForce": 1000,
+    **dict.fromkeys(kills.KINDS, 100),
+    **{name: run.asked for name, run in dynamics.RUNS.items()},
+}
 SLICE = 300  # s at most, after which another has its turn
 VARIABLES = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "AUTO"}
 
@@ -41,9 +47,8 @@ def module(name):
 
 def possible(name):
     """Whether what it needs is there: packages, and of kills that this is root, who alone may mount a small disk."""
-    if name in dynamics.RUNS:
-        return importlib.util.find_spec(dynamics.RUNS[name].needs) is not None
-    return name not in kills.KINDS or os.geteuid() == 0
+    needs = [dynamics.RUNS[name].needs] if name in dynamics.RUNS else metamorphic.NEEDS.get(name, ())
+    return all(importlib.util.find_spec(module) for module in needs) and (name not in kills.KINDS or os.geteuid() == 0)
 
 
 def turn(folder, name, seed, seconds):
@@ -80,9 +85,13 @@ def machine():
     return f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores"
 
 
+def kept():
+    return json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+
+
 def run(folder, names, minutes, jobs):
     """Those of which something was found."""
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    figures = kept()
     for name in names:
         figures.setdefault(name, {"count": 0, "seconds": 0, "turns": 0, "found": 0})
     end, busy, bad = time.monotonic() + 60 * minutes, {}, []
@@ -102,6 +111,7 @@ def run(folder, names, minutes, jobs):
                 return bad
             for done in concurrent.futures.wait(busy, return_when=concurrent.futures.FIRST_COMPLETED)[0]:
                 (name, seed), (found, more) = busy.pop(done), done.result()
+                figures |= {other: of for other, of in kept().items() if other not in names}  # to which another may have added meanwhile
                 of = figures[name]
                 if found is None:
                     figures[name] = {"count": 0, "seconds": 0, "turns": of["turns"], "found": of["found"] + 1}
@@ -117,13 +127,14 @@ def run(folder, names, minutes, jobs):
 
 
 def table():
-    figures = json.loads(FIGURES.read_text())
+    figures = kept()
     of = {name: {"count": 0, "sum": {}, "most": {}} | figures.get(name, {}) for name in ASKED}
-    last = max(figures.values(), key=lambda one: one.get("date", ""))
-    print(f"{last['date']}, {last['machine']}, commit {last['commit']}\n")
+    print(
+        "; ".join(sorted({f"{one['date']}, {one['machine']}, commit {one['commit']}" for one in figures.values() if one["count"]})) + "\n"
+    )
     relations = of["relations"]
     print(
-        f"{relations['count']:,} structures, {relations['sum'][f'above {metamorphic.LARGE[0]} atoms']:,} of them above {metamorphic.LARGE[0]:,} atoms\n"
+        f"{relations['count']:,} structures, {relations['sum'].get(f'above {metamorphic.LARGE[0]} atoms', 0):,} of them above {metamorphic.LARGE[0]:,} atoms\n"
     )
     print("| relation | looked at | allowed in double, single | largest found |\n|---|---|---|---|")
     for relation, allowed in metamorphic.ALLOWED.items():
@@ -131,9 +142,9 @@ def table():
         looked, most = sum(relations["sum"].get(key, 0) for key in keys), [relations["most"].get(key) for key in keys]
         print(f"| {relation.__name__.replace('_', ' ')} | {looked:,} | {words(allowed)} | {words(most)} |")
     print("\n| host | structures |\n|---|---|")
-    for host, count in of["hosts"]["sum"].items():
-        if host != "cases":
-            print(f"| {host} | {count:,} |")
+    for name, counted in metamorphic.COUNTED.items():
+        for host in counted:
+            print(f"| {host} | {of[name]['sum'].get(host, 0):,} |")
     print("\n| command | killed | disk full |\n|---|---|---|")
     for name, kind in kills.KINDS.items():
         for variant in kind.variants:

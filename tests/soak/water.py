@@ -1,4 +1,4 @@
-"""64 waters, and a model of them that stays where it has learned for as long as a run lasts."""
+"""64 waters, and a model of them."""
 
 import shutil
 
@@ -26,8 +26,7 @@ def waters():
 
 
 def of_water(path):
-    """Taught by flexible TIP3P, and by one of larger charges: by its dynamics at many densities and temperatures, and by atoms somewhat off, so that the model
-    has seen wherever a run may come."""
+    """Taught by flexible TIP3P, and by one of larger charges: by its dynamics at many densities and temperatures, and by atoms somewhat off."""
     folder = path.with_suffix("")
     folder.mkdir(exist_ok=True)
     conftest.train_once(
