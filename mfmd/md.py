@@ -27,7 +27,7 @@ from mfmd import Note, lock, progress, units, whole
 from mfmd.engine import load_model, model_path
 from mfmd.hosts import openmm as host
 from mfmd.hosts import states
-from mfmd.hosts.pdb import STATE, TOLD
+from mfmd.hosts import pdb
 from mfmd.hosts.relax import minimize
 from mfmd.hosts.topology import Isotope, MDError, read_start, read_structure, start_of, topology_of
 from mfmd.reports import dynamics
@@ -522,12 +522,12 @@ def _write_pdb(path, topology, state, said):
         parts = len(said.states) if len(said.states) > 1 else 0
         for n, what in ((held, "held atoms"), (other, "atoms with masses of their own"), (parts, "fragments with states of their own")):
             if n:
-                file.write(f"{TOLD}{n} {what}\n")
+                file.write(f"{pdb.TOLD}{n} {what}\n")
         if parts:
-            file.write(f"{STATE}charge {sum(one.charge for one in said.states)}\n")
+            file.write(f"{pdb.STATE}charge {sum(one.charge for one in said.states)}\n")
         elif said.states[0] != NEUTRAL:
-            file.write(f"{STATE}charge {said.states[0].charge} multiplicity {said.states[0].multiplicity}\n")
-        openmm.app.PDBFile.writeFile(topology, state["positions"] * unit.nanometer, file)
+            file.write(f"{pdb.STATE}charge {said.states[0].charge} multiplicity {said.states[0].multiplicity}\n")
+        pdb.write(file, topology, state["positions"] * unit.nanometer)
 
 
 def _write_hdf5(out, topology, settings):

@@ -446,6 +446,23 @@ def test_pdb_files_that_ase_writes(atoms, tmp_path):
     assert symbols(again) == list(atoms.symbols) and bonds(again) == bonds(top)
 
 
+def test_a_particle_of_more_atoms_than_there_are_names_is_several_residues(tmp_path):
+    """Bound to each other; and it comes back so from the file that a run writes."""
+    from ase.cluster import Octahedron
+
+    atoms = Octahedron("Ru", 13, cutoff=2, latticeconstant=3.8)
+    assert len(atoms) > 1036
+    topology, positions = md.topology_of(atoms)
+    residues = list(topology.residues())
+    assert len(residues) == 2 and all(len({a.name for a in r.atoms()}) == len(list(r.atoms())) for r in residues)
+    assert any(a.residue is not b.residue for a, b in topology.bonds())
+    with open(tmp_path / "particle.pdb", "w") as file:
+        pdb.write(file, topology, positions * unit.angstrom)
+    again, found = md.read_structure(tmp_path / "particle.pdb")
+    assert [a.element for a in again.atoms()] == [a.element for a in topology.atoms()] and np.allclose(found, positions, atol=1e-3)
+    assert bonds(again) == bonds(topology)
+
+
 def test_names_for_more_atoms_than_four_characters_have_room_for():
     names = [pdb.label("C", n) for n in (*range(1, 1200), 34695)]
     assert len(set(names)) == 1200 and max(map(len, names)) == 4 and names[:2] == ["C1", "C2"]

@@ -184,14 +184,34 @@ def element_named(name, residue):
     return found
 
 
+def write(file, topology, positions):
+    """As openmm.app.PDBFile.writeFile, with all bonds: of an atom that has more than four, OpenMM 8.6 leaves out every fourth
+    (findings/openmm_pdb_conect_loses_bonds.sh)."""
+    text = io.StringIO()
+    openmm.app.PDBFile.writeFile(topology, positions, text)
+    *lines, end = text.getvalue().splitlines()
+    serials = [line[6:11] for line in lines if line.startswith(("ATOM  ", "HETATM"))]
+    written = {frozenset((line[6:11], line[k : k + 5])) for line in lines if line.startswith("CONECT") for k in range(11, len(line), 5)}
+    many = {index for index, count in Counter(atom.index for bond in topology.bonds() for atom in bond).items() if count > 4}
+    for a, b in topology.bonds():
+        if not many.isdisjoint((a.index, b.index)) and frozenset((serials[a.index], serials[b.index])) not in written:
+            lines.append(f"CONECT{serials[a.index]}{serials[b.index]}")
+    file.write("\n".join([*lines, end]) + "\n")
+
+
+def names(symbol):
+    """How many atoms of an element a residue has names for."""
+    digits = 4 - len(symbol)
+    return 10**digits - 1 + 26 * 36 ** (digits - 1)
+
+
 def label(symbol, n):
     """A name of at most four characters for the n-th atom of an element in a residue, from 1; InputError where there are too many."""
     digits = 4 - len(symbol)
+    if n > names(symbol):
+        raise InputError(f"a residue has more atoms of {symbol} than there are names for; divide it into several")
     if n >= 10**digits:
-        n += 10 * 36 ** (digits - 1) - 10**digits  # A00 after 999
-        if n >= 36**digits:
-            raise InputError(f"a residue has more atoms of {symbol} than there are names for; divide it into molecules")
-        return symbol + np.base_repr(n, 36)
+        return symbol + np.base_repr(n + 10 * 36 ** (digits - 1) - 10**digits, 36)  # A00 after 999
     return f"{symbol}{n}"
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import re
 import warnings
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import ase.io
@@ -152,14 +153,15 @@ def start_of(atoms, said=(), told=""):
         velocities = None if velocities is None else velocities @ rotation.T
     bonds, molecule, endless, positions = _connect(atoms, said, np.full(len(atoms), not said), np.zeros(len(atoms), bool))
     _tell_endless(endless, told)
-    # A residue a molecule where the atoms of each stand together, since a topology's atoms are in the order of its residues; else one an atom.
+    # A residue a molecule where the atoms of each stand together, since a topology's atoms are in the order of its residues, or several of those that are so large
+    # that names run out; else one an atom.
     together = all(np.all(np.diff(np.flatnonzero(molecule == m)) == 1) for m in set(molecule))
-    topology, counts = openmm.app.Topology(), {}
+    topology, counts = openmm.app.Topology(), Counter()
     chain, members = topology.addChain(), []
     for k, element in enumerate(elements):
-        if not together or molecule[k] == k:
-            residue, counts = topology.addResidue("MOL", chain), {}
-        counts[element.symbol] = counts.get(element.symbol, 0) + 1
+        if not together or molecule[k] == k or counts[element.symbol] == pdb.names(element.symbol):
+            residue, counts = topology.addResidue("MOL", chain), Counter()
+        counts[element.symbol] += 1
         name = pdb.label(element.symbol, counts[element.symbol]) if together else element.symbol
         members.append(topology.addAtom(name, element, residue, formalCharge=formal[k]))
     for a, b in bonds:

