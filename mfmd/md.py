@@ -26,8 +26,7 @@ import openmm.unit as unit
 from mfmd import Note, lock, progress, units, whole
 from mfmd.engine import load_model, model_path
 from mfmd.hosts import openmm as host
-from mfmd.hosts import states
-from mfmd.hosts import pdb
+from mfmd.hosts import pdb, states
 from mfmd.hosts.relax import minimize
 from mfmd.hosts.topology import Isotope, MDError, read_start, read_structure, start_of, topology_of
 from mfmd.reports import dynamics
