@@ -10,7 +10,7 @@ import numpy as np
 
 from mfmd import units
 
-DENSITIES = 0.85, 0.95, 1.05, 1.15  # g/cm³, of which the model learns
+DENSITIES = 0.75, 0.85, 0.95, 1.05, 1.15, 1.25, 1.4  # g/cm³, of which the model learns
 
 
 def waters():
