@@ -26,7 +26,7 @@ def test_relations(folder):
 
 def test_hosts(folder):
     @settings(QUICK, max_examples=1)
-    @given(metamorphic.for_hosts(folder, OURS))
+    @given(metamorphic.for_hosts(folder, OURS, together=12))
     def holds(given):
         assert len({len(structure.numbers) for structure, _ in given[1]}) > 3
         assert {all(structure.pbc) for structure, _ in given[1]} == {True, False}

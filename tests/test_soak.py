@@ -1,5 +1,6 @@
 """The tools of `make soak`: that they would find what they look for."""
 
+import contextlib
 import dataclasses
 import random
 import time
@@ -10,6 +11,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
 from soak import dynamics, kills, metamorphic, run
+
+from mfmd.checking.numbers import Check
 
 
 def remembering(count, memory, seed=0):
@@ -110,6 +113,17 @@ def test_a_force_that_is_off_is_found(case, monkeypatch):
     monkeypatch.setattr(metamorphic.Engine, "compute_batch", wrong)
     with pytest.raises(AssertionError, match="turned: off by"):
         metamorphic.differences(dataclasses.replace(case))
+
+
+def test_a_host_that_is_there_is_not_left_out(case, monkeypatch):
+    given = [metamorphic.record(case.level, case.given)]
+    for check, fine in (
+        (Check("ASE", {"energy": 0.0}, {"energy": 0.0}, 1), True), (Check("ASE", {"energy": 1.0}, {"energy": 0.0}, 1), False), (Check("ASE", left_out=metamorphic.hosts.NONE), True),
+        (Check("ASE", left_out="it did not begin"), False), (Check("ASE", fails="it ended"), False),
+    ):  # fmt: skip
+        monkeypatch.setattr(metamorphic.hosts, "checks", lambda numbers, check=check: [check])
+        with contextlib.nullcontext() if fine else pytest.raises(AssertionError):
+            assert metamorphic.hosts_agree(case.path, given) == ({"ASE": 1} if check.structures else {})
 
 
 def test_a_command_is_killed_and_goes_on(tmp_path, monkeypatch):

@@ -408,10 +408,10 @@ def record(level, given):
 
 
 @st.composite
-def for_hosts(draw, folder, names):
+def for_hosts(draw, folder, names, together):
     """(path of a model, [(Structure, level)])"""
     path = model_file(folder, draw(st.sampled_from(names)))
-    return path, [record(*draw(structures(path, PERIODIC[:2]))[:2]) for _ in range(TOGETHER)]  # all of which all hosts can have
+    return path, [record(*draw(structures(path, PERIODIC[:2]))[:2]) for _ in range(together)]  # all of which all hosts can have
 
 
 TORCHFORCE = "OpenMM, TorchForce"  # which is in an environment of its own
@@ -455,7 +455,7 @@ def turn(folder, name, seed, seconds):
     def of_hosts(given):
         sums.update(hosts_agree(*given))
 
-    body, cases_of = (relations, cases) if name == "relations" else (of_hosts, for_hosts)
+    body, cases_of = (relations, cases) if name == "relations" else (of_hosts, functools.partial(for_hosts, together=TOGETHER))
     options = settings(max_examples=CHUNK[name], deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
     for part in itertools.count():
         if time.monotonic() >= end:
