@@ -22,7 +22,6 @@ from mfmd.config import write_json
 from mfmd.engine import load_model, model_path
 
 KELVIN, FRICTION, STEP = 300.0, 1.0, 0.0005  # friction in 1/ps
-PRESSED = 1600.0  # bar, at which the model of water, whose attraction ends at 5 Å, is about as dense as water
 EVERY = 0.05  # ps, between samples
 BLOCK = 40.0  # s, of a block
 SETTLED = 2.0  # ps at most, and a quarter of a run at most, that are not looked at
@@ -286,7 +285,7 @@ HOSTS = {
 }  # fmt: skip
 RUNS = {
     **{f"ethanol, NVT, {name}": host(ethanol, "nvt", 10_000.0 if host is ByMD else 500.0) for name, host in HOSTS.items()},
-    **{f"64 waters, {kind.upper()}, {name}": host(waters, kind, 100.0 if host is ByMD else 10.0, bar) for kind, bar in (("nve", 1.0), ("npt", PRESSED)) for name, host in HOSTS.items()},
+    **{f"64 waters, {kind.upper()}, {name}": host(waters, kind, 100.0 if host is ByMD else 10.0) for kind in ("nve", "npt") for name, host in HOSTS.items()},
     "ethanol, NVT, multiple time steps": ByMultipleTimeSteps(ethanol, "nvt", 1000.0), "64 waters, NVE, multiple time steps": ByMultipleTimeSteps(waters, "nve", 10.0),
     "ideal gas, NPT, OpenMM, native force": ByMD(gas, "npt", 500.0, pressure=0.005),
 }  # fmt: skip
