@@ -26,6 +26,7 @@ EVERY = 0.05  # ps, between samples
 BLOCK = 40.0  # s, of a block
 SETTLED = 2.0  # ps at most, and a quarter of a run at most, that are not looked at
 MEAN, VARIANCE, DRIFT = 0.01, 0.05, 0.02  # allowed: of kinetic energies, beside four standard errors; meV/atom/ps
+BLOCKS = 32  # at least, of which a standard error is made
 ERRORS = 0.02, 0.1  # standard errors at most, of means and variances; what drifts or jumps has larger ones
 
 
@@ -295,13 +296,12 @@ RUNS = {
 
 
 def with_error(values):
-    """The mean of a series, and its standard error, by how long values remember those before."""
-    off = values - values.mean()
-    spectrum = np.abs(np.fft.rfft(off, 2 * len(off))) ** 2
-    memory = np.fft.irfft(spectrum)[: len(off)] / np.arange(len(off), 0, -1)
-    memory /= max(memory[0], 1e-300)
-    end = np.argmax(memory < 0.05) or len(memory)
-    return float(values.mean()), float(values.std() * np.sqrt(max(1.0, 2 * memory[:end].sum() - 1) / len(values)))
+    """The mean of a series, and its standard error: the largest by means of blocks, ever longer ones (Flyvbjerg and Petersen, J. Chem. Phys. 91, 461 (1989))."""
+    error, length = 0.0, 1
+    while (count := len(values) // length) >= BLOCKS:
+        means = values[: count * length].reshape(count, length).mean(1)
+        error, length = max(error, float(means.std(ddof=1) / np.sqrt(count))), 2 * length
+    return float(values.mean()), error
 
 
 def near(what, value, error, limit, allowed=0.0):
