@@ -293,6 +293,8 @@ def _box(topology):
 def _run(settings, out, start, system, said):
     topology = start.topology
     watch = _Watch(LOOK, settings.model, topology, None, settings.precision, settings.threads, settings.head, **_spelled(settings, said))
+    if settings.stop_outside and not watch.engine.has_domain:
+        raise MDError(f"stop_outside: {settings.model} does not say what it was trained on; leave it out, or train the model anew")
     if not (out / "checkpoint.npz").exists():
         _begin(settings, out, start, system, watch)
     state = _load(out)

@@ -622,6 +622,11 @@ def test_a_run_far_outside_ends_where_that_is_wanted(trained, start, tmp_path):
         assert md.run(settings(trained, start, tmp_path / "run", **hot))["far"]
 
 
+def test_a_model_that_does_not_say_what_it_was_trained_on_cannot_stop_a_run(model_file, start, tmp_path):
+    with pytest.raises(md.MDError, match="stop_outside: .* does not say what it was trained on"):
+        md.run(md.Settings(str(model_file), str(start), str(tmp_path / "run"), stop_outside=True))
+
+
 @pytest.mark.parametrize("kind", ["native", "python"])
 def test_a_run_that_falls_apart_stops_with_its_structure(trained, tmp_path, kind):
     """With its reason and a checkpoint to begin from, and without a value that is no number: in a small box at 60,000 K, until atoms are in one place."""

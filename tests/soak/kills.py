@@ -409,6 +409,11 @@ class Work:
         return bool(code)
 
 
+def said(variant, how):
+    """A variant and what became of it, as figures.json has them."""
+    return f"{variant}, {how}" if variant else how
+
+
 def turn(folder, name, seed, seconds):
     """Kills and full disks of a kind, in turn, for so long: what run.py adds up."""
     for module in LOADED:
@@ -428,4 +433,4 @@ def turn(folder, name, seed, seconds):
         for process, _ in _cluster:
             os.killpg(process.pid, signal.SIGKILL)
     count = sum(kills for (_, how), kills in sums.items() if how == KILLED)
-    return {"count": count, "sum": {", ".join(filter(None, key)): of for key, of in sums.items()}}
+    return {"count": count, "sum": {said(*key): of for key, of in sums.items()}}

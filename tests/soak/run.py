@@ -148,19 +148,14 @@ def table():
     print("\n| command | killed | disk full |\n|---|---|---|")
     for name, kind in kills.KINDS.items():
         for variant in kind.variants:
-            killed, full = (of[name]["sum"].get(", ".join(filter(None, (variant, how))), 0) for how in (kills.KILLED, kills.FULL))
+            killed, full = (of[name]["sum"].get(kills.said(variant, how), 0) for how in (kills.KILLED, kills.FULL))
             print(f"| {name} {variant} | {killed} | {full} |")
     print("\n| run | ps | restarts | temperature, K | variance of the kinetic energy | |\n|---|---|---|---|---|---|")
     for name in dynamics.RUNS:
         if "temperature" in (one := of[name]):
             variance, drift, density = (one.get(key) for key in ("variance of the kinetic energy", "drift", "density"))
-            said = (
-                [f"drift {drift:.4f} meV/atom/ps"]
-                if drift is not None
-                else [f"{density[0]:.2f} ± {density[1]:.2f} g/cm³"]
-                if density
-                else []
-            )
+            said = [f"drift {drift:.4f} meV/atom/ps"] if drift is not None else []
+            said += [f"{density[0]:.2f} ± {density[1]:.2f} g/cm³"] if density else []
             said += [f"{key} {one[key][0]:.3f} ± {one[key][1]:.3f}" for key in ("mean volume", "variance of the volume") if key in one]
             print(
                 f"| {name} | {one['count']:,.0f} | {one['blocks'] - 1} | {one['temperature'][0]:.1f} ± {one['temperature'][1]:.1f} "
