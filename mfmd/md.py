@@ -535,14 +535,25 @@ def _write_hdf5(out, topology, settings):
     """trajectory.h5 of mdtraj from trajectory.dcd: an HDF5 file that a killed run left open could not be gone on with."""
     import mdtraj
 
-    every = settings.steps(settings.every)
-    partial, step = out / "trajectory.partial.h5", settings.steps(settings.equilibrate) // every * every
+    every, atoms = settings.steps(settings.every), mdtraj.Topology.from_openmm(topology)
+    path, partial, step = out / "trajectory.h5", out / "trajectory.partial.h5", settings.steps(settings.equilibrate) // every * every
+
+    def frames():
+        return mdtraj.iterload(str(out / "trajectory.dcd"), top=atoms, chunk=1000)
+
     with mdtraj.formats.HDF5TrajectoryFile(str(partial), "w", force_overwrite=True) as file:
-        file.topology = mdtraj.Topology.from_openmm(topology)
-        for part in mdtraj.iterload(str(out / "trajectory.dcd"), top=file.topology, chunk=1000):
+        file.topology = atoms
+        for part in frames():
             steps = step + every * np.arange(1, part.n_frames + 1)
             file.write(
                 part.xyz, time=1e-3 * settings.timestep * steps, cell_lengths=part.unitcell_lengths, cell_angles=part.unitcell_angles
             )
             step = steps[-1]
-    os.replace(partial, out / "trajectory.h5")
+    try:  # PyTables does not say that a disk is full
+        for written, part in zip(mdtraj.iterload(str(partial), chunk=1000), frames(), strict=True):
+            if not np.array_equal(written.xyz, part.xyz):
+                raise ValueError("other positions")
+    except Exception as error:
+        partial.unlink()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+    os.replace(partial, path)

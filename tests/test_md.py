@@ -591,6 +591,23 @@ def test_a_full_disk_loses_nothing(trained, start, tmp_path, format_):
     assert (tmp_path / "run" / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
 
 
+def test_hdf5_that_has_no_room_is_told(trained, start, tmp_path):
+    """PyTables ends as if all were written. Of a run that is at its end nothing else is left to write."""
+    import mdtraj
+
+    options, out = dict(time=1.0, every=0.005, format="h5"), tmp_path / "run"
+    md.run(settings(trained, start, out, report_heads=False, **options))
+    wanted = mdtraj.load(str(out / "trajectory.h5")).xyz
+    (out / "trajectory.h5").unlink()
+    line = [str(w) for w in command(trained, start, out, **options)]
+    failed = subprocess.run(["bash", "-c", 'ulimit -f 12; exec "$@"', "bash", *line], capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert re.search(r"^error: \[Errno \d+\] .*trajectory.h5'; the same command goes on", failed.stderr, re.MULTILINE), failed.stderr
+    assert not list(out.glob("*.h5"))
+    md.run(settings(trained, start, out, report_heads=False, **options))
+    assert np.array_equal(mdtraj.load(str(out / "trajectory.h5")).xyz, wanted)
+
+
 def test_held_atoms_and_a_barostat_exclude_each_other(trained, tmp_path):
     from ase.constraints import FixAtoms
 

@@ -67,11 +67,12 @@ class Train(Kind):
         water = frames("water")
         chosen = [a for a in water if "energy_cctz" in a.info] + [a for a in water if "energy_dft" not in a.info][:30]
         ase.io.write(folder / "water.xyz", chosen, format="extxyz")
+        shutil.copy(DATA / "atoms.json", folder)
         (folder / "config.yaml").write_text(
             f"""
 out: out
 resume: true
-data: {{train: {folder}/water.xyz, val: 0.2, atoms: {DATA}/atoms.json}}
+data: {{train: {folder}/water.xyz, val: 0.2, atoms: {folder}/atoms.json}}
 levels: {{gfn2: , dft: , cctz: }}
 backbone: {{channels: 16, layers: 1, radial_functions: 8}}
 train: {{epochs: 4, batch_size: 8, learning_rate: 0.005}}
@@ -92,11 +93,12 @@ class Pack(Train):
 
     def prepare(self, folder):
         ase.io.write(folder / "many.xyz", frames("water", "ammonia", "methane", "formaldehyde"), format="extxyz")
+        shutil.copy(DATA / "atoms.json", folder)
         (folder / "config.yaml").write_text(
             f"""
 out: out
 resume: true
-data: {{train: {folder}/many.xyz, val: 0.02, atoms: {DATA}/atoms.json, stream: true}}
+data: {{train: {folder}/many.xyz, val: 0.02, atoms: {folder}/atoms.json, stream: true}}
 levels: {{gfn2: {{keep: 20}}}}
 backbone: {{channels: 16, layers: 1, radial_functions: 8}}
 train: {{epochs: 1, batch_size: 10}}
