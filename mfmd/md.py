@@ -5,9 +5,7 @@ that grow; the next block starts a new Context from them, with random numbers th
 that was killed and goes on from its last checkpoint takes the way of one that was not.
 """
 
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import math
@@ -29,6 +27,7 @@ from mfmd.hosts import openmm as host
 from mfmd.hosts import pdb, states
 from mfmd.hosts.relax import minimize
 from mfmd.hosts.topology import Isotope, MDError, read_start, read_structure, start_of, topology_of
+from mfmd.hosts.trajectory import DCD, XTC, write_hdf5
 from mfmd.reports import dynamics
 from mfmd.structures.state import NEUTRAL
 
@@ -38,31 +37,6 @@ ENSEMBLES = ("nve", "nvt", "npt")
 BAROSTAT = 100  # steps from checkpoint to checkpoint that it needs at least; it acts at every 25th
 LOOK = 100  # steps between looks at whether the run is far outside what the model was trained on
 HEADER = 512  # bytes of a trajectory's beginning that its writer changes later
-
-
-class _DCD(openmm.app.DCDReporter):
-    def __del__(self):
-        with contextlib.suppress(OSError):  # a full disk has been met before, when the frame was written
-            super().__del__()
-
-
-class _XTC(openmm.app.XTCReporter):
-    """OpenMM's writer does not look whether a frame has come onto the disk."""
-
-    def __init__(self, file, interval, **options):
-        super().__init__(file, interval, **options)
-        self.path = Path(file)
-
-    def report(self, simulation, state):
-        before = self.path.stat().st_size if self.path.exists() else 0
-        super().report(simulation, state)
-        with open(self.path, "rb") as file:
-            file.seek(before)
-            head = file.read(100)
-            atoms = int.from_bytes(head[4:8], "big")
-            wanted = 56 + 12 * atoms if atoms <= 9 else 92 + (int.from_bytes(head[88:92], "big") + 3) // 4 * 4
-            if not head or os.path.getsize(self.path) != before + wanted:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
 
 class _Watch(host.DomainReporter):
@@ -91,7 +65,7 @@ class _Watch(host.DomainReporter):
             raise host.LeftTrainedRegion(f"far outside what the model was trained on: {self.outside}")
 
 
-FORMATS = {"dcd": _DCD, "xtc": _XTC, "h5": _DCD}  # what is written along the way
+FORMATS = {"dcd": DCD, "xtc": XTC, "h5": DCD}  # what is written along the way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +301,8 @@ def _run(settings, out, start, system, said):
     made = before + after - first
     _write_pdb(out / "final.pdb", topology, state, said)
     if settings.format == "h5" and (out / "trajectory.dcd").exists():
-        _write_hdf5(out, topology, settings)
+        frames = settings.steps(settings.every)
+        write_hdf5(out, topology, settings.timestep, settings.steps(settings.equilibrate) // frames * frames, frames)
     looks, far = dynamics.looks(out)
     summary = {
         "looks": looks,
@@ -529,31 +504,3 @@ def _write_pdb(path, topology, state, said):
         elif said.states[0] != NEUTRAL:
             file.write(f"{pdb.STATE}charge {said.states[0].charge} multiplicity {said.states[0].multiplicity}\n")
         pdb.write(file, topology, state["positions"] * unit.nanometer)
-
-
-def _write_hdf5(out, topology, settings):
-    """trajectory.h5 of mdtraj from trajectory.dcd: an HDF5 file that a killed run left open could not be gone on with."""
-    import mdtraj
-
-    every, atoms = settings.steps(settings.every), mdtraj.Topology.from_openmm(topology)
-    path, partial, step = out / "trajectory.h5", out / "trajectory.partial.h5", settings.steps(settings.equilibrate) // every * every
-
-    def frames():
-        return mdtraj.iterload(str(out / "trajectory.dcd"), top=atoms, chunk=1000)
-
-    with mdtraj.formats.HDF5TrajectoryFile(str(partial), "w", force_overwrite=True) as file:
-        file.topology = atoms
-        for part in frames():
-            steps = step + every * np.arange(1, part.n_frames + 1)
-            file.write(
-                part.xyz, time=1e-3 * settings.timestep * steps, cell_lengths=part.unitcell_lengths, cell_angles=part.unitcell_angles
-            )
-            step = steps[-1]
-    try:  # PyTables does not say that a disk is full
-        for written, part in zip(mdtraj.iterload(str(partial), chunk=1000), frames(), strict=True):
-            if not np.array_equal(written.xyz, part.xyz):
-                raise ValueError("other positions")
-    except Exception as error:
-        partial.unlink()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-    os.replace(partial, path)
