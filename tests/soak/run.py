@@ -129,9 +129,9 @@ def run(folder, names, minutes, jobs):
 def table():
     figures = kept()
     of = {name: {"count": 0, "sum": {}, "most": {}} | figures.get(name, {}) for name in ASKED}
-    print(
-        "; ".join(sorted({f"{one['date']}, {one['machine']}, commit {one['commit']}" for one in figures.values() if one["count"]})) + "\n"
-    )
+    counted = [one for one in figures.values() if one["count"]]
+    print("; ".join(", ".join(sorted({one[key] for one in counted})) for key in ("date", "machine")), end="; commits ")
+    print(", ".join(sorted({one["commit"] for one in counted})) + "\n")
     relations = of["relations"]
     print(
         f"{relations['count']:,} structures, {relations['sum'].get(f'above {metamorphic.LARGE[0]} atoms', 0):,} of them above {metamorphic.LARGE[0]:,} atoms\n"
