@@ -31,7 +31,11 @@ class XTC(openmm.app.XTCReporter):
             atoms = int.from_bytes(head[4:8], "big")
             wanted = 56 + 12 * atoms if atoms <= 9 else 92 + (int.from_bytes(head[88:92], "big") + 3) // 4 * 4
             if not head or os.path.getsize(self.path) != before + wanted:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                raise _no_room(self.path)
+
+
+def _no_room(path):
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def write_hdf5(out, topology, timestep, step, every):
@@ -66,5 +70,5 @@ def write_hdf5(out, topology, timestep, step, every):
                 raise ValueError("other positions")
     except Exception as error:
         partial.unlink()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise _no_room(path) from error
     os.replace(partial, path)
