@@ -259,13 +259,15 @@ def start(words, cwd, log):
 
 
 def ended(pid, seconds=300.0):
-    """Exit code of a fork, or None where it runs still after so long."""
+    """Exit code of a fork, or None where it ran still after so long, and was killed."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
     return None
 
 
@@ -377,8 +379,6 @@ class Work:
             if (code := ended(pid, rng.uniform(0, self.seconds))) is not None:
                 assert code == 0, f"{self.folder}: exit code {code} after {kills} kills\n{self.log.read_text()[-3000:]}"
                 break
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
             kills += 1
             whole(self.out)
             self.alone(pid)
