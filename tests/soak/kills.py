@@ -66,16 +66,20 @@ class Train(Kind):
     def prepare(self, folder):
         water = frames("water")
         chosen = [a for a in water if "energy_cctz" in a.info] + [a for a in water if "energy_dft" not in a.info][:30]
-        ase.io.write(folder / "water.xyz", chosen, format="extxyz")
+        self.write(folder, chosen, "val: 0.2", "gfn2: , dft: , cctz: ", "epochs: 4, batch_size: 8, learning_rate: 0.005")
+
+    def write(self, folder, structures, data, levels, train):
+        """A config, and what it reads."""
+        ase.io.write(folder / "train.xyz", structures, format="extxyz")
         shutil.copy(DATA / "atoms.json", folder)
         (folder / "config.yaml").write_text(
             f"""
 out: out
 resume: true
-data: {{train: {folder}/water.xyz, val: 0.2, atoms: {folder}/atoms.json}}
-levels: {{gfn2: , dft: , cctz: }}
+data: {{train: {folder}/train.xyz, atoms: {folder}/atoms.json, {data}}}
+levels: {{{levels}}}
 backbone: {{channels: 16, layers: 1, radial_functions: 8}}
-train: {{epochs: 4, batch_size: 8, learning_rate: 0.005}}
+train: {{{train}}}
 """
         )
 
@@ -92,18 +96,8 @@ class Pack(Train):
     variants = ("multihead",)
 
     def prepare(self, folder):
-        ase.io.write(folder / "many.xyz", frames("water", "ammonia", "methane", "formaldehyde"), format="extxyz")
-        shutil.copy(DATA / "atoms.json", folder)
-        (folder / "config.yaml").write_text(
-            f"""
-out: out
-resume: true
-data: {{train: {folder}/many.xyz, val: 0.02, atoms: {folder}/atoms.json, stream: true}}
-levels: {{gfn2: {{keep: 20}}}}
-backbone: {{channels: 16, layers: 1, radial_functions: 8}}
-train: {{epochs: 1, batch_size: 10}}
-"""
-        )
+        many = frames("water", "ammonia", "methane", "formaldehyde")
+        self.write(folder, many, "val: 0.02, stream: true", "gfn2: {keep: 20}", "epochs: 1, batch_size: 10")
 
     def found(self, out):
         return *super().found(out), {path.name: path.read_bytes() for path in (out / "data").glob("*.pack*")}
@@ -144,9 +138,6 @@ class Dynamics(Kind):
         ase.build.molecule("CH3CH2OH").write(folder / "nvt.xyz", format="extxyz")
         shutil.copy(folder / "nvt.xyz", folder / "nve.xyz")
         box = next(a for a in ase.io.read(DATA / "train.xyz", ":") if a.pbc.all())
-        for key in [*box.info]:
-            del box.info[key]
-        box.calc = None
         ase.io.write(folder / "npt.xyz", ase.Atoms(box.numbers, box.positions, cell=box.cell, pbc=True), format="extxyz")
 
     def words(self, folder, variant):
